@@ -1,0 +1,1 @@
+"""Configuration: one strict YAML tree, loaded whole, compiled to an immutable snapshot."""

@@ -1,0 +1,204 @@
+"""The configuration tree, exactly as a user writes it. Strict: an unknown key is an error.
+
+A field enters this schema together with the code that carries it out; until then it is refused,
+never silently ignored. Durations are seconds when written as a number, or text such as `30s`, `10m`.
+Sizes are bytes when written as a number, or text such as `8MiB`.
+"""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value)
+        if found is None:
+            raise ValueError("write a duration as a number of seconds, or like 500ms, 30s, 10m, 1h")
+        return timedelta(seconds=float(found[1]) * _UNIT[found[2]])
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+"""Names of our own things (backends): they become Envoy cluster names and metric labels."""
+ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+Dialect = Literal["openai", "azure-openai", "anthropic"]
+DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(Strict):
+    """Certificate files of the listener; Envoy picks up a replaced file without a restart."""
+
+    certificate: Path = Field(description="PEM file with the certificate chain")
+    private_key: Path = Field(description="PEM file with the private key")
+
+
+class Listener(Strict):
+    """Where clients connect."""
+
+    address: str = Field(default="127.0.0.1", description="IP address to listen on")
+    port: Port = Field(default=8080, description="TCP port")
+    tls: Tls | None = Field(default=None, description="serve HTTPS with these files")
+    trusted_proxies: int = Field(
+        default=0, ge=0, le=8, description="how many proxies in front of the gateway to trust in x-forwarded-for"
+    )
+
+
+class Metrics(Strict):
+    """Prometheus text at `/metrics`, on a port of its own."""
+
+    address: str = Field(default="127.0.0.1", description="IP address to listen on")
+    port: Port = Field(default=9464, description="TCP port")
+
+
+class Limits(Strict):
+    """Sizes above which a call is refused (413) or no longer held in memory."""
+
+    json_request: ByteSize = Field(default=ByteSize(8 * 2**20), ge=1024, le=64 * 2**20, description="largest JSON body")
+    multipart_request: ByteSize = Field(
+        default=ByteSize(32 * 2**20), ge=1024, le=512 * 2**20, description="largest multipart body (audio, images)"
+    )
+    json_answer: ByteSize = Field(
+        default=ByteSize(8 * 2**20), ge=1024, le=64 * 2**20, description="largest JSON answer that is read whole"
+    )
+
+
+class Timeouts(Strict):
+    """How long to wait. Calls to language models are long; a stuck one must still end."""
+
+    connect: Duration = Field(default=timedelta(seconds=2), description="TCP and TLS connect to a backend")
+    call: Duration = Field(default=timedelta(minutes=10), description="whole call, streaming included")
+    idle: Duration = Field(default=timedelta(minutes=5), description="silence on a stream before it is cut")
+    policy: Duration = Field(default=timedelta(seconds=2), description="one decision of a worker")
+    drain: Duration = Field(default=timedelta(seconds=30), description="live streams may end after SIGTERM")
+
+
+class Stores(Strict):
+    """Where state lives."""
+
+    database: str = Field(
+        default="sqlite:///var/sluice.db",
+        pattern=r"^(sqlite:///|postgresql\+?\w*://).+",
+        description="keys and the affinity of stateful calls: a SQLite file or a PostgreSQL URL",
+    )
+
+
+class Credential(Strict):
+    """Where a backend's secret comes from: exactly one source. Never the secret itself."""
+
+    file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
+    env: str | None = Field(default=None, description="environment variable that holds the secret")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file is None) == (self.env is None):
+            raise ValueError("give exactly one of `file` and `env`")
+        return self
+
+
+class Backend(Strict):
+    """One provider endpoint: it becomes one Envoy cluster."""
+
+    dialect: Dialect = Field(description="what the endpoint speaks")
+    url: str = Field(description="scheme, host and optional port and path prefix; a trailing /v1 is understood")
+    api_version: str | None = Field(
+        default=None, description="azure-openai only: use the legacy deployment paths with this api-version"
+    )
+    credential: Credential | None = Field(default=None, description="absent: no credential is sent")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("url must look like https://host[:port][/prefix]")
+        if parts.query or parts.fragment or parts.username or parts.password:
+            raise ValueError("url must have no query, fragment or user; secrets belong into `credential`")
+        if self.api_version is not None and self.dialect != "azure-openai":
+            raise ValueError("api_version is for the dialect azure-openai only")
+        return self
+
+
+class Target(Strict):
+    """A backend that can serve a model, under the name it has there."""
+
+    backend: Name = Field(description="name of an entry in `backends`")
+    model: ModelName | None = Field(default=None, description="deployed name; absent: the public name")
+    weight: int = Field(default=1, ge=0, le=1000, description="share within its group")
+
+
+class Model(Strict):
+    """A model as callers name it."""
+
+    aliases: tuple[ModelName, ...] = Field(default=(), description="other names callers may use")
+    targets: tuple[tuple[Target, ...], ...] = Field(
+        min_length=1, description="groups in order of preference; weights share the calls inside a group"
+    )
+
+
+class Keys(Strict):
+    """Keys that need no database."""
+
+    quickstart: bool = Field(
+        default=False, description="accept the published quickstart key; refused unless the listener is loopback"
+    )
+
+
+class FakeBackend(Strict):
+    """`sluice up` starts the deterministic fake provider beside the gateway."""
+
+    port: Port = Field(description="TCP port on 127.0.0.1")
+
+
+class Gateway(Strict):
+    """The whole configuration."""
+
+    listener: Listener = Field(default=Listener(), description="where clients connect")
+    metrics: Metrics = Field(default=Metrics(), description="Prometheus endpoint")
+    workers: int = Field(default=1, ge=1, le=64, description="policy worker processes")
+    state_dir: Path = Field(default=Path("var"), description="sockets, rendered Envoy files, the SQLite file")
+    limits: Limits = Field(default=Limits(), description="size caps")
+    timeouts: Timeouts = Field(default=Timeouts(), description="time caps")
+    stores: Stores = Field(default=Stores(), description="where state lives")
+    keys: Keys = Field(default=Keys(), description="keys that need no database")
+    fake_backend: FakeBackend | None = Field(default=None, description="start the fake provider too")
+    backends: dict[Name, Backend] = Field(min_length=1, description="provider endpoints by name")
+    models: dict[ModelName, Model] = Field(min_length=1, description="models by public name")
+    default_models: dict[DefaultableSurface, ModelName] = Field(
+        default_factory=dict, description="model for a surface whose calls may come without one"
+    )
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Self:
+        public: dict[str, str] = {}
+        for name, model in self.models.items():
+            for spelled in (name, *model.aliases):
+                if spelled in public:
+                    raise ValueError(f"models.{name}: the name {spelled!r} is already used by models.{public[spelled]}")
+                public[spelled] = name
+            for number, group in enumerate(model.targets):
+                where = f"models.{name}.targets[{number}]"
+                if not group or sum(target.weight for target in group) == 0:
+                    raise ValueError(f"{where}: a group needs at least one target with a weight above 0")
+                for target in group:
+                    if target.backend not in self.backends:
+                        raise ValueError(f"{where}: there is no backend {target.backend!r} under `backends`")
+        for surface, name in self.default_models.items():
+            if name not in public:
+                raise ValueError(f"default_models.{surface}: there is no model {name!r} under `models`")
+        return self
