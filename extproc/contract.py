@@ -17,7 +17,14 @@ ROUTED_HEADER = "x-sluice-routed"  # a reply clears the route cache only if it a
 ATTEMPT_LOG = "attempt"
 LISTENER_LOG = "listener"
 
-CREDENTIAL_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "proxy-authorization", "cookie")
+CREDENTIAL_HEADERS = (
+    "authorization",
+    "api-key",
+    "x-api-key",
+    "x-goog-api-key",
+    "proxy-authorization",
+    "cookie",
+)
 
 
 def cluster_of(backend: str) -> str:

@@ -31,7 +31,8 @@ def _duration(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Names of our own things (backends): they become Envoy cluster names and metric labels."""
-ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+"""Names of models stand in JSON and in paths as they are, so they hold nothing that would need escaping."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 Dialect = Literal["openai", "azure-openai", "anthropic"]
@@ -39,7 +40,7 @@ DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_timedelta="float")
 
 
 class Tls(Strict):

@@ -1,0 +1,93 @@
+"""Envoy's AccessLogService: one record per attempt and one per call, off the request path.
+
+They reach *some* worker, not the one that served the call, so what is made of them here are metrics and
+the records of calls that no worker saw.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+import grpc
+
+from extproc.contract import ATTEMPT_LOG, LISTENER_LOG, backend_of
+from extproc.telemetry import metrics
+from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
+
+log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    def write(self, record: Mapping[str, object]) -> None: ...
+
+
+class Stream(Protocol):
+    """What we use of grpc.aio's servicer context."""
+
+    async def read(self) -> StreamAccessLogsMessage: ...
+
+
+class AccessLog:
+    """Receives Envoy's own records."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def stream(self, _requests: object, stream: Stream) -> bytes:
+        """Read records until Envoy ends the stream; only its first message names the log."""
+        name = ""
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            name = message.identifier.log_name or name
+            for entry in message.http_logs.log_entry:
+                self._take(name, entry)
+        return b""
+
+    def _take(self, name: str, entry: HTTPAccessLogEntry) -> None:
+        if name == ATTEMPT_LOG:
+            self._attempt(entry)
+        elif name == LISTENER_LOG:
+            self._call(entry)
+
+    def _attempt(self, entry: HTTPAccessLogEntry) -> None:
+        backend = backend_of(entry.common_properties.upstream_cluster)
+        if backend is None:
+            return
+        status = entry.response.response_code.value
+        metrics.ATTEMPTS.labels(backend, str(status or _flag(entry))).inc()
+        self._journal.write(
+            {
+                "kind": "attempt",
+                "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
+                "request_id": entry.request.request_id,
+                "backend": backend,
+                "status": status,
+                "flag": _flag(entry) or None,
+                "retry_after": entry.response.response_headers.get("retry-after") or None,
+                "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
+            }
+        )
+
+    def _call(self, entry: HTTPAccessLogEntry) -> None:
+        flags = entry.common_properties.response_flags
+        if flags.downstream_connection_termination or flags.downstream_remote_reset:
+            metrics.BROKEN.labels("client").inc()
+        elif _flag(entry) and entry.response.response_code_details == "via_upstream":
+            metrics.BROKEN.labels("upstream").inc()
+        self._journal.write(
+            {
+                "kind": "listener",
+                "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
+                "request_id": entry.request.request_id,
+                "status": entry.response.response_code.value,
+                "details": entry.response.response_code_details.partition("{")[0],
+                "flag": _flag(entry) or None,
+                "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
+            }
+        )
+
+
+def _flag(entry: HTTPAccessLogEntry) -> str:
+    """The first flag that Envoy raised, by its name in the protocol; empty where all went well."""
+    flags = entry.common_properties.response_flags
+    raised = flags.ListFields()
+    return raised[0][0].name if raised else ""

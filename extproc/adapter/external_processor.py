@@ -1,0 +1,128 @@
+"""Envoy's ExternalProcessor service: one stream per call, one reply per message.
+
+The rule of this file: a stream ends cleanly only after Envoy has ended it. Envoy takes a clean end, or a
+reply of the wrong kind, as permission to go on without the policy; an error it answers with a 5xx.
+"""
+
+import logging
+import traceback
+from typing import Protocol
+
+import grpc
+
+from extproc.adapter import codec
+from extproc.call import (
+    Call,
+    Event,
+    Pass,
+    Proceed,
+    ProtocolViolation,
+    Relay,
+    Reply,
+    Route,
+    Withhold,
+)
+from extproc.headers import Headers
+from extproc.pipeline import Pipeline
+from protos.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest
+
+log = logging.getLogger(__name__)
+
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
+
+
+class Stream(Protocol):
+    """What we use of grpc.aio's servicer context."""
+
+    async def read(self) -> ProcessingRequest: ...
+    async def write(self, message: bytes) -> None: ...
+    async def abort(self, code: grpc.StatusCode, details: str) -> None: ...
+
+
+class ExternalProcessor:
+    """Translates one stream after the other into calls of the pipeline."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def process(self, _requests: object, stream: Stream) -> None:
+        """Serve one call."""
+        call = self._pipeline.begin()
+        try:
+            while (request := await stream.read()) is not grpc.aio.EOF:
+                for reply in await self._answer(call, request):
+                    await stream.write(reply)
+        except Exception as error:
+            # The text of an exception may hold text of the call, and Envoy would log and tell it.
+            frames = traceback.extract_tb(error.__traceback__)
+            where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
+            log.error("call failed inside the policy: %s at %s", type(error).__name__, where)
+            await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
+        finally:
+            self._pipeline.end(call)
+
+    async def _answer(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
+        kind = request.WhichOneof("request")
+        if kind == "response_body":  # first: a stream has hundreds of these
+            body = request.response_body
+            return (codec.emit(await self._pipeline.response_body(call, body.body, body.end_of_stream)),)
+        if kind == "request_headers":
+            return await self._request_headers(call, request.request_headers)
+        if kind == "request_body":
+            return await self._request_body(call, request.request_body)
+        if kind == "response_headers":
+            return await self._response_headers(call, request)
+        if kind == "request_trailers":
+            await self._pipeline.trailers(call, Event.REQUEST_TRAILERS)
+            return (codec.PROCEED_REQUEST_TRAILERS,)
+        if kind == "response_trailers":
+            await self._pipeline.trailers(call, Event.RESPONSE_TRAILERS)
+            return (codec.PROCEED_RESPONSE_TRAILERS,)
+        raise ProtocolViolation("a message of no known kind")
+
+    async def _request_headers(self, call: Call, message: HttpHeaders) -> tuple[bytes, ...]:
+        order = await self._pipeline.request_headers(call, _headers(message), message.end_of_stream)
+        match order:
+            case Proceed():
+                return (codec.PROCEED_REQUEST_HEADERS,)
+            case Withhold():
+                return ()
+            case Route():
+                return (codec.route_after_headers(order),)
+            case Reply():
+                return (codec.reply(order),)
+
+    async def _request_body(self, call: Call, message: HttpBody) -> tuple[bytes, ...]:
+        order = await self._pipeline.request_body(call, message.body, message.end_of_stream)
+        match order:
+            case Route():
+                return (codec.route_after_body(order),)
+            case Reply():
+                return (codec.reply(order),)
+            case Withhold():
+                return ()
+            case Pass(route=None):
+                return (codec.request_chunk(order),)
+            case Pass(route=Route() as route):
+                return (codec.route_after_headers(route), codec.request_chunk(order))
+        raise AssertionError(order)
+
+    async def _response_headers(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
+        message = request.response_headers
+        facts = request.attributes[_ATTRIBUTES].fields
+        order = await self._pipeline.response_headers(
+            call,
+            _headers(message),
+            facts["xds.cluster_name"].string_value,
+            facts["response.code_details"].string_value,
+            message.end_of_stream,
+        )
+        match order:
+            case Relay():
+                return (codec.relay(order),)
+            case Reply():
+                return (codec.reply(order),)
+
+
+def _headers(message: HttpHeaders) -> Headers:
+    return Headers((pair.key, pair.raw_value or pair.value.encode()) for pair in message.headers.headers)

@@ -1,0 +1,61 @@
+"""The gRPC server of one worker: three services on one Unix socket and one event loop."""
+
+import asyncio
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from extproc.adapter.access_log import AccessLog
+from extproc.adapter.external_processor import ExternalProcessor
+from protos.access_log_pb2 import StreamAccessLogsMessage
+from protos.ext_proc_pb2 import ProcessingRequest
+
+_OVERHEAD = 1 << 20
+"""Bytes of a message beside the body: headers, attributes, framing."""
+
+_NOTICE = 1.0
+"""Seconds between saying NOT_SERVING and refusing streams; Envoy asks four times in it."""
+
+
+class Server:
+    """Serves until told to stop; stopping first turns new calls away, then lets live ones end."""
+
+    def __init__(self, socket: str, processor: ExternalProcessor, access_log: AccessLog, largest_body: int) -> None:
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", largest_body + _OVERHEAD),
+                ("grpc.max_send_message_length", largest_body + _OVERHEAD),
+                ("grpc.max_concurrent_streams", 100_000),
+            ]
+        )
+        process = grpc.stream_stream_rpc_method_handler(
+            processor.process, request_deserializer=ProcessingRequest.FromString
+        )
+        records = grpc.stream_unary_rpc_method_handler(
+            access_log.stream, request_deserializer=StreamAccessLogsMessage.FromString
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    "envoy.service.ext_proc.v3.ExternalProcessor", {"Process": process}
+                ),
+                grpc.method_handlers_generic_handler(
+                    "envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": records}
+                ),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_insecure_port(f"unix:{socket}")
+
+    async def start(self) -> None:
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """Turn new calls away, give live ones `grace` seconds, then cut the rest with an error."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(_NOTICE)
+        await self._server.stop(grace)

@@ -1,0 +1,83 @@
+"""Composition root of a worker: the only place that constructs stores, pipeline and server."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from extproc.adapter.access_log import AccessLog
+from extproc.adapter.external_processor import ExternalProcessor
+from extproc.adapter.server import Server
+from extproc.config import compile as compiled
+from extproc.config.schema import Gateway
+from extproc.keyring import Keyring
+from extproc.pipeline import Pipeline
+from extproc.stores import sql
+from extproc.stores.ports import Affinity, AffinityStore, StoreUnavailable
+from extproc.telemetry.records import RecordWriter
+
+log = logging.getLogger(__name__)
+
+_STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
+T = TypeVar("T")
+
+
+class ThreadedAffinity:
+    """The affinity store, called in a thread and never waited for longer than a second."""
+
+    def __init__(self, store: AffinityStore) -> None:
+        self._store = store
+
+    async def recall(self, ids: Sequence[str]) -> Mapping[str, Affinity]:
+        return await _bounded(lambda: self._store.recall(ids))
+
+    async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None:
+        await _bounded(lambda: self._store.remember(ids, backend, model, owner))
+
+
+async def _bounded(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(work), _STORE_WAIT)
+    except TimeoutError:
+        raise StoreUnavailable("the database did not answer in time") from None
+
+
+async def run_worker(gateway: Gateway, socket: str) -> None:
+    """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured."""
+    stores = sql.open_stores(gateway.stores.database)
+    keyring = Keyring(stores.keys, gateway.keys.quickstart)
+    journal = RecordWriter()
+    stopping = asyncio.Event()
+    catalogue = compiled.catalogue(gateway)
+
+    def not_ready() -> str | None:
+        if stopping.is_set():
+            return "draining"
+        return None if keyring.loaded else "the keys are not loaded"
+
+    pipeline = Pipeline(
+        catalogue=lambda: catalogue,
+        find_caller=keyring.find,
+        not_ready=not_ready,
+        affinity=ThreadedAffinity(stores.affinity),
+        journal=journal,
+    )
+    limits = gateway.limits
+    server = Server(
+        socket,
+        ExternalProcessor(pipeline),
+        AccessLog(journal),
+        largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
+    )
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopping.set)
+    refreshing = asyncio.ensure_future(keyring.keep_fresh())
+    await server.start()
+    log.info("worker serves on %s", socket)
+    await stopping.wait()
+    await server.stop(gateway.timeouts.drain.total_seconds())
+    refreshing.cancel()
+    await asyncio.to_thread(journal.close)
+    stores.close()

@@ -1,0 +1,178 @@
+"""One exchange between Envoy and the policy, sans I/O: what may happen when, and what we may order.
+
+Events are told in the past tense (`RequestHeaders` arrived), orders are imperatives (`Route`, `Reply`).
+`LEGAL` is the whole protocol; nothing else changes a phase. Envoy takes a clean end or a wrong reply as
+"go on without the policy", so whatever is not in the table raises, and the adapter fails the stream.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from extproc.dialects.answers import Answer
+from extproc.dialects.meters import Meter
+from extproc.model import Caller, Chain, Ending
+from extproc.refusals import Refusal
+from extproc.surfaces import Face, Place
+
+
+class Event(Enum):
+    """A message from Envoy."""
+
+    REQUEST_HEADERS = auto()
+    REQUEST_BODY = auto()
+    REQUEST_TRAILERS = auto()
+    RESPONSE_HEADERS = auto()
+    RESPONSE_BODY = auto()
+    RESPONSE_TRAILERS = auto()
+
+
+class Phase(Enum):
+    """How far the exchange is."""
+
+    OPENED = auto()  # nothing known
+    IDENTIFIED = auto()  # the caller is known, the body is awaited
+    ROUTED = auto()  # Envoy tries the chain
+    RESPONDING = auto()  # an answer flows
+    ANSWERED = auto()  # we answered ourselves; nothing more may come
+
+
+LEGAL: dict[Phase, frozenset[Event]] = {
+    Phase.OPENED: frozenset({Event.REQUEST_HEADERS}),
+    # Envoy's own 413 or 408 comes as response headers before any body.
+    Phase.IDENTIFIED: frozenset({Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_HEADERS}),
+    # A multipart body is still flowing when it has been routed, and when a backend answers early.
+    Phase.ROUTED: frozenset({Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_HEADERS}),
+    Phase.RESPONDING: frozenset(
+        {Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_BODY, Event.RESPONSE_TRAILERS}
+    ),
+    Phase.ANSWERED: frozenset(),
+}
+
+
+class ProtocolViolation(Exception):
+    """Envoy sent what may not come now; the stream must fail."""
+
+
+@dataclass(slots=True)
+class Call:
+    """The state of one exchange. Times are seconds of a monotonic clock."""
+
+    started: float
+    phase: Phase = Phase.OPENED
+    request_id: str = ""
+    method: str = ""
+    query: str = ""
+    place: Place | None = None
+    face: Face = Face.OPENAI
+    caller: Caller | None = None
+    content_type: str = ""
+    content_length: int | None = None
+    stripped: list[str] = field(default_factory=list)  # request headers that no provider may see
+    retries: str = ""  # the client's own retry count, where its SDK tells it
+
+    pending: bytes = b""  # the start of a multipart body, until its model is known
+    request_ended: bool = False
+    stream: bool = False
+    estimated_input: int = 0  # tokens
+    hides_usage: bool = False  # only the gateway asked for the usage event
+    chain: Chain | None = None
+    pinned: bool = False  # the chain is the one backend that holds the call's state
+
+    status: int = 0
+    backend: str | None = None
+    meter: Meter | None = None
+    answer: Answer | None = None
+    first_byte: float | None = None
+    answer_ended: bool = False
+    refusal: Refusal | None = None
+    ending: Ending | None = None
+
+    def note(self, event: Event) -> None:
+        """Check that the event may come now. Raises ProtocolViolation."""
+        if event not in LEGAL[self.phase]:
+            raise ProtocolViolation(f"{event.name} in phase {self.phase.name}")
+
+
+# ---- what the policy may order ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """Go on; nothing changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withhold:
+    """Send nothing yet: more of the body is needed to decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One attempt: the backend, the path there, and the model's name where the body must say another."""
+
+    backend: str
+    path: str
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Try these legs in order.
+
+    `body` replaces the request body, None leaves it. `length` is the content-length to send, None leaves
+    it to Envoy. `at` and `to` bound the model's name inside the body that is sent.
+    """
+
+    legs: tuple[Leg, ...]
+    remove: tuple[str, ...] = ()
+    body: bytes | None = None
+    length: int | None = None
+    at: int = 0
+    to: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Send these bytes of a streamed request on, after the route if there is one."""
+
+    body: bytes
+    end: bool
+    route: Route | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the client now, with nothing from a backend. `details` goes to Envoy's logs."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    details: str
+
+
+class BodyMode(Enum):
+    """How Envoy shall send us the body of the answer."""
+
+    NONE = auto()
+    STREAMED = auto()
+    BUFFERED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Let the answer's headers pass and send its body to us like this. `resized`: its length may change."""
+
+    mode: BodyMode
+    resized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Send this in place of the chunk; None sends the chunk as it is."""
+
+    body: bytes | None = None
+
+
+PROCEED = Proceed()
+WITHHOLD = Withhold()
+UNCHANGED = Emit()

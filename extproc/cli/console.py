@@ -1,0 +1,73 @@
+"""The lines that a person sees: records of the workers made readable, colours only on a terminal."""
+
+import sys
+from datetime import datetime
+
+import orjson
+import typer
+
+_COLOURS = {"worker": "cyan", "envoy": "magenta", "fake": "blue"}
+
+
+class Console:
+    """Prints lines of children as they come. `as_json` passes them on as they are."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._colour = sys.stdout.isatty()
+
+    def line(self, name: str, line: bytes) -> None:
+        """One line of a child's output."""
+        record = _record(line)
+        if self._json:
+            text = (
+                line.decode("utf-8", "replace")
+                if record
+                else orjson.dumps({"kind": "log", "source": name, "text": line.decode("utf-8", "replace")}).decode()
+            )
+            print(text, flush=True)
+        elif record is None:
+            self._print(name, line.decode("utf-8", "replace"))
+        elif record.get("kind") == "call":
+            self._print("call", _call(record), bad=int(str(record.get("status", 0))) >= 400)
+        else:
+            self._print(str(record.get("kind")), _facts(record))
+
+    def _print(self, name: str, text: str, bad: bool = False) -> None:
+        if self._colour:
+            name = typer.style(f"{name:<9}", fg=_COLOURS.get(name.partition("-")[0], "green"))
+            text = typer.style(text, fg="yellow") if bad else text
+            print(f"{name} {text}", flush=True)
+        else:
+            print(f"{name:<9} {text}", flush=True)
+
+
+def _record(line: bytes) -> dict[str, object] | None:
+    if not line.startswith(b"{"):
+        return None
+    try:
+        value = orjson.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "kind" in value else None
+
+
+def _call(record: dict[str, object]) -> str:
+    """`12:00:01 200 chat gpt-4o -> fake-openai 14 ms, 12 in + 9 out, stream, key quickstart`."""
+    at = datetime.fromtimestamp(float(str(record["time"]))).strftime("%H:%M:%S")  # noqa: DTZ006 - for a person
+    what = " ".join(str(record[name]) for name in ("surface", "model") if name in record)
+    parts = [f"{record.get('duration_ms')} ms"]
+    usage = record.get("usage")
+    if isinstance(usage, dict):
+        about = "about " if usage.get("source") == "estimated" else ""
+        parts.append(f"{about}{usage.get('input')} in + {usage.get('output')} out")
+    parts += ["stream"] if record.get("stream") else []
+    parts += [str(record["refusal"])] if "refusal" in record else []
+    parts += ["cut off"] if record.get("ending") == "cut" else []
+    parts += [f"key {record['key']}"] if "key" in record else []
+    to = f" -> {record['backend']}" if "backend" in record else ""
+    return f"{at} {record.get('status')} {what}{to}  {', '.join(parts)}"
+
+
+def _facts(record: dict[str, object]) -> str:
+    return " ".join(f"{name}={value}" for name, value in record.items() if name not in ("kind", "time"))

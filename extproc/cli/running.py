@@ -1,0 +1,103 @@
+"""Running a gateway's processes in order, for `up` and `serve`."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from extproc.cli.processes import State, workers
+from extproc.config.schema import Gateway
+from extproc.stores import sql
+from extproc.supervisor import Child, Line, wait_until
+
+_START_PATIENCE = 30.0  # seconds
+_STOP_MARGIN = 5.0
+
+
+def taken(address: str, port: int) -> bool:
+    """Whether something listens there already."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return True
+    return False
+
+
+def prepare(gateway: Gateway, state: State) -> None:
+    """Folders, an empty metrics folder, and the database at its newest schema. Raises StoreUnavailable."""
+    state.make()
+    for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock")):
+        stale.unlink(missing_ok=True)
+    sql.upgrade(gateway.stores.database)
+
+
+def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:
+    """Prometheus text of all workers on one port. Returns what ends it."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(state.metrics))
+    server, thread = prometheus_client.start_http_server(gateway.metrics.port, gateway.metrics.address, registry)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
+
+
+async def start_workers(gateway: Gateway, state: State, line: Line) -> list[Child]:
+    """All workers, once each answers on its socket."""
+
+    def forget(pid: int) -> None:
+        mark_process_dead(pid, str(state.metrics))
+
+    children = [Child(program, line, on_exit=forget) for program in workers(gateway, state)]
+    sockets = [state.worker_socket(number) for number in range(gateway.workers)]
+
+    async def listening() -> bool:
+        return all([await _answers(str(path)) for path in sockets])
+
+    if not await wait_until(listening, children, _START_PATIENCE):
+        await stop_workers(gateway, children)
+        raise StartError("The workers did not start; the lines above say why.")
+    return children
+
+
+class StartError(Exception):
+    """A process did not come up."""
+
+
+async def stop_workers(gateway: Gateway, children: list[Child]) -> None:
+    """Drain all at once: each lets its live streams end."""
+    patience = gateway.timeouts.drain.total_seconds() + _STOP_MARGIN
+    await asyncio.gather(*(child.stop(patience) for child in children))
+
+
+async def _answers(path: str) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def stop_event() -> asyncio.Event:
+    """Set by SIGINT or SIGTERM. A second signal ends the process at once, as a person expects."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop(signum: signal.Signals) -> None:
+        loop.remove_signal_handler(signum)
+        stopping.set()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop, signum)
+    return stopping

@@ -1,0 +1,128 @@
+"""`sluice up`: the whole gateway on one machine."""
+
+import asyncio
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from extproc import keys
+from extproc.cli import processes, running
+from extproc.cli.console import Console
+from extproc.cli.envoy_admin import drain_envoy, envoy_is_ready
+from extproc.cli.settings import ConfigOption, configuration, fail, safety_problems
+from extproc.config.schema import Gateway
+from extproc.stores.ports import StoreUnavailable
+from extproc.supervisor import Child, wait_until
+
+_START_PATIENCE = 30.0
+
+
+def up(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Log lines as JSON.")] = False,
+) -> None:
+    """Start Envoy, the policy workers and, where configured, the fake provider. Ctrl-C stops all in order.
+
+    [bold]Examples[/bold]
+
+      sluice up --config examples/quickstart/gateway.yaml
+
+      SLUICE__LISTENER__PORT=9090 sluice up -c gateway.yaml
+    """
+    gateway = configuration(config)
+    if problems := safety_problems(gateway):
+        fail("\n".join(problems))
+    _refuse_taken_ports(gateway)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        asyncio.run(_up(gateway, as_json))
+    except (StoreUnavailable, running.StartError) as error:
+        fail(str(error))
+
+
+def _refuse_taken_ports(gateway: Gateway) -> None:
+    wanted = [
+        ("listener.port", gateway.listener.address, gateway.listener.port),
+        ("metrics.port", gateway.metrics.address, gateway.metrics.port),
+    ]
+    if gateway.fake_backend is not None:
+        wanted.append(("fake_backend.port", "127.0.0.1", gateway.fake_backend.port))
+    for name, address, port in wanted:
+        if running.taken(address, port):
+            setting = "SLUICE__" + name.upper().replace(".", "__")
+            fail(
+                f"Port {port} on {address} is taken, maybe by another gateway. Stop that, "
+                f"or choose another port: `{name}` in the configuration, or {setting} in the environment."
+            )
+
+
+async def _up(gateway: Gateway, as_json: bool) -> None:
+    state = processes.state_of(gateway)
+    running.prepare(gateway, state)
+    await _render(gateway, state)
+    console = Console(as_json)
+    stopping = running.stop_event()
+    workers: list[Child] = []
+    others: list[Child] = []
+    stop_metrics = running.serve_metrics(gateway, state)
+    try:
+        if gateway.fake_backend is not None:
+            others.append(Child(processes.fake_backend(gateway.fake_backend.port), console.line))
+        workers = await running.start_workers(gateway, state, console.line)
+        envoy = Child(processes.envoy(state), console.line)
+        others.append(envoy)
+        if not await wait_until(lambda: envoy_is_ready(state.admin_socket), others, _START_PATIENCE):
+            raise running.StartError("The gateway did not come up; the lines above say why.")
+        if not as_json:
+            _greet(gateway)
+        await _first(stopping, others)
+        await drain_envoy(state.admin_socket, gateway.timeouts.drain.total_seconds())
+    finally:
+        for child in reversed(others[1:]):
+            await child.stop(5)
+        await running.stop_workers(gateway, workers)
+        for child in others[:1]:
+            await child.stop(5)
+        stop_metrics()
+    if not stopping.is_set():
+        raise running.StartError("A process ended by itself; the lines above say why.")
+
+
+async def _render(gateway: Gateway, state: processes.State) -> None:
+    """In a process of its own, which may be large and is gone afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "extproc.dataplane"),
+        *(str(state.envoy), str(state.secrets), str(state.root / "run")),
+        stdin=asyncio.subprocess.PIPE,
+        env=os.environ,
+    )
+    await process.communicate(gateway.model_dump_json().encode())
+    if process.returncode != 0:
+        raise running.StartError("Envoy's files could not be written; the lines above say why.")
+
+
+async def _first(stopping: asyncio.Event, children: list[Child]) -> None:
+    """Wait for a signal, or for a child that will not come back."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stopping, *(child.gone for child in children))]
+    _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()
+
+
+def _greet(gateway: Gateway) -> None:
+    scheme = "https" if gateway.listener.tls else "http"
+    base = f"{scheme}://{gateway.listener.address}:{gateway.listener.port}/v1"
+    key = keys.QUICKSTART_KEY if gateway.keys.quickstart else "$SLUICE_KEY"
+    model = next(iter(gateway.models))
+    typer.secho("\nSluice is ready.", bold=True)
+    typer.echo(f"  base URL  {base}")
+    typer.echo(f"  API key   {key if gateway.keys.quickstart else 'make one: sluice keys create my-app'}")
+    typer.echo(f"  metrics   http://{gateway.metrics.address}:{gateway.metrics.port}/metrics\n")
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    typer.echo(f"  curl {base}/chat/completions -H 'Authorization: Bearer {key}' \\")
+    typer.echo(f"       -H 'content-type: application/json' -d '{body}'\n")
+    typer.echo("Ctrl-C stops it.\n")
+    sys.stdout.flush()

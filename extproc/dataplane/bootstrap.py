@@ -1,0 +1,85 @@
+"""What Envoy is told once, at start; everything else it reads from watched files."""
+
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapDynamicResources,
+    BootstrapStaticResources,
+)
+from envoy_data_plane.envoy.config.core.v3 import Address, Node, Pipe
+from envoy_data_plane.envoy.config.overload.v3 import (
+    OverloadAction,
+    OverloadManager,
+    ResourceMonitor,
+    ThresholdTrigger,
+    Trigger,
+)
+from envoy_data_plane.envoy.extensions.bootstrap.internal_listener.v3 import InternalListener
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
+    DownstreamConnectionsConfig,
+)
+from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.config.schema import Gateway
+
+from .clusters import clusters
+from .extensions import extension
+from .files import watched
+from .layout import Layout
+from .listener import static_listeners
+
+# Above these Envoy refuses work instead of being killed by the system.
+MAX_CONNECTIONS = 10_000
+MAX_HEAP = 2 * 2**30
+_HEAP = "envoy.resource_monitors.fixed_heap"
+_CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
+
+
+def bootstrap(layout: Layout) -> Bootstrap:
+    """The file for `envoy -c`."""
+    result = _process(layout)
+    result.dynamic_resources = BootstrapDynamicResources(
+        lds_config=watched(layout.config_dir, "listeners.yaml"),
+        cds_config=watched(layout.config_dir, "clusters.yaml"),
+    )
+    return result
+
+
+def static_bootstrap(gateway: Gateway, layout: Layout) -> Bootstrap:
+    """All in one file, for `envoy --mode validate`, which looks at no watched file (Envoy 1.40)."""
+    result = _process(layout)
+    result.static_resources = BootstrapStaticResources(
+        listeners=static_listeners(gateway, layout), clusters=clusters(gateway, layout)
+    )
+    return result
+
+
+def _process(layout: Layout) -> Bootstrap:
+    """The admin interface is a Unix socket that only its owner may open."""
+    return Bootstrap(
+        node=Node(id="sluice", cluster="sluice"),
+        admin=Admin(address=Address(pipe=Pipe(path=layout.admin_socket, mode=0o600))),
+        bootstrap_extensions=[extension("envoy.bootstrap.internal_listener", InternalListener())],
+        overload_manager=_overload_manager(),
+    )
+
+
+def _overload_manager() -> OverloadManager:
+    """Guide: https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge."""
+    connections = DownstreamConnectionsConfig(max_active_downstream_connections=MAX_CONNECTIONS)
+    return OverloadManager(
+        resource_monitors=[
+            ResourceMonitor(name=_HEAP, typed_config=Any.pack(FixedHeapConfig(max_heap_size_bytes=MAX_HEAP))),
+            ResourceMonitor(name=_CONNECTIONS, typed_config=Any.pack(connections)),
+        ],
+        actions=[
+            _above("envoy.overload_actions.shrink_heap", 0.95),
+            _above("envoy.overload_actions.stop_accepting_requests", 0.98),
+        ],
+    )
+
+
+def _above(action: str, share: float) -> OverloadAction:
+    trigger = Trigger(name=_HEAP, threshold=ThresholdTrigger(value=share))
+    return OverloadAction(name=action, triggers=[trigger])

@@ -1,0 +1,235 @@
+"""Where calls go: one cluster per backend, the policy workers, and the sink."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterCommonLbConfig,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+    ClusterLbPolicy,
+    OutlierDetection,
+    UpstreamConnectionOptions,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    DataSource,
+    EnvoyInternalAddress,
+    HealthCheck,
+    HealthCheckGrpcHealthCheck,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    Pipe,
+    SocketAddress,
+    TcpKeepalive,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions as UpstreamOptions,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptionsExplicitHttpConfig as ExplicitHttp,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.v3 import Percent
+from envoy_data_plane.google.protobuf import Any
+
+from extproc import contract
+from extproc.config.schema import Backend, Gateway
+
+from .layout import Layout
+from .upstream import backend_filters
+
+SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_NEVER = 1_000_000
+# Servers close idle connections after 5 s (uvicorn, so vLLM; Node); closing first avoids a reset mid-request.
+_POOL_IDLE = timedelta(seconds=4)
+_WORKER_BUFFER = 64 * 2**20  # a message to a worker holds a whole body, and the schema allows JSON of 64 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The server part of a backend's URL. `host` is a name or an IP address without brackets."""
+
+    tls: bool
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> "Origin":
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        return cls(tls, parts.hostname or "", parts.port or (443 if tls else 80))
+
+    @property
+    def is_ip(self) -> bool:
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def authority(self) -> str:
+        """The Host header, with the port when it is not the scheme's own (RFC 9110, 4.2.3 and 7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+def clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
+    """All of them, backends in the order of the configuration."""
+    backends = [
+        backend_cluster(name, backend, gateway.timeouts.connect, layout) for name, backend in gateway.backends.items()
+    ]
+    return [workers_cluster(layout), sink_cluster(), *backends]
+
+
+def backend_cluster(name: str, backend: Backend, connect_timeout: timedelta, layout: Layout) -> Cluster:
+    """One provider endpoint. Envoy neither ejects it nor sheds load: the policy's cool-downs steer.
+
+    An empty or overflowing cluster is a final 503 for Envoy, not a failover; so the panic threshold stays at
+    its default and the circuit breakers never open.
+    """
+    origin = Origin.of(backend.url)
+    cluster = contract.cluster_of(name)
+    return Cluster(
+        name=cluster,
+        type=ClusterDiscoveryType.STATIC if origin.is_ip else ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
+        load_assignment=_endpoints(cluster, Endpoint(address=_socket(origin), hostname=origin.authority)),
+        connect_timeout=connect_timeout,
+        circuit_breakers=_never_open(),
+        upstream_connection_options=UpstreamConnectionOptions(
+            tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=10)
+        ),
+        transport_socket=_tls(origin) if origin.tls else None,
+        typed_extension_protocol_options=_options(
+            UpstreamOptions(
+                common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
+                explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
+                http_filters=backend_filters(name, backend, layout),
+            )
+        ),
+    )
+
+
+def workers_cluster(layout: Layout) -> Cluster:
+    """The policy workers. A dead one refuses at once, so it would look idle and draw every call.
+
+    The health check (gRPC, on the worker's event loop) and the outlier detection on failed connections are
+    both needed against that; a worker that is unhealthy gets nothing, even when there is no other.
+    """
+    pipes = [Endpoint(address=Address(pipe=Pipe(path=path))) for path in layout.worker_sockets]
+    return Cluster(
+        name=contract.EXTPROC_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        load_assignment=_endpoints(contract.EXTPROC_CLUSTER, *pipes),
+        connect_timeout=timedelta(seconds=1),
+        per_connection_buffer_limit_bytes=_WORKER_BUFFER,
+        circuit_breakers=_never_open(),
+        health_checks=[_worker_health()],
+        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        outlier_detection=_dead_worker(),
+        typed_extension_protocol_options=_options(
+            UpstreamOptions(explicit_http_config=ExplicitHttp(http2_protocol_options=Http2ProtocolOptions()))
+        ),
+    )
+
+
+def sink_cluster() -> Cluster:
+    """The way to the sink listener, inside Envoy."""
+    inside = Address(envoy_internal_address=EnvoyInternalAddress(server_listener_name=contract.SINK_CLUSTER))
+    return Cluster(
+        name=contract.SINK_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        load_assignment=_endpoints(contract.SINK_CLUSTER, Endpoint(address=inside)),
+        circuit_breakers=_never_open(),
+    )
+
+
+def _worker_health() -> HealthCheck:
+    """A refused connection fails a check at once; the timeout is for a loop that hangs, not a busy one."""
+    interval = timedelta(milliseconds=250)
+    return HealthCheck(
+        timeout=timedelta(seconds=1),
+        interval=interval,
+        no_traffic_interval=interval,
+        unhealthy_threshold=1,
+        healthy_threshold=1,
+        grpc_health_check=HealthCheckGrpcHealthCheck(),
+    )
+
+
+def _dead_worker() -> OutlierDetection:
+    return OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=1,
+        enforcing_consecutive_local_origin_failure=100,
+        consecutive_5xx=1000,
+        base_ejection_time=timedelta(seconds=1),
+        max_ejection_time=timedelta(seconds=2),
+        interval=timedelta(milliseconds=200),
+        max_ejection_percent=100,
+    )
+
+
+def _never_open() -> CircuitBreakers:
+    unlimited = CircuitBreakersThresholds(
+        max_connections=_NEVER, max_pending_requests=_NEVER, max_requests=_NEVER, max_retries=_NEVER
+    )
+    return CircuitBreakers(thresholds=[unlimited])
+
+
+def _endpoints(cluster: str, *endpoints: Endpoint) -> ClusterLoadAssignment:
+    group = LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=endpoint) for endpoint in endpoints])
+    return ClusterLoadAssignment(cluster_name=cluster, endpoints=[group])
+
+
+def _options(options: UpstreamOptions) -> dict[str, Any]:
+    return {_OPTIONS: Any.pack(options)}
+
+
+def _socket(origin: Origin) -> Address:
+    return Address(socket_address=SocketAddress(address=origin.host, port_value=origin.port))
+
+
+def _tls(origin: Origin) -> TransportSocket:
+    """The certificate must be the host's, by a public authority of the system. An IP address has no SNI."""
+    trust = CertificateValidationContext(trusted_ca=DataSource(filename=SYSTEM_CA))
+    if origin.is_ip:
+        address = StringMatcher(exact=origin.host)
+        trust.match_typed_subject_alt_names = [
+            SubjectAltNameMatcher(san_type=SubjectAltNameMatcherSanType.IP_ADDRESS, matcher=address)
+        ]
+    context = UpstreamTlsContext(
+        sni="" if origin.is_ip else origin.host,
+        auto_sni_san_validation=not origin.is_ip,
+        common_tls_context=CommonTlsContext(
+            tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
+            validation_context=trust,
+        ),
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))

@@ -1,0 +1,171 @@
+"""Where clients connect, and the filters that every call passes, in order."""
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
+    SchemeHeaderTransformation,
+    SocketAddress,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.listener.v3 import (
+    Filter,
+    FilterChain,
+    Listener,
+    ListenerInternalListenerConfig,
+)
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
+    HttpFilter,
+    Rds,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CommonTlsContext,
+    DownstreamTlsContext,
+    SdsSecretConfig,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from extproc import contract
+from extproc.config.schema import Gateway
+
+from . import policy
+from .extensions import BodySizeLimit, http_filter
+from .files import watched
+from .headers import remove_prefix
+from .layout import Layout
+from .replies import local_replies
+from .routes import MULTIPART_SIZE, ROUTES, routes, sink_routes
+from .secrets import TLS_SECRET, secret_file
+
+# A buffered answer may grow by a chunk beyond the cap before Envoy looks at the limit.
+_ANSWER_MARGIN = 2**20
+_ROUTER = "envoy.filters.http.router"
+
+
+def listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
+    """The one that clients reach, and the sink, which no socket reaches."""
+    rds = Rds(config_source=watched(layout.config_dir, "routes.yaml"), route_config_name=ROUTES)
+    return [gateway_listener(gateway, layout, connection_manager(gateway, rds)), sink_listener()]
+
+
+def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
+    """The same with the routes inside."""
+    manager = connection_manager(gateway, routes(gateway))
+    return [gateway_listener(gateway, layout, manager), sink_listener()]
+
+
+def http_filters(gateway: Gateway) -> list[HttpFilter]:
+    """The way of a request, top to bottom. An answer passes the same filters upwards."""
+    return [
+        http_filter("sluice.clean", HeaderMutation(mutations=_client_headers())),
+        http_filter(MULTIPART_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.multipart_request)),
+        # A reply to broken HTTP has no route; the policy would hold it until the connection is closed.
+        http_filter(contract.POLICY_FILTER, policy.processor(gateway.timeouts.policy), by_route=True),
+        http_filter(
+            _ROUTER,
+            Router(
+                suppress_envoy_headers=True,
+                upstream_log=[policy.access_log(contract.ATTEMPT_LOG, ("retry-after",))],
+            ),
+        ),
+    ]
+
+
+def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionManager) -> Listener:
+    listen = gateway.listener
+    return Listener(
+        name="gateway",
+        address=Address(socket_address=SocketAddress(address=listen.address, port_value=listen.port)),
+        # A JSON answer that is read whole must fit, or a paid answer becomes a 500.
+        per_connection_buffer_limit_bytes=gateway.limits.json_answer + _ANSWER_MARGIN,
+        filter_chains=[
+            FilterChain(
+                filters=[_hcm(manager)],
+                transport_socket=_tls(layout) if listen.tls else None,
+            )
+        ],
+    )
+
+
+def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> HttpConnectionManager:
+    """HTTP at the edge, as Envoy's guide for untrusted clients wants it, with times that fit LLM calls."""
+    times = gateway.timeouts
+    return HttpConnectionManager(
+        stat_prefix="gateway",
+        rds=routing if isinstance(routing, Rds) else None,
+        route_config=routing if isinstance(routing, RouteConfiguration) else None,
+        http_filters=http_filters(gateway),
+        local_reply_config=local_replies(),
+        access_log=[policy.access_log(contract.LISTENER_LOG)],
+        # who calls
+        use_remote_address=True,
+        xff_num_trusted_hops=gateway.listener.trusted_proxies,
+        always_set_request_id_in_response=True,
+        # one spelling per path
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
+        strip_any_host_port=True,
+        # sizes and times
+        max_request_headers_kb=60,
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=times.idle,
+            max_headers_count=100,
+            headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
+        ),
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=100,
+            initial_stream_window_size=64 * 2**10,
+            initial_connection_window_size=2**20,
+        ),
+        request_headers_timeout=timedelta(seconds=10),
+        request_timeout=times.call,
+        stream_idle_timeout=times.idle,
+        drain_timeout=times.drain,
+        # towards clients and providers
+        server_name="sluice",
+        scheme_header_transformation=SchemeHeaderTransformation(match_upstream=True),
+    )
+
+
+def sink_listener() -> Listener:
+    """Answers a call for which the policy gave no order: in memory only, with a status nothing retries."""
+    manager = HttpConnectionManager(
+        stat_prefix="sink", route_config=sink_routes(), http_filters=[http_filter(_ROUTER, Router())]
+    )
+    return Listener(
+        name=contract.SINK_CLUSTER,
+        internal_listener=ListenerInternalListenerConfig(),
+        filter_chains=[FilterChain(filters=[_hcm(manager)])],
+    )
+
+
+def _client_headers() -> Mutations:
+    """Headers that only the gateway may set. Spellings with underscores never get here: they are a 400."""
+    return Mutations(request_mutations=[remove_prefix("x-sluice-")])
+
+
+def _hcm(manager: HttpConnectionManager) -> Filter:
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+
+
+def _tls(layout: Layout) -> TransportSocket:
+    certificate = SdsSecretConfig(name=TLS_SECRET, sds_config=watched(layout.secrets_dir, secret_file(TLS_SECRET)))
+    context = DownstreamTlsContext(
+        common_tls_context=CommonTlsContext(
+            tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
+            tls_certificate_sds_secret_configs=[certificate],
+            alpn_protocols=["h2", "http/1.1"],
+        )
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))

@@ -1,0 +1,106 @@
+"""What Envoy sends to the policy workers: the external processor and the access records."""
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiVersion,
+    BackoffStrategy,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    RetryPolicy,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
+    CommonGrpcAccessLogConfig,
+    HttpGrpcAccessLogConfig,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ExtProcOverrides,
+    ExtProcPerRoute,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+from envoy_data_plane.google.protobuf import Any
+
+from extproc import contract
+
+_SEND = ProcessingModeHeaderSendMode.SEND
+_BODY = ProcessingModeBodySendMode
+# Before its first reply a stream may move to another worker; afterwards Envoy never moves it.
+_MOVE_ON = "unavailable,connect-failure,reset,reset-before-request,refused-stream"
+
+
+def processor(timeout: timedelta) -> ExternalProcessor:
+    """The policy filter. Bodies are off here; each route says what it sends."""
+    service = GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=contract.EXTPROC_CLUSTER),
+        retry_policy=RetryPolicy(num_retries=2, retry_on=_MOVE_ON, retry_back_off=_SHORT_PAUSE),
+    )
+    return ExternalProcessor(
+        grpc_service=service,
+        message_timeout=timeout,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        allow_mode_override=True,
+        processing_mode=_modes(_BODY.NONE, _BODY.NONE),
+        response_attributes=[
+            "xds.cluster_name",
+            "upstream.address",
+            "response.code_details",
+            "response.flags",
+        ],
+        metadata_options=MetadataOptions(
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(
+                untyped=[contract.ORDER, contract.CHAIN, contract.CALL]
+            )
+        ),
+        # The policy sets x-envoy-max-retries and the timeouts of a call.
+        mutation_rules=HeaderMutationRules(allow_envoy=True),
+    )
+
+
+def whole_request() -> ExtProcPerRoute:
+    """The worker gets the body in one message; it chooses the answer's mode when the answer begins."""
+    return _override(_modes(_BODY.BUFFERED, _BODY.NONE))
+
+
+def streamed_request() -> ExtProcPerRoute:
+    """The worker sees the body pass. Envoy takes no mode override on such a route: the answer is streamed."""
+    modes = _modes(_BODY.FULL_DUPLEX_STREAMED, _BODY.STREAMED)
+    modes.request_trailer_mode = _SEND  # Envoy demands it with FULL_DUPLEX_STREAMED
+    return _override(modes)
+
+
+def access_log(name: str, response_headers: tuple[str, ...] = ()) -> AccessLog:
+    """Records to the workers' access-log service, off the request path; `name` tells two logs apart."""
+    config = HttpGrpcAccessLogConfig(
+        common_config=CommonGrpcAccessLogConfig(
+            log_name=name,
+            transport_api_version=ApiVersion.V3,
+            grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=contract.EXTPROC_CLUSTER)),
+            buffer_flush_interval=timedelta(milliseconds=50),
+        ),
+        additional_response_headers_to_log=list(response_headers),
+    )
+    return AccessLog(name="envoy.access_loggers.http_grpc", typed_config=Any.pack(config))
+
+
+_SHORT_PAUSE = BackoffStrategy(base_interval=timedelta(milliseconds=5), max_interval=timedelta(milliseconds=20))
+
+
+def _modes(request: ProcessingModeBodySendMode, response: ProcessingModeBodySendMode) -> ProcessingMode:
+    return ProcessingMode(
+        request_header_mode=_SEND,
+        response_header_mode=_SEND,
+        request_body_mode=request,
+        response_body_mode=response,
+    )
+
+
+def _override(modes: ProcessingMode) -> ExtProcPerRoute:
+    return ExtProcPerRoute(overrides=ExtProcOverrides(processing_mode=modes))

@@ -1,0 +1,110 @@
+"""Secrets as Envoy's SDS files: the only rendered files that may hold one.
+
+A backend's credential from the environment stands in its file; one from a file is named there, and Envoy
+reads that file itself, again whenever it is replaced by rename. The listener's certificate likewise.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource, WatchedDirectory
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, Secret, TlsCertificate
+
+from extproc.config.schema import Credential, Gateway, Tls
+from extproc.contract import cluster_of
+
+from .files import resources, write
+
+TLS_SECRET = "listener_tls"  # noqa: S105 - a name
+# RFC 9110, 5.5: what may stand in a field value, without white space, which no provider's key has.
+_FIELD_VALUE = re.compile(r"[\x21-\x7e]+")
+
+
+class CredentialError(Exception):
+    """A secret that the configuration names is not there or not usable. The text never holds the value."""
+
+
+def secret_file(name: str) -> str:
+    """The name of the SDS file of a secret."""
+    return f"{name}.yaml"
+
+
+def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> None:
+    """Write one SDS file per secret into `directory` (mode 0700), each with mode 0600.
+
+    Raises CredentialError, with every problem on a line, before anything is written.
+    """
+    problems = credential_problems(gateway, environ)
+    if problems:
+        raise CredentialError("\n".join(problems))
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    write(_secret_files(gateway, environ), directory, mode=0o600)
+
+
+def credential_problems(gateway: Gateway, environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with the secrets that the configuration names, one sentence each, without the values."""
+    backends = [
+        f"backends.{name}.credential: {problem}"
+        for name, backend in gateway.backends.items()
+        if backend.credential and (problem := _problem(backend.credential, environ))
+    ]
+    tls = gateway.listener.tls
+    files = {"certificate": tls.certificate, "private_key": tls.private_key} if tls else {}
+    return backends + [
+        f"listener.tls.{field}: {problem}" for field, path in files.items() if (problem := _unreadable(path))
+    ]
+
+
+def _problem(credential: Credential, environ: Mapping[str, str]) -> str | None:
+    if credential.file is not None:
+        if problem := _unreadable(credential.file):
+            return problem
+        value = credential.file.read_text(encoding="latin-1").rstrip("\r\n")  # as Envoy does
+        return _unusable(f"the file {credential.file}", value)
+    name = credential.env or ""
+    source = f"the environment variable {name}"
+    return _unusable(source, environ[name]) if name in environ else f"{source} is not set"
+
+
+def _unusable(source: str, value: str) -> str | None:
+    if not value:
+        return f"{source} is empty"
+    if not _FIELD_VALUE.fullmatch(value):
+        return f"{source} holds a space, a line break or a character that is not ASCII"
+    return None
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return f"the file {path} cannot be read ({error.strerror})"
+
+
+def _secret_files(gateway: Gateway, environ: Mapping[str, str]) -> dict[str, str]:
+    secrets = [
+        Secret(name=cluster_of(name), generic_secret=GenericSecret(secret=_source(credential, environ)))
+        for name, backend in gateway.backends.items()
+        if (credential := backend.credential)
+    ]
+    if gateway.listener.tls:
+        secrets.append(Secret(name=TLS_SECRET, tls_certificate=_certificate(gateway.listener.tls)))
+    return {secret_file(secret.name): resources(secret) for secret in secrets}
+
+
+def _source(credential: Credential, environ: Mapping[str, str]) -> DataSource:
+    path = credential.file
+    if path is None:
+        return DataSource(inline_string=environ[credential.env or ""])
+    return DataSource(filename=str(path), watched_directory=WatchedDirectory(path=str(path.parent)))
+
+
+def _certificate(tls: Tls) -> TlsCertificate:
+    return TlsCertificate(
+        certificate_chain=DataSource(filename=str(tls.certificate)),
+        private_key=DataSource(filename=str(tls.private_key)),
+        watched_directory=WatchedDirectory(path=str(tls.certificate.parent)),
+    )

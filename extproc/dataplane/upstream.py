@@ -1,0 +1,75 @@
+"""What happens to a request on each attempt, in the chain of the cluster that the attempt goes to.
+
+Everything that one attempt sets is still there on the next, which may go to another provider. So each chain
+first removes whatever another one could have left, and sets everything itself.
+"""
+
+from importlib.resources import files
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecretConfig
+
+from extproc import contract
+from extproc.config.schema import Backend, Dialect
+
+from .extensions import extension, http_filter
+from .files import watched
+from .headers import overwrite, remove, remove_prefix
+from .layout import Layout
+from .secrets import secret_file
+
+_CREDENTIAL_HEADER: dict[Dialect, tuple[str, str]] = {
+    "openai": ("authorization", "Bearer "),
+    "azure-openai": ("api-key", ""),
+    "anthropic": ("x-api-key", ""),
+}
+_OURS = ("x-sluice-", "x-envoy-", "x-forwarded-")
+_REWRITE = files(__package__).joinpath("rewrite.lua").read_text(encoding="utf-8")
+
+
+def backend_filters(name: str, backend: Backend, layout: Layout) -> list[HttpFilter]:
+    """The way of one attempt, top to bottom, for the backend `name` of the configuration."""
+    cluster = contract.cluster_of(name)
+    chain = [
+        http_filter("sluice.clean", HeaderMutation(mutations=_clean())),
+        http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
+    ]
+    if backend.credential:
+        chain.append(http_filter("sluice.credential", _injector(cluster, backend.dialect, layout)))
+    return [*chain, http_filter("envoy.filters.http.upstream_codec", UpstreamCodec())]
+
+
+def _clean() -> Mutations:
+    """No caller's or other provider's credential, no trace of the company; an answer brings none of ours."""
+    return Mutations(
+        request_mutations=[
+            *(remove(header) for header in contract.CREDENTIAL_HEADERS),
+            *(remove_prefix(prefix) for prefix in _OURS),
+            overwrite("accept-encoding", "identity"),  # usage is read from the bytes as they pass
+            # An attempt before may have left the length of its own, longer or shorter, body.
+            overwrite("content-length", f"%DYNAMIC_METADATA({contract.CALL}:cl)%"),
+        ],
+        response_mutations=[
+            *(remove_prefix(prefix) for prefix in _OURS),
+            remove("set-cookie"),  # the provider's session is not the client's
+            remove("alt-svc"),  # would lead clients past the gateway
+        ],
+    )
+
+
+def _lua(cluster: str) -> str:
+    names = {"CLUSTER": cluster, "CHAIN": contract.CHAIN, "CALL": contract.CALL}
+    return "".join(f'local {name} = "{value}"\n' for name, value in names.items()) + _REWRITE
+
+
+def _injector(cluster: str, dialect: Dialect, layout: Layout) -> CredentialInjector:
+    header, prefix = _CREDENTIAL_HEADER[dialect]
+    secret = SdsSecretConfig(name=cluster, sds_config=watched(layout.secrets_dir, secret_file(cluster)))
+    generic = Generic(credential=secret, header=header, header_value_prefix=prefix)
+    return CredentialInjector(overwrite=True, credential=extension("envoy.http.injected_credentials.generic", generic))

@@ -1,0 +1,1 @@
+"""What the bytes of each API mean: requests, answers, event streams. Pure functions over bytes."""

@@ -1,0 +1,50 @@
+"""Per surface: how its request is read, and how its answer is counted."""
+
+from collections.abc import Callable
+
+from extproc.dialects.anthropic import read_messages
+from extproc.dialects.meters import (
+    AnthropicMeter,
+    ChatMeter,
+    Meter,
+    PlainMeter,
+    ResponsesMeter,
+    UncountedMeter,
+)
+from extproc.dialects.openai_chat import read_chat, read_completion
+from extproc.dialects.openai_plain import (
+    read_embedding,
+    read_generation,
+    read_moderation,
+    read_rerank,
+    read_speech,
+)
+from extproc.dialects.openai_responses import read_response
+from extproc.model import Prompt
+from extproc.surfaces import Surface
+
+READERS: dict[Surface, Callable[[bytes], Prompt]] = {
+    Surface.CHAT: read_chat,
+    Surface.COMPLETIONS: read_completion,
+    Surface.EMBEDDINGS: read_embedding,
+    Surface.RESPONSES: read_response,
+    Surface.SPEECH: read_speech,
+    Surface.IMAGES: read_generation,
+    Surface.MODERATIONS: read_moderation,
+    Surface.RERANK: read_rerank,
+    Surface.MESSAGES: read_messages,
+    Surface.COUNT_TOKENS: read_messages,
+}
+
+
+def meter(surface: Surface, hide_usage: bool) -> Meter:
+    """A fresh meter for one answer of this surface. `hide_usage`: only we asked for the usage event."""
+    if surface in (Surface.CHAT, Surface.COMPLETIONS):
+        return ChatMeter(hide_usage)
+    if surface is Surface.RESPONSES:
+        return ResponsesMeter()
+    if surface is Surface.MESSAGES:
+        return AnthropicMeter()
+    if surface in (Surface.COUNT_TOKENS, Surface.RESPONSE_ITEM):
+        return UncountedMeter()
+    return PlainMeter()

@@ -1,0 +1,367 @@
+"""The way of data, read top to bottom: one method per message from Envoy.
+
+Stages decide, synchronously; only this file awaits. Whatever a stage refuses becomes a reply in the shape
+of the surface that was called, in `_refuse`; whatever else goes wrong inside leaves as an exception, and
+the adapter fails the stream, which Envoy turns into a 5xx for this call and nothing else.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from extproc import surfaces
+from extproc.call import (
+    PROCEED,
+    UNCHANGED,
+    WITHHOLD,
+    BodyMode,
+    Call,
+    Emit,
+    Event,
+    Pass,
+    Phase,
+    Proceed,
+    ProtocolViolation,
+    Relay,
+    Reply,
+    Route,
+    Withhold,
+)
+from extproc.contract import SINK_CLUSTER, backend_of
+from extproc.dialects import answers, listing, multipart, registry
+from extproc.headers import Headers
+from extproc.model import Caller, Catalogue, Chain, CleanPrompt, Ending, Prompt, PublicModel, StateReference
+from extproc.refusals import (
+    BAD_REQUEST,
+    GATEWAY_ERROR,
+    INVALID_JSON,
+    METHOD_NOT_ALLOWED,
+    MODEL_NOT_FOUND,
+    NOT_READY,
+    REQUEST_TIMEOUT,
+    STATE_NOT_FOUND,
+    STATEFUL_BACKEND_UNAVAILABLE,
+    STORE_UNAVAILABLE,
+    TOO_LARGE,
+    UNKNOWN_URL,
+    UNSUPPORTED_MEDIA,
+    UPSTREAM_TIMEOUT,
+    UPSTREAM_UNAVAILABLE,
+    Refusal,
+    Refused,
+    encode,
+)
+from extproc.stages import budget, cache, forward, guard, route, state, usage
+from extproc.stages.identify import FindCaller, identify
+from extproc.stages.state import Held
+from extproc.stores.ports import StoreUnavailable
+from extproc.surfaces import MULTIPART, Face, Place, Surface
+from extproc.telemetry import metrics
+from extproc.telemetry.records import access_record
+
+_JSON = (("content-type", "application/json"),)
+
+
+class Affinity(Protocol):
+    """Which backend made a stored response or item, and for whom. Raises StoreUnavailable."""
+
+    async def recall(self, ids: Sequence[str]) -> Mapping[str, Held]: ...
+    async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None: ...
+
+
+class Journal(Protocol):
+    """Takes one record per call; never blocks, never raises."""
+
+    def write(self, record: Mapping[str, object]) -> None: ...
+
+
+class Pipeline:
+    """The decisions of all calls of one worker. Calls share nothing but what is given here."""
+
+    def __init__(
+        self,
+        catalogue: Callable[[], Catalogue],
+        find_caller: FindCaller,
+        not_ready: Callable[[], str | None],
+        affinity: Affinity,
+        journal: Journal,
+    ) -> None:
+        self._catalogue = catalogue
+        self._find_caller = find_caller
+        self._not_ready = not_ready
+        self._affinity = affinity
+        self._journal = journal
+        self._draw = random.SystemRandom().random
+
+    def begin(self) -> Call:
+        """A call of which nothing is known yet. Whoever begins one must `end` it."""
+        metrics.IN_FLIGHT.inc()
+        return Call(started=time.monotonic())
+
+    # ---- request headers: who, what ----------------------------------------------------------------
+
+    async def request_headers(self, call: Call, headers: Headers, end: bool) -> Proceed | Withhold | Route | Reply:
+        call.note(Event.REQUEST_HEADERS)
+        try:
+            place = self._place(call, headers)
+            if place.surface is Surface.READY:
+                return self._readiness(call)
+            call.caller = identify(headers, self._find_caller)
+            if place.surface in (Surface.MODELS, Surface.MODEL_ITEM):
+                return self._list_models(call, call.caller, place)
+            call.stripped = forward.stripped(headers)
+            call.phase = Phase.IDENTIFIED
+            if place.surface is Surface.RESPONSE_ITEM:
+                return await self._stored_item(call, call.caller, place) if end else PROCEED
+            return self._expect_body(call, headers, place, end)
+        except Refused as refused:
+            return self._refuse(call, refused.refusal)
+
+    def _place(self, call: Call, headers: Headers) -> Place:
+        call.request_id = headers.get("x-request-id") or ""
+        call.method = headers.get(":method") or ""
+        path, _, call.query = (headers.get(":path") or "").partition("?")
+        retries = headers.get("x-stainless-retry-count") or ""
+        call.retries = retries if retries.isdecimal() and len(retries) < 4 else ""
+        call.face = surfaces.face_of(path)
+        place = surfaces.locate(path)
+        if place is None:
+            meant = surfaces.suggestion(path)
+            hint = f" Did you mean {meant}?" if meant else " The documentation lists the paths that are."
+            raise Refused(UNKNOWN_URL, "This path is not served." + hint)
+        call.place, call.face = place, place.face
+        if place.surface in (Surface.MODELS, Surface.MODEL_ITEM) and "anthropic-version" in headers:
+            call.face = Face.ANTHROPIC
+        if call.method not in place.methods:
+            allowed = " or ".join(place.methods)
+            raise Refused(METHOD_NOT_ALLOWED, f"This path takes {allowed}.")
+        return place
+
+    def _readiness(self, call: Call) -> Reply:
+        if self._not_ready() is not None:
+            raise Refused(NOT_READY, "The gateway is not ready.")
+        return self._reply(call, b'{"status":"ready"}')
+
+    def _list_models(self, call: Call, caller: Caller, place: Place) -> Reply:
+        catalogue = self._catalogue()
+        if place.item is None:
+            listed = [model for model in catalogue.listed() if caller.may_use(model)]
+            return self._reply(call, listing.models(listed, call.face))
+        model = catalogue.models.get(place.item)
+        if model is None or not caller.may_use(model):
+            raise Refused(MODEL_NOT_FOUND, "The model does not exist or this key may not use it.", "model")
+        return self._reply(call, listing.model(model, call.face))
+
+    def _expect_body(self, call: Call, headers: Headers, place: Place, end: bool) -> Proceed | Withhold:
+        if (headers.get("content-encoding") or "identity").lower() != "identity":
+            raise Refused(UNSUPPORTED_MEDIA, "Send the body without content-encoding; compressed bodies are not read.")
+        call.content_type = headers.get("content-type") or ""
+        wanted = "multipart/form-data" if place.surface in MULTIPART else "application/json"
+        if call.content_type.partition(";")[0].strip().lower() != wanted:
+            raise Refused(UNSUPPORTED_MEDIA, f"Send this call with content-type {wanted}.")
+        if end:
+            raise Refused(INVALID_JSON if wanted == "application/json" else BAD_REQUEST, "The request body is empty.")
+        if place.surface not in MULTIPART:
+            return PROCEED
+        multipart.delimiter(call.content_type)
+        length = headers.get("content-length") or ""
+        call.content_length = int(length) if length.isdecimal() else None
+        return WITHHOLD
+
+    async def _stored_item(self, call: Call, caller: Caller, place: Place) -> Route:
+        """A stored response is read, cancelled or deleted where it was made, by whom it was made for."""
+        reference = StateReference(ids=(place.item or "",))
+        known = await self._affinity.recall(reference.ids)
+        backend = state.holder(caller, reference, known)
+        model = next((m for m in self._catalogue().listed() if _stands_in(m, backend)), None)
+        if model is None:
+            raise Refused(STATE_NOT_FOUND, state.ADVICE)
+        call.pinned = True
+        call.chain = route.pinned(model, place, backend or "")
+        call.phase = Phase.ROUTED
+        return Route(forward.legs(call.chain, place, call.query, None), tuple(call.stripped))
+
+    # ---- request body: what may leave, where to, at what price -----------------------------------------
+
+    async def request_body(self, call: Call, body: bytes, end: bool) -> Route | Reply | Pass | Withhold:
+        call.note(Event.REQUEST_BODY)
+        place, caller = call.place, call.caller
+        if place is None or caller is None:
+            raise ProtocolViolation("a body before a caller")
+        try:
+            if place.surface in MULTIPART:
+                return await self._stream_form(call, caller, place, body, end)
+            if call.phase is not Phase.IDENTIFIED or not end:
+                raise ProtocolViolation("a JSON body in pieces, or twice")
+            if place.surface is Surface.RESPONSE_ITEM:
+                return await self._stored_item(call, caller, place)
+            return await self._decide(call, caller, place, body)
+        except Refused as refused:
+            return self._refuse(call, refused.refusal)
+        except StoreUnavailable:
+            return self._refuse(call, Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer."))
+
+    async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
+        prompt = registry.READERS[place.surface](body)
+        clean = guard.clean(prompt)
+        cache.key(caller, clean)
+        model = route.model_for(caller, place, clean.prompt.model, self._catalogue())
+        chain = await self._chain(call, caller, place, model, clean)
+        budget.reserve(caller, clean, chain, call.request_id)
+        self._routed(call, chain, clean.prompt)
+        sent = forward.body_route(clean.prompt, chain, place, call.query, call.stripped)
+        call.hides_usage = clean.prompt.usage_edit is not None and sent.body is not None
+        return sent
+
+    async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
+        leans_on = clean.prompt.state
+        if leans_on is not None:
+            known = await self._affinity.recall((*leans_on.ids, *leans_on.sealed))
+            holder = state.holder(caller, leans_on, known)
+            if holder is not None:
+                call.pinned = True
+                return route.pinned(model, place, holder)
+        return route.chain(model, place, clean, self._draw)
+
+    def _routed(self, call: Call, chain: Chain, prompt: Prompt) -> None:
+        """From here on only facts are kept: the prompt itself is Envoy's, not ours."""
+        call.chain = chain
+        call.stream = prompt.stream
+        call.estimated_input = prompt.estimated_input
+        call.phase = Phase.ROUTED
+
+    async def _stream_form(self, call: Call, caller: Caller, place: Place, chunk: bytes, end: bool) -> Pass | Withhold:
+        """A multipart body flows through; only its first bytes are held, until they name the model."""
+        if call.request_ended:
+            return WITHHOLD  # Envoy has been seen to repeat the last chunk: it has been sent
+        call.request_ended = end
+        if call.phase is not Phase.IDENTIFIED:
+            return Pass(chunk, end)
+        call.pending += chunk
+        field = multipart.find_model(call.pending, multipart.delimiter(call.content_type), end)
+        if field is None:
+            return WITHHOLD
+        clean = guard.clean(Prompt(b"", field.model, None))
+        model = route.model_for(caller, place, field.model, self._catalogue())
+        chain = forward.same_form(route.chain(model, place, clean, self._draw), place)
+        budget.reserve(caller, clean, chain, call.request_id)
+        self._routed(call, chain, clean.prompt)
+        held, call.pending = call.pending, b""
+        return forward.form_pass(call, chain, place, field, held)
+
+    # ---- response: what came, what it used ------------------------------------------------------------
+
+    async def response_headers(
+        self, call: Call, headers: Headers, cluster: str, details: str, end: bool
+    ) -> Relay | Reply:
+        """`details`: Envoy's response code details, `via_upstream` for what a backend answered."""
+        call.note(Event.RESPONSE_HEADERS)
+        status = int(headers.get(":status") or 0)
+        if details != "via_upstream":
+            return self._refuse(call, self._local_reply(call, status))
+        if cluster == SINK_CLUSTER:
+            return self._refuse(call, Refusal(GATEWAY_ERROR, "The call was not routed."))
+        call.phase = Phase.RESPONDING
+        call.status, call.backend = status, backend_of(cluster)
+        call.first_byte = time.monotonic()
+        if status >= 400:
+            call.ending = Ending.FAILED
+            return Relay(BodyMode.NONE)
+        call.answer_ended = end
+        return Relay(BodyMode.NONE) if end else self._expect_answer(call, headers)
+
+    def _local_reply(self, call: Call, status: int) -> Refusal:
+        """What Envoy itself answered, said in the shape of the surface."""
+        if status == 413:
+            return Refusal(TOO_LARGE, "The request body is larger than the gateway takes.")
+        if status == 408:
+            return Refusal(REQUEST_TIMEOUT, "The request did not arrive in time.")
+        if status == 504:
+            return Refusal(UPSTREAM_TIMEOUT, "No backend answered in time.")
+        if status == 503 and call.pinned:
+            return Refusal(
+                STATEFUL_BACKEND_UNAVAILABLE,
+                "The backend that holds the state of this call is not reachable, and no other can continue it.",
+            )
+        if status == 503:
+            return Refusal(UPSTREAM_UNAVAILABLE, "No backend of this model is reachable.")
+        if 400 <= status < 500:
+            return Refusal(BAD_REQUEST, "The request could not be read.")
+        return Refusal(GATEWAY_ERROR, "The gateway could not complete the call.")
+
+    def _expect_answer(self, call: Call, headers: Headers) -> Relay:
+        surface = call.place.surface if call.place else Surface.CHAT
+        meter = registry.meter(surface, call.hides_usage)
+        call.meter = meter
+        cap = self._catalogue().answer_cap
+        kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
+        if (headers.get("content-encoding") or "identity").lower() != "identity":
+            call.answer = answers.Opaque()  # asked for identity and got another: pass it, unread
+            return Relay(BodyMode.STREAMED)
+        if kind == "text/event-stream":
+            call.stream = True
+            call.answer = answers.Stream(meter, call.hides_usage, cap)
+            return Relay(BodyMode.STREAMED, resized=call.hides_usage)
+        if kind != "application/json":
+            call.answer = answers.Opaque()
+            return Relay(BodyMode.STREAMED)
+        call.answer = answers.Document(meter)
+        length = headers.get("content-length") or ""
+        whole = length.isdecimal() and int(length) <= cap
+        return Relay(BodyMode.BUFFERED if whole else BodyMode.STREAMED)
+
+    async def response_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
+        call.note(Event.RESPONSE_BODY)
+        if call.answer is None:
+            return UNCHANGED
+        if call.answer_ended:
+            return Emit(b"")  # a repeated end: the answer has been sent
+        out = call.answer.feed(chunk, end)
+        call.answer_ended = end
+        if call.meter is not None and (made := call.meter.made_ids()):
+            await self._remember(call, made)
+        return UNCHANGED if out is None else Emit(out)
+
+    async def _remember(self, call: Call, made: list[str]) -> None:
+        """Before the client can use an id, the gateway must know whose it is. A dead store costs only that."""
+        if call.caller is None or call.chain is None or call.backend is None:
+            return
+        try:
+            await self._affinity.remember(made, call.backend, call.chain.model.name, call.caller.key_id)
+        except StoreUnavailable:
+            metrics.AFFINITY_LOST.inc()
+
+    async def trailers(self, call: Call, event: Event) -> Proceed:
+        call.note(event)
+        return PROCEED
+
+    # ---- the end, exactly once ------------------------------------------------------------------------
+
+    def end(self, call: Call) -> None:
+        """Settle: one outcome, one access record. Never raises for what a call was, never awaits."""
+        metrics.IN_FLIGHT.dec()
+        if call.phase is Phase.OPENED:
+            return  # Envoy opened a stream and said nothing
+        outcome = usage.outcome(call)
+        duration = time.monotonic() - call.started
+        metrics.count_call(call, outcome, duration)
+        self._journal.write(access_record(call, outcome, time.time(), duration))
+
+    def _refuse(self, call: Call, refusal: Refusal) -> Reply:
+        body, headers = encode(refusal, call.face, call.request_id)
+        call.refusal = refusal
+        call.status = refusal.status
+        call.ending = Ending.REFUSED
+        call.phase = Phase.ANSWERED
+        return Reply(refusal.status, tuple(headers), body, f"sluice_{refusal.kind.code}")
+
+    def _reply(self, call: Call, body: bytes) -> Reply:
+        call.status = 200
+        call.ending = Ending.ANSWERED
+        call.phase = Phase.ANSWERED
+        return Reply(200, _JSON, body, "sluice_answered")
+
+
+def _stands_in(model: PublicModel, backend: str | None) -> bool:
+    return any(target.backend.name == backend for group in model.groups for target in group)

@@ -1,0 +1,141 @@
+"""The closed set of ways to say no, and how each surface says it.
+
+Every refusal has a status, a public code, a message that says what to do, who is to blame, and whether
+trying again can help. The SDKs act on the status and on `x-should-retry`; a `Retry-After` is sent only
+where waiting helps, because some SDKs sleep whatever it says.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+from extproc.surfaces import Face
+
+
+class Blame(StrEnum):
+    CLIENT = "client"
+    UPSTREAM = "upstream"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to say no. `code` is public and stable; it is also the metric label."""
+
+    code: str
+    status: int
+    blame: Blame
+    retry: bool = False
+
+
+# client
+UNKNOWN_URL = Kind("unknown_url", 404, Blame.CLIENT)
+METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, Blame.CLIENT)
+MISSING_KEY = Kind("missing_api_key", 401, Blame.CLIENT)
+INVALID_KEY = Kind("invalid_api_key", 401, Blame.CLIENT)
+AMBIGUOUS_KEY = Kind("ambiguous_credentials", 400, Blame.CLIENT)
+UNSUPPORTED_MEDIA = Kind("unsupported_media_type", 415, Blame.CLIENT)
+TOO_LARGE = Kind("request_too_large", 413, Blame.CLIENT)
+INVALID_JSON = Kind("invalid_json", 400, Blame.CLIENT)
+INVALID_VALUE = Kind("invalid_value", 400, Blame.CLIENT)
+DUPLICATE_FIELD = Kind("duplicate_field", 400, Blame.CLIENT)
+MISSING_MODEL = Kind("missing_model", 400, Blame.CLIENT)
+MODEL_NOT_FOUND = Kind("model_not_found", 404, Blame.CLIENT)
+UNSUPPORTED_BY_MODEL = Kind("unsupported_by_model", 400, Blame.CLIENT)
+STATE_NOT_FOUND = Kind("state_not_found", 404, Blame.CLIENT)
+REQUEST_TIMEOUT = Kind("request_timeout", 408, Blame.CLIENT)
+BAD_REQUEST = Kind("bad_request", 400, Blame.CLIENT)
+# upstream
+UPSTREAM_UNAVAILABLE = Kind("upstream_unavailable", 503, Blame.UPSTREAM, retry=True)
+UPSTREAM_TIMEOUT = Kind("upstream_timeout", 504, Blame.UPSTREAM, retry=True)
+STATEFUL_BACKEND_UNAVAILABLE = Kind("stateful_backend_unavailable", 503, Blame.UPSTREAM)
+# gateway
+NOT_READY = Kind("not_ready", 503, Blame.GATEWAY, retry=True)
+STORE_UNAVAILABLE = Kind("store_unavailable", 503, Blame.GATEWAY, retry=True)
+GATEWAY_ERROR = Kind("gateway_error", 500, Blame.GATEWAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A no for one call. `message` is written by us and never quotes the call's text; `param` names a field."""
+
+    kind: Kind
+    message: str
+    param: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def status(self) -> int:
+        return self.kind.status
+
+
+class Refused(Exception):
+    """Raised inside a stage to end the call with a refusal; caught in one place, the pipeline."""
+
+    def __init__(self, kind: Kind, message: str, param: str | None = None) -> None:
+        super().__init__(kind.code)
+        self.refusal = Refusal(kind, message, param)
+
+
+_OPENAI_TYPES = {401: "invalid_request_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def _openai(refusal: Refusal, request_id: str) -> dict[str, object]:
+    kind = _OPENAI_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
+    return {
+        "error": {
+            "message": refusal.message,
+            "type": kind,
+            "param": refusal.param,
+            "code": refusal.kind.code,
+        },
+        "request_id": request_id,
+    }
+
+
+def _azure(refusal: Refusal, request_id: str) -> dict[str, object]:
+    return {
+        "error": {
+            "code": refusal.kind.code,
+            "message": refusal.message,
+            "param": refusal.param,
+            "status": refusal.status,
+        },
+        "request_id": request_id,
+    }
+
+
+def _anthropic(refusal: Refusal, request_id: str) -> dict[str, object]:
+    kind = _ANTHROPIC_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": refusal.message, "code": refusal.kind.code},
+        "request_id": request_id,
+    }
+
+
+_ENCODERS = {Face.OPENAI: _openai, Face.AZURE: _azure, Face.ANTHROPIC: _anthropic}
+
+
+def encode(refusal: Refusal, face: Face, request_id: str) -> tuple[bytes, list[tuple[str, str]]]:
+    """The body and headers of a refusal, in the shape of the surface that was called."""
+    body = orjson.dumps(_ENCODERS[face](refusal, request_id))
+    headers = [
+        ("content-type", "application/json"),
+        ("x-should-retry", "true" if refusal.kind.retry else "false"),
+        *refusal.headers,
+    ]
+    if face is Face.ANTHROPIC:
+        headers.append(("request-id", request_id))
+    return body, headers

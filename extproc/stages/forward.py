@@ -1,0 +1,116 @@
+"""What goes to the providers: the legs of a chain, the edited body, and the headers that stay behind."""
+
+from extproc.call import Call, Leg, Pass, Route
+from extproc.dialects import json_spans, paths
+from extproc.dialects.multipart import Field
+from extproc.headers import Headers
+from extproc.model import Chain, Edit, Prompt, Span
+from extproc.surfaces import Place
+
+# A list of what may pass, so that no spelling of an internal header can slip through.
+_PASS = frozenset(
+    {
+        "accept",
+        "content-length",
+        "content-type",
+        "idempotency-key",
+        "openai-beta",
+        "transfer-encoding",
+        "user-agent",
+        "x-client-request-id",
+        "x-request-id",
+    }
+)
+_PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
+
+
+def stripped(headers: Headers) -> list[str]:
+    """The request headers that no provider may see: credentials, cookies, and whatever is ours or unknown."""
+    return [name for name in headers if name not in _PASS and not name.startswith(_PASS_PREFIXES)]
+
+
+def legs(chain: Chain, place: Place, query: str, in_body: str | None) -> tuple[Leg, ...]:
+    """One leg per target. `in_body`: the model as the body names it, None where it names none."""
+    return tuple(
+        Leg(
+            target.backend.name,
+            paths.upstream(target, place, query),
+            None
+            if in_body is None or target.model == in_body or paths.names_model_in_path(target.backend, place.surface)
+            else target.model,
+        )
+        for target in chain.targets
+    )
+
+
+def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: list[str]) -> Route:
+    """The route of a call with a JSON body: only the spans that must change are changed."""
+    ask = prompt.usage_edit
+    if ask is not None and not all(paths.reports_stream_usage(target.backend) for target in chain.targets):
+        ask = None
+    write = _model_edit(prompt, chain, place)
+    edits = [edit for edit in (ask, write) if edit is not None]
+    body = json_spans.splice(prompt.body, edits) if edits else None
+    named = chain.model.name if write is not None else prompt.model
+    at, to = _model_position(prompt, ask, write, chain.model.name)
+    return Route(
+        legs=legs(chain, place, query, named),
+        remove=tuple(remove),
+        body=body,
+        length=len(prompt.body if body is None else body),
+        at=at,
+        to=to,
+    )
+
+
+def _model_edit(prompt: Prompt, chain: Chain, place: Place) -> Edit | None:
+    """Write a model where the body names none: in place of a null, or as a new first field.
+
+    Needed only where a target does not read the model from its path.
+    """
+    if prompt.model is not None:
+        return None
+    if all(paths.names_model_in_path(target.backend, place.surface) for target in chain.targets):
+        return None
+    name = b'"%s"' % chain.model.name.encode()
+    if prompt.model_span is not None:
+        return Edit(prompt.model_span, name)
+    first = prompt.body.index(b"{") + 1
+    empty = prompt.body[first:].lstrip().startswith(b"}")
+    return Edit(Span(first, first), b'"model":' + name + (b"" if empty else b","))
+
+
+def _model_position(prompt: Prompt, ask: Edit | None, write: Edit | None, name: str) -> tuple[int, int]:
+    """Where the model's name stands, without its quotes, in the body that is sent; (0, 0) where it has none."""
+    span = write.span if write is not None else prompt.model_span
+    if span is None or (write is None and prompt.model is None):
+        return 0, 0
+    shift = 0
+    if ask is not None and ask.span.start <= span.start:
+        shift = len(ask.text) - (ask.span.end - ask.span.start)
+    if write is None:
+        return span.start + shift + 1, span.end + shift - 1
+    at = span.start + shift + write.text.rindex(b'"' + name.encode()) + 1
+    return at, at + len(name)
+
+
+def same_form(chain: Chain, place: Place) -> Chain:
+    """The targets that can take one and the same form: a streamed body is changed once, for all attempts.
+
+    A target that reads the model from its path takes any form; of the others, those with the first one's name.
+    """
+    by_body = [target for target in chain.targets if not paths.names_model_in_path(target.backend, place.surface)]
+    if not by_body:
+        return chain
+    kept = [target for target in chain.targets if target not in by_body or target.model == by_body[0].model]
+    return Chain(chain.model, tuple(kept))
+
+
+def form_pass(call: Call, chain: Chain, place: Place, field: Field, held: bytes) -> Pass:
+    """The route of a multipart call with the start of its body, in which the model has the targets' name."""
+    by_body = [target for target in chain.targets if not paths.names_model_in_path(target.backend, place.surface)]
+    name = by_body[0].model if by_body else field.model
+    body = held if name == field.model else json_spans.splice(held, [Edit(field.span, name.encode())])
+    length = None if call.content_length is None else call.content_length + len(body) - len(held)
+    sent = Route(legs(chain, place, call.query, None), tuple(call.stripped), length=length)
+    return Pass(body, call.request_ended, sent)

@@ -1,0 +1,124 @@
+"""Starts, watches and drains the processes of one gateway: the workers and, for `up`, Envoy and the fake provider.
+
+Children run in sessions of their own, so that a Ctrl-C reaches the supervisor alone and it can end them in
+order. A worker that dies is started again, with a growing pause while it keeps dying.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+Line = Callable[[str, bytes], None]
+"""Takes the name of a child and one line of its output."""
+
+_HEALTHY_AFTER = 5.0  # seconds a child must live for its next death to count as the first
+_LONGEST_PAUSE = 10.0
+_LINE_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run. `stdin` is fed once, at the start."""
+
+    name: str
+    argv: Sequence[str]
+    stdin: bytes = b""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    restart: bool = True
+
+
+class Child:
+    """One running program, kept running until it is stopped."""
+
+    def __init__(self, program: Program, line: Line, on_exit: Callable[[int], None] | None = None) -> None:
+        self.program = program
+        self._line = line
+        self._on_exit = on_exit  # told the process id of every run that ended
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self.gone = asyncio.Event()  # it ended and will not be started again
+        self._keeper = asyncio.ensure_future(self._keep())
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def _keep(self) -> None:
+        pause = 0.1
+        try:
+            while not self._stopping:
+                began = time.monotonic()
+                code = await self._run_once()
+                if self._stopping or not self.program.restart:
+                    return
+                log.error("%s ended with status %s; starting it again", self.program.name, code)
+                pause = 0.1 if time.monotonic() - began > _HEALTHY_AFTER else min(pause * 2, _LONGEST_PAUSE)
+                await asyncio.sleep(pause)
+        finally:
+            self.gone.set()
+
+    async def _run_once(self) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *self.program.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.program.environ},
+            start_new_session=True,
+            limit=_LINE_LIMIT,
+        )
+        self._process = process
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise AssertionError("pipes were asked for")
+        process.stdin.write(self.program.stdin)
+        process.stdin.close()
+        await asyncio.gather(self._read(process.stdout), self._read(process.stderr))
+        code = await process.wait()
+        if self._on_exit is not None:
+            self._on_exit(process.pid)
+        return code
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            self._line(self.program.name, line.rstrip(b"\n"))
+
+    async def stop(self, patience: float) -> None:
+        """End it with SIGTERM, and with SIGKILL after `patience` seconds."""
+        self._stopping = True
+        self._signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.gone.wait(), patience)
+        except TimeoutError:
+            log.warning("%s did not end in time and is killed", self.program.name)
+            self._signal(signal.SIGKILL)
+            await self.gone.wait()
+
+    def _signal(self, signum: int) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signum)
+        elif self._process is None or not self.program.restart:
+            self._keeper.cancel()
+
+
+async def wait_until(ready: Callable[[], Awaitable[bool]], children: Sequence[Child], patience: float) -> bool:
+    """Poll until ready; False when time is up or a child that is not started again has ended."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if await ready():
+            return True
+        if any(child.gone.is_set() for child in children):
+            return False
+        await asyncio.sleep(0.05)
+    return False
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command line of one of our own modules."""
+    return [sys.executable, "-m", module, *arguments]

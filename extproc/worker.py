@@ -1,0 +1,23 @@
+"""One policy worker process: `python -m extproc.worker SOCKET`, configuration as JSON on standard input.
+
+Started by the supervisor, which has loaded and checked the configuration, so that all workers serve the
+same one. Standard output carries access records, one JSON line each; standard error carries the log.
+"""
+
+import logging
+import sys
+
+import uvloop
+
+from extproc.app import run_worker
+from extproc.config.schema import Gateway
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    gateway = Gateway.model_validate_json(sys.stdin.buffer.read())
+    uvloop.run(run_worker(gateway, sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What a call is asked to suffer: the `x_fake` object of a body, an `x-fake` header or a script."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+UsageFault = Literal["none", "double", "decreasing"]
+
+
+class FaultsError(Exception):
+    """The fault object is not understood: a mistake of the test, answered as a 400 and never ignored."""
+
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Duration = Annotated[float, Field(ge=0)]
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Every field is optional; none set is a normal call.
+
+    Counts of SSE events (`reset`, `stall_after`, `error_event_after`) include every event of the stream, with
+    text or without. For an answer that is no stream a number as `reset` counts bytes of the body.
+    """
+
+    # Instead of an answer
+    status: Annotated[int, Field(ge=200, le=599)] | None = None
+    retry_after: int | float | str | None = None
+    retry_after_ms: int | float | None = None
+    error_body: str | None = None
+    error_content_type: str = "application/json"
+    html: bool = False
+    error_in_200: bool = False
+    hang: bool = False
+    reset: Count | Literal["before"] | None = None
+    # How it is sent
+    delay_ms: Duration | None = None
+    tokens_per_second: Duration | None = None
+    stall_after: Count | None = None
+    error_event_after: Count | None = None
+    chunk_bytes: Positive | None = None
+    content_length: bool | None = None
+    gzip: bool = False
+    crlf: bool = False
+    comments: bool = False
+    malformed_sse: bool = False
+    done: bool = True
+    # What it says
+    text: str | None = None
+    events: Count | None = None
+    refusal: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    usage: UsageFault | Mapping[str, Any] | None = None
+    reasoning_tokens: Count = 0
+    cached_tokens: Count = 0
+    pad_bytes: Count = 0
+
+
+NONE = Faults()
+_READER = TypeAdapter(Faults)
+
+
+def parse(given: object) -> Faults:
+    """Read one decoded fault object. Raises FaultsError for an unknown field or a value of a wrong type."""
+    try:
+        return _READER.validate_python(given)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise FaultsError(f"x_fake {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -1,0 +1,106 @@
+"""What an instance saw: a record for each call, and totals that stay exact when old records are dropped."""
+
+from base64 import b64encode
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from loadtest.fake_llm.answer import Json
+
+_KEPT_CALLS = 10_000
+_KEPT_BODY = 64 * 1024
+
+
+@dataclass(slots=True)
+class Call:
+    """One call as seen on the wire, completed while it is answered.
+
+    `complete`: the whole body came. `finished`: the whole answer was handed to the peer's connection.
+    `disconnected`: the peer left before that. `malformed`: the bytes in `body` were no HTTP request.
+    """
+
+    n: int
+    connection: int
+    method: str = ""
+    path: str = ""
+    query: str = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    body_bytes: int = 0
+    body_sha256: str = ""
+    complete: bool = False
+    status: int | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    events_sent: int = 0
+    finished: bool = False
+    disconnected: bool = False
+    malformed: bool = False
+
+    def set_body(self, body: bytes, *, keep_whole: bool = False) -> None:
+        """Record a body: its size and hash always, its bytes up to 64 KiB or when all are to be kept."""
+        self.body_bytes, self.body_sha256 = len(body), sha256(body).hexdigest()
+        self.body = body if keep_whole or len(body) <= _KEPT_BODY else b""
+
+    def to_json(self) -> Json:
+        """The record as the control interface shows it."""
+        shown = {name: getattr(self, name) for name in self.__slots__ if name != "body"}
+        return shown | {"body_base64": b64encode(self.body).decode()}
+
+
+class Recorder:
+    """The calls of one instance, the last 10,000 of them kept."""
+
+    def __init__(self, *, keep_bodies: bool = False) -> None:
+        self._keep_bodies = keep_bodies
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; numbering starts again at 1."""
+        self._calls: deque[Call] = deque(maxlen=_KEPT_CALLS)
+        self._totals: Counter[str] = Counter()
+        self._statuses: Counter[int] = Counter()
+        self._open: dict[int, Call] = {}
+
+    def begin(self, connection: int) -> Call:
+        """Start the record of a call."""
+        self._totals["calls"] += 1
+        call = Call(self._totals["calls"], connection)
+        self._calls.append(call)
+        self._open[id(call)] = call
+        return call
+
+    def body(self, call: Call, body: bytes) -> None:
+        """Record what came of a call's body."""
+        call.set_body(body, keep_whole=self._keep_bodies)
+
+    def malformed(self, connection: int, data: bytes) -> None:
+        """Record bytes that are no request."""
+        call = self.begin(connection)
+        call.malformed = True
+        call.set_body(data)
+        self.end(call)
+
+    def end(self, call: Call) -> None:
+        """Add a call that is over to the totals, unless it was begun before a reset."""
+        if self._open.pop(id(call), None) is None:
+            return
+        for name in ("input_tokens", "output_tokens", "events_sent"):
+            self._totals[name] += getattr(call, name)
+        for name in ("finished", "disconnected", "malformed", "complete"):
+            self._totals[name] += bool(getattr(call, name))
+        if call.status is not None:
+            self._statuses[call.status] += 1
+
+    def calls(self) -> list[Json]:
+        """All kept records, oldest first."""
+        return [call.to_json() for call in self._calls]
+
+    def totals(self) -> Json:
+        """Counts since the start or the last reset; `open` calls are still being received or answered."""
+        names = ("calls", "finished", "disconnected", "malformed", "complete")
+        counted = {
+            name: self._totals[name] for name in (*names, "input_tokens", "output_tokens", "events_sent")
+        }
+        statuses = {str(status): number for status, number in sorted(self._statuses.items())}
+        return counted | {"open": len(self._open), "by_status": statuses}
