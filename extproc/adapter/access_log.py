@@ -1,7 +1,8 @@
 """Envoy's AccessLogService: one record per attempt and one per call, off the request path.
 
-They reach *some* worker, not the one that served the call, so what is made of them here are metrics and
-the records of calls that no worker saw.
+They reach *some* worker, not the one that served the call. Every one is counted; told in the log are those
+that say more than the access record of the call: failed attempts, answers that broke off and by whom, and
+calls that Envoy refused before any worker saw them.
 """
 
 import logging
@@ -54,36 +55,33 @@ class AccessLog:
             return
         status = entry.response.response_code.value
         metrics.ATTEMPTS.labels(backend, str(status or _flag(entry))).inc()
-        self._journal.write(
-            {
-                "kind": "attempt",
-                "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
-                "request_id": entry.request.request_id,
-                "backend": backend,
-                "status": status,
-                "flag": _flag(entry) or None,
-                "retry_after": entry.response.response_headers.get("retry-after") or None,
-                "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
-            }
-        )
+        if status < 400 and not _flag(entry):
+            return
+        retry_after = entry.response.response_headers.get("retry-after")
+        self._tell(entry, "attempt", backend=backend, retry_after=retry_after)
 
     def _call(self, entry: HTTPAccessLogEntry) -> None:
         flags = entry.common_properties.response_flags
+        details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
         if flags.downstream_connection_termination or flags.downstream_remote_reset:
             metrics.BROKEN.labels("client").inc()
-        elif _flag(entry) and entry.response.response_code_details == "via_upstream":
+        elif details == "via_upstream" and _flag(entry):
             metrics.BROKEN.labels("upstream").inc()
-        self._journal.write(
-            {
-                "kind": "listener",
-                "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
-                "request_id": entry.request.request_id,
-                "status": entry.response.response_code.value,
-                "details": entry.response.response_code_details.partition("{")[0],
-                "flag": _flag(entry) or None,
-                "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
-            }
-        )
+        elif details == "via_upstream" or details.startswith("sluice_"):
+            return
+        self._tell(entry, "listener", details=details)
+
+    def _tell(self, entry: HTTPAccessLogEntry, kind: str, **facts: str | None) -> None:
+        record = {
+            "kind": kind,
+            "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
+            "request_id": entry.request.request_id,
+            "status": entry.response.response_code.value,
+            "flag": _flag(entry),
+            "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
+            **facts,
+        }
+        self._journal.write({name: value for name, value in record.items() if value not in (None, "")})
 
 
 def _flag(entry: HTTPAccessLogEntry) -> str:

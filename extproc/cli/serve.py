@@ -31,7 +31,7 @@ def serve(
         fail("\n".join(problems))
     if running.taken(gateway.metrics.address, gateway.metrics.port):
         fail(f"Port {gateway.metrics.port} of metrics is taken. Choose another: metrics.port, or stop what uses it.")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         asyncio.run(_serve(gateway, as_json))
     except (StoreUnavailable, running.StartError) as error:

@@ -36,7 +36,7 @@ def up(
     if problems := safety_problems(gateway):
         fail("\n".join(problems))
     _refuse_taken_ports(gateway)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         asyncio.run(_up(gateway, as_json))
     except (StoreUnavailable, running.StartError) as error:

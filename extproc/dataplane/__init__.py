@@ -5,12 +5,12 @@ Runs in a process of its own: the policy workers never import it (`envoy_data_pl
 
 from extproc.config.schema import Gateway
 
-from .bootstrap import bootstrap, static_bootstrap
-from .clusters import clusters
+from .bootstrap import dynamic_bootstrap, static_bootstrap
+from .clusters import all_clusters
 from .files import resources, to_yaml, write
 from .layout import Layout
-from .listener import listeners
-from .routes import routes
+from .listener import all_listeners
+from .routes import gateway_routes
 from .secrets import CredentialError, credential_problems, write_secrets
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
 def render(gateway: Gateway, layout: Layout) -> dict[str, str]:
     """File name to YAML text, in the order in which a running Envoy should read them. No secret is in it."""
     return {
-        "clusters.yaml": resources(*clusters(gateway, layout)),
-        "routes.yaml": resources(routes(gateway)),
-        "listeners.yaml": resources(*listeners(gateway, layout)),
-        "bootstrap.yaml": to_yaml(bootstrap(layout)),
+        "clusters.yaml": resources(*all_clusters(gateway, layout)),
+        "routes.yaml": resources(gateway_routes(gateway)),
+        "listeners.yaml": resources(*all_listeners(gateway, layout)),
+        "bootstrap.yaml": to_yaml(dynamic_bootstrap(layout)),
     }
 
 

@@ -23,7 +23,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc.config.schema import Gateway
 
-from .clusters import clusters
+from .clusters import all_clusters
 from .extensions import extension
 from .files import watched
 from .layout import Layout
@@ -36,7 +36,7 @@ _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
 
 
-def bootstrap(layout: Layout) -> Bootstrap:
+def dynamic_bootstrap(layout: Layout) -> Bootstrap:
     """The file for `envoy -c`."""
     result = _process(layout)
     result.dynamic_resources = BootstrapDynamicResources(
@@ -50,7 +50,7 @@ def static_bootstrap(gateway: Gateway, layout: Layout) -> Bootstrap:
     """All in one file, for `envoy --mode validate`, which looks at no watched file (Envoy 1.40)."""
     result = _process(layout)
     result.static_resources = BootstrapStaticResources(
-        listeners=static_listeners(gateway, layout), clusters=clusters(gateway, layout)
+        listeners=static_listeners(gateway, layout), clusters=all_clusters(gateway, layout)
     )
     return result
 

@@ -98,7 +98,7 @@ class Origin:
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
-def clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
+def all_clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
     """All of them, backends in the order of the configuration."""
     backends = [
         backend_cluster(name, backend, gateway.timeouts.connect, layout) for name, backend in gateway.backends.items()

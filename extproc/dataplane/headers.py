@@ -20,7 +20,7 @@ def remove_prefix(prefix: str) -> HeaderMutation:
 
 
 def overwrite(name: str, value: str) -> HeaderMutation:
-    """One value in the place of all there were; a format that gives nothing leaves the header as it is."""
+    """One value in the place of all there were. A format that gives nothing changes nothing."""
     return HeaderMutation(append=overwriting(name, value))
 
 

@@ -44,7 +44,7 @@ from .files import watched
 from .headers import remove_prefix
 from .layout import Layout
 from .replies import local_replies
-from .routes import MULTIPART_SIZE, ROUTES, routes, sink_routes
+from .routes import JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes
 from .secrets import TLS_SECRET, secret_file
 
 # A buffered answer may grow by a chunk beyond the cap before Envoy looks at the limit.
@@ -52,7 +52,7 @@ _ANSWER_MARGIN = 2**20
 _ROUTER = "envoy.filters.http.router"
 
 
-def listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
+def all_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
     """The one that clients reach, and the sink, which no socket reaches."""
     rds = Rds(config_source=watched(layout.config_dir, "routes.yaml"), route_config_name=ROUTES)
     return [gateway_listener(gateway, layout, connection_manager(gateway, rds)), sink_listener()]
@@ -60,7 +60,7 @@ def listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
 
 def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
     """The same with the routes inside."""
-    manager = connection_manager(gateway, routes(gateway))
+    manager = connection_manager(gateway, gateway_routes(gateway))
     return [gateway_listener(gateway, layout, manager), sink_listener()]
 
 
@@ -68,6 +68,7 @@ def http_filters(gateway: Gateway) -> list[HttpFilter]:
     """The way of a request, top to bottom. An answer passes the same filters upwards."""
     return [
         http_filter("sluice.clean", HeaderMutation(mutations=_client_headers())),
+        http_filter(JSON_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.json_request)),
         http_filter(MULTIPART_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.multipart_request)),
         # A reply to broken HTTP has no route; the policy would hold it until the connection is closed.
         http_filter(contract.POLICY_FILTER, policy.processor(gateway.timeouts.policy), by_route=True),

@@ -53,6 +53,7 @@ def processor(timeout: timedelta) -> ExternalProcessor:
             "upstream.address",
             "response.code_details",
             "response.flags",
+            "request.path",  # of a 413 the policy sees only the answer, and must know the surface
         ],
         metadata_options=MetadataOptions(
             receiving_namespaces=MetadataOptionsMetadataNamespaces(

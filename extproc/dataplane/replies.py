@@ -28,7 +28,7 @@ def local_replies() -> LocalReplyConfig:
     """The mappers, most particular first."""
     return LocalReplyConfig(
         mappers=[
-            ResponseMapper(filter=_details("startsWith('sluice_')")),  # the policy's refusals stay as they are
+            ResponseMapper(filter=_details(".startsWith('sluice_')")),  # the policy's refusals stay as they are
             _upgrade_refused(),
             _no_credential(),
             _reply(_status(408), _CLIENT_ERROR, "request_timeout", "The request did not arrive in time."),
@@ -56,7 +56,7 @@ def json_body(tree: dict[str, object]) -> SubstitutionFormatString:
 def _upgrade_refused() -> ResponseMapper:
     """Envoy answers 403 to an upgrade that is not configured; clients fall back to HTTP on 426 only."""
     text = "WebSocket is not served here: send the same request over HTTP."
-    mapper = _reply(_details("contains('upgrade_failed')"), _CLIENT_ERROR, "upgrade_not_supported", text)
+    mapper = _reply(_details(" == 'upgrade_failed'"), _CLIENT_ERROR, "upgrade_not_supported", text)
     mapper.status_code = 426
     return mapper
 
@@ -64,7 +64,7 @@ def _upgrade_refused() -> ResponseMapper:
 def _no_credential() -> ResponseMapper:
     """Envoy answers 401 when a backend's secret is missing, but the caller's key was right."""
     text = "The gateway has no credential for this backend."
-    mapper = _reply(_details("contains('credential')"), _GATEWAY_ERROR, "gateway_error", text)
+    mapper = _reply(_details(" == 'failed_to_inject_credential'"), _GATEWAY_ERROR, "gateway_error", text)
     mapper.status_code = 502
     return mapper
 
@@ -72,7 +72,7 @@ def _no_credential() -> ResponseMapper:
 def _policy_failed() -> ResponseMapper:
     """A worker died or hung: another one, or the same one restarted, may well answer."""
     text = "The gateway could not decide on the call. Try again."
-    mapper = _reply(_details("startsWith('ext_proc_error')"), _GATEWAY_ERROR, "gateway_error", text)
+    mapper = _reply(_details(".startsWith('ext_proc_error')"), _GATEWAY_ERROR, "gateway_error", text)
     mapper.headers_to_add = [overwriting("x-should-retry", "true")]
     return mapper
 
@@ -82,7 +82,7 @@ def _reply(matches: AccessLogFilter, kind: str, code: str, message: str) -> Resp
 
 
 def _details(condition: str) -> AccessLogFilter:
-    expression = Any.pack(ExpressionFilter(expression=f"response.code_details.{condition}"))
+    expression = Any.pack(ExpressionFilter(expression=f"response.code_details{condition}"))
     cel = ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=expression)
     return AccessLogFilter(extension_filter=cel)
 

@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatch,
     VirtualHost,
 )
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExtProcPerRoute
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 from envoy_data_plane.google.protobuf import Any
 
@@ -31,13 +32,17 @@ from .extensions import (
 from .replies import error, json_body
 
 ROUTES = "gateway"
+# The size filter takes no setting from a route: there is one for each cap, and a route disables the other.
+JSON_SIZE = "sluice.json_size"
 MULTIPART_SIZE = "sluice.multipart_size"
+# What the policy and the clusters may add to a body of the largest size: placeholders, a longer model name.
+_GROWTH = 2**20
 HEALTH_PATH = "/healthz"
 MULTIPART_PATHS = "/(v1|openai/v1|openai/deployments/[^/]+)/(audio/(transcriptions|translations)|images/edits)"
 """RE2, matched against the whole path without its query."""
 
 
-def routes(gateway: Gateway) -> RouteConfiguration:
+def gateway_routes(gateway: Gateway) -> RouteConfiguration:
     """First match wins."""
     return _configuration(ROUTES, _health(), _multipart(gateway), _anything_else(gateway))
 
@@ -58,30 +63,29 @@ def _configuration(name: str, *entries: Route) -> RouteConfiguration:
 def _health() -> Route:
     """Envoy lives; asked of nobody else, so that a load balancer does not multiply a worker's trouble."""
     reply = DirectResponseAction(status=200, body=DataSource(inline_string="ok\n"))
-    return Route(
-        match=RouteMatch(path=HEALTH_PATH),
-        direct_response=reply,
-    )
+    return Route(match=RouteMatch(path=HEALTH_PATH), direct_response=reply)
 
 
 def _multipart(gateway: Gateway) -> Route:
-    """Uploads pass the policy in pieces; Envoy keeps the whole for the next attempt, up to the buffer limit."""
-    return Route(
-        match=RouteMatch(safe_regex=RegexMatcher(regex=MULTIPART_PATHS)),
-        request_body_buffer_limit=gateway.limits.multipart_request,
-        typed_per_filter_config={contract.POLICY_FILTER: Any.pack(policy.streamed_request())},
-        route=_action(gateway),
-    )
+    """Uploads: they pass the policy in pieces."""
+    match = RouteMatch(safe_regex=RegexMatcher(regex=MULTIPART_PATHS))
+    return _call(gateway, match, gateway.limits.multipart_request, policy.streamed_request(), without=JSON_SIZE)
 
 
 def _anything_else(gateway: Gateway) -> Route:
-    """Bodies are read whole; one over the buffer limit is a 413. The size filter takes no setting by route."""
+    """Also what does not exist: the policy answers that, in the shape of the surface."""
+    match = RouteMatch(prefix="/")
+    return _call(gateway, match, gateway.limits.json_request, policy.whole_request(), without=MULTIPART_SIZE)
+
+
+def _call(gateway: Gateway, match: RouteMatch, largest: int, modes: ExtProcPerRoute, without: str) -> Route:
+    """Envoy keeps the whole body for the next attempt, up to the buffer limit."""
     return Route(
-        match=RouteMatch(prefix="/"),
-        request_body_buffer_limit=gateway.limits.json_request,
+        match=match,
+        request_body_buffer_limit=largest + _GROWTH,
         typed_per_filter_config={
-            contract.POLICY_FILTER: Any.pack(policy.whole_request()),
-            MULTIPART_SIZE: Any.pack(FilterConfig(disabled=True)),
+            contract.POLICY_FILTER: Any.pack(modes),
+            without: Any.pack(FilterConfig(disabled=True)),
         },
         route=_action(gateway),
     )

@@ -52,7 +52,9 @@ def _clean() -> Mutations:
             *(remove(header) for header in contract.CREDENTIAL_HEADERS),
             *(remove_prefix(prefix) for prefix in _OURS),
             overwrite("accept-encoding", "identity"),  # usage is read from the bytes as they pass
-            # An attempt before may have left the length of its own, longer or shorter, body.
+            # An attempt before may have left the length of its own body; a wrong one desynchronises the
+            # connection. Where the policy knows none, the body goes out in chunks.
+            remove("content-length"),
             overwrite("content-length", f"%DYNAMIC_METADATA({contract.CALL}:cl)%"),
         ],
         response_mutations=[

@@ -18,6 +18,7 @@ _PASS = frozenset(
         "transfer-encoding",
         "user-agent",
         "x-client-request-id",
+        "x-forwarded-proto",  # Envoy finds no route without it; the clusters remove it
         "x-request-id",
     }
 )

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import grpc.aio
@@ -33,17 +36,20 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health
+from ruamel.yaml import YAML
 
 from extproc import contract
 from extproc.config.schema import Gateway
-from extproc.dataplane import Layout, render, render_for_validation, write, write_secrets
+from extproc.dataplane import Layout, clusters, render, render_for_validation, write, write_secrets
 
 ROOT = Path(__file__).parents[2]
 ENVOY = ROOT / ".venv/bin/envoy"
+QUICKSTART = ROOT / "examples/quickstart/gateway.yaml"
 A, B = contract.cluster_of("a"), contract.cluster_of("b")
 CHAT = "/v1/chat/completions"
 UPLOAD = "/v1/audio/transcriptions"
 JSON_CAP, MULTIPART_CAP = 64 * 1024, 256 * 1024
+KEYS = {"KEY_A": "secret-a", "KEY_B": "secret-b"}
 PATIENCE = 20.0  # seconds until a test gives up; nothing is asserted about time
 
 
@@ -59,6 +65,7 @@ class Plan:
     model: dict[str, str] = field(default_factory=dict)
     span: tuple[int, int] = (0, 0)
     refuse: bool = False
+    fail: bool = False
 
     def metadata(self, length: int | None) -> Struct:
         groups = [
@@ -66,14 +73,11 @@ class Plan:
             for number, name in enumerate(self.order)
         ]
         call = {"at": str(self.span[0]), "to": str(self.span[1])}
-        order = {contract.ORDER: {"priority_groups": groups}} if groups else {}
-        return Struct.from_dict(
-            order
-            | {
-                contract.CHAIN: {"path": self.path, "model": self.model},
-                contract.CALL: call if length is None else call | {"cl": str(length)},
-            }
-        )
+        order: dict[str, object] = {contract.ORDER: {"priority_groups": groups}} if groups else {}
+        chain = {"path": self.path, "model": self.model}
+        known = call if length is None else call | {"cl": str(length)}
+        tree: Struct = Struct.from_dict(order | {contract.CHAIN: chain, contract.CALL: known})
+        return tree
 
     def mutation(self, length: int | None) -> CommonResponse:
         values = {contract.ROUTED_HEADER: "1", "x-envoy-max-retries": str(max(len(self.order) - 1, 0))}
@@ -203,6 +207,8 @@ class Policy:
     async def _process(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         exchange = Exchange(self.plan, self.seen)
         async for raw in requests:
+            if self.plan.fail:
+                await context.abort(grpc.StatusCode.INTERNAL, "secret reason")
             for reply in exchange.replies(ProcessingRequest.parse(raw)):
                 await context.write(bytes(reply))
 
@@ -230,21 +236,31 @@ class Received:
 class Provider:
     """Answers on kept-alive HTTP/1.1 connections: the next status of `script`, then 200."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.script: list[int] = []
         self.received: list[Received] = []
         self.extra_headers = ""
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}" if self._tls else f"http://127.0.0.1:{self.port}"
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
         try:
             yield
         finally:
-            server.close()
-            await server.wait_closed()
+            await self.stop()
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -271,7 +287,8 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]] | No
     except asyncio.IncompleteReadError:
         return None
     start, *lines = text.strip().split("\r\n")
-    return start, dict(line.split(": ", 1) if ": " in line else (line.rstrip(":"), "") for line in lines)
+    parts = [line.partition(":") for line in lines]
+    return start, {name: value.strip() for name, _, value in parts}
 
 
 async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
@@ -305,15 +322,17 @@ class Answer:
 class Running:
     """The gateway under test with its neighbours."""
 
-    port: int
+    configuration: Gateway
     policy: Policy
     a: Provider
     b: Provider
-    directory: Path
+    layout: Layout
+    tls: ssl.SSLContext | None = None
 
     async def raw(self, request: bytes) -> Answer:
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            port = self.configuration.listener.port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=self.tls)
             try:
                 return await _exchange(reader, writer, request)
             finally:
@@ -350,12 +369,12 @@ def _free_port() -> int:
         return port
 
 
-def _configuration(port: int, a: Provider, b: Provider, **more: object) -> Gateway:
+def _configuration(a: Provider, b: Provider, credential_a: Mapping[str, str], tls: Mapping[str, str] | None) -> Gateway:
     tree: dict[str, object] = {
-        "listener": {"port": port},
+        "listener": {"port": _free_port(), "tls": tls},
         "limits": {"json_request": JSON_CAP, "multipart_request": MULTIPART_CAP},
         "backends": {
-            "a": {"dialect": "openai", "url": f"http://127.0.0.1:{a.port}", "credential": {"env": "KEY_A"}},
+            "a": {"dialect": "openai", "url": a.url, "credential": credential_a},
             "b": {
                 "dialect": "azure-openai",
                 "url": f"http://localhost:{b.port}",
@@ -364,7 +383,7 @@ def _configuration(port: int, a: Provider, b: Provider, **more: object) -> Gatew
         },
         "models": {"gpt-4o": {"targets": [[{"backend": "a"}], [{"backend": "b"}]]}},
     }
-    return Gateway.model_validate(tree | more)
+    return Gateway.model_validate(tree)
 
 
 @asynccontextmanager
@@ -381,37 +400,462 @@ async def _envoy(bootstrap: Path, log: Path) -> AsyncIterator[None]:
             await process.wait()
 
 
-@asynccontextmanager
-async def _gateway(directory: Path, **more: object) -> AsyncIterator[Running]:
-    policy, a, b = Policy(), Provider(), Provider()
-    layout = Layout(
-        str(directory / "envoy"), str(directory / "secrets"), (str(directory / "w.sock"),), str(directory / "a.sock")
+def _layout(directory: Path) -> Layout:
+    return Layout(
+        config_dir=str(directory / "envoy"),
+        secrets_dir=str(directory / "secrets"),
+        worker_sockets=(str(directory / "worker.sock"),),
+        admin_socket=str(directory / "admin.sock"),
     )
+
+
+@asynccontextmanager
+async def _gateway(
+    directory: Path,
+    credential_a: Mapping[str, str] = MappingProxyType({"env": "KEY_A"}),
+    tls: Mapping[str, str] | None = None,
+    tls_a: ssl.SSLContext | None = None,
+) -> AsyncIterator[Running]:
+    policy, a, b = Policy(), Provider(tls_a), Provider()
+    layout = _layout(directory)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(a.serving())
         await stack.enter_async_context(b.serving())
         await stack.enter_async_context(policy.serving(layout.worker_sockets[0]))
-        configuration = _configuration(_free_port(), a, b, **more)
-        write_secrets(configuration, {"KEY_A": "secret-a", "KEY_B": "secret-b"}, Path(layout.secrets_dir))
+        configuration = _configuration(a, b, credential_a, tls)
+        write_secrets(configuration, KEYS, Path(layout.secrets_dir))
         write(render(configuration, layout), Path(layout.config_dir))
-        log = directory / "envoy.log"
-        await stack.enter_async_context(_envoy(Path(layout.config_dir) / "bootstrap.yaml", log))
-        running = Running(configuration.listener.port, policy, a, b, directory)
-        await _ready(running, log)
+        bootstrap = Path(layout.config_dir) / "bootstrap.yaml"
+        await stack.enter_async_context(_envoy(bootstrap, directory / "envoy.log"))
+        running = Running(configuration, policy, a, b, layout)
+        if tls is None:
+            await _ready(running)
         yield running
 
 
-async def _ready(running: Running, log: Path) -> None:
+async def _ready(running: Running) -> None:
+    async def healthy() -> bool:
+        try:
+            return (await running.get("/healthz")).status == 200
+        except OSError:
+            return False
+
+    await _eventually(healthy)
+
+
+async def _eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Poll until `holds`; TimeoutError after PATIENCE."""
     async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                if (await running.get("/healthz")).status == 200:
-                    return
-            except OSError:
-                await asyncio.sleep(0.05)
+        while not await holds():
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Running]:
     async with _gateway(tmp_path) as running:
         yield running
+
+
+# --- configurations that Envoy must take ---------------------------------------------------------------
+
+LARGE = {
+    "listener": {
+        "address": "0.0.0.0",
+        "port": 8443,
+        "tls": {"certificate": "/run/tls/tls.crt", "private_key": "/run/tls/tls.key"},
+        "trusted_proxies": 1,
+    },
+    "workers": 3,
+    "backends": {
+        "swe": {
+            "dialect": "azure-openai",
+            "url": "https://swe.openai.azure.com",
+            "api_version": "2024-10-21",
+            "credential": {"file": "/run/secrets/swe"},
+        },
+        "0-odd--name-": {
+            "dialect": "anthropic",
+            "url": "https://api.anthropic.com:8443/prefix",
+            "credential": {"env": "CLAUDE"},
+        },
+        "v6": {"dialect": "openai", "url": "https://[2001:db8::1]:9443/v1"},
+        "kaito": {"dialect": "openai", "url": "http://workspace-phi-4.models.svc:80"},
+    },
+    "models": {"m": {"targets": [[{"backend": "swe"}], [{"backend": "kaito", "model": "phi-4"}]]}},
+}
+
+
+def _validate(path: Path) -> "subprocess.CompletedProcess[str]":
+    command = [str(ENVOY), "--mode", "validate", "-l", "error", "-c", str(path)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("tree", [YAML(typ="safe").load(QUICKSTART), LARGE], ids=["quickstart", "large"])
+def test_envoy_takes_the_whole_configuration(tree: dict[str, object], tmp_path: Path) -> None:
+    configuration = Gateway.model_validate(tree)
+    path = tmp_path / "all.yaml"
+    path.write_text(render_for_validation(configuration, _layout(tmp_path)))
+    result = _validate(path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_validation_looks_at_listeners_and_clusters(tmp_path: Path) -> None:
+    text = render_for_validation(Gateway.model_validate(LARGE), _layout(tmp_path))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(text.replace("cluster_name: sink", "cluster_name: ''"))
+    assert _validate(broken).returncode != 0
+
+
+def test_the_checked_in_bootstrap_is_valid_as_it_stands() -> None:
+    result = _validate(ROOT / "envoy/quickstart/bootstrap.yaml")
+    assert result.returncode == 0, result.stderr
+
+
+# --- the edge ------------------------------------------------------------------------------------------
+
+UPGRADE = (
+    "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+async def test_websocket_is_426(gateway: Running) -> None:
+    answer = await gateway.get("/v1/responses", UPGRADE)
+    assert answer.status == 426
+    assert answer.error["code"] == "upgrade_not_supported"
+    assert "HTTP" in str(answer.error["message"])
+    assert json.loads(answer.body)["request_id"] == answer.headers["x-request-id"]
+    assert not gateway.policy.seen
+
+
+async def test_health_needs_no_policy(gateway: Running) -> None:
+    answer = await gateway.get("/healthz?x=1")
+    assert (answer.status, answer.body) == (200, b"ok\n")
+    assert not gateway.policy.seen
+
+
+async def test_internal_headers_of_clients_are_removed(gateway: Running) -> None:
+    spoofed = (
+        "X-Sluice-Routed: 1\r\nx-sluice-team: admins\r\nX-SLUICE-anything: 1\r\nx-request-id: mine\r\n"
+        "x-envoy-max-retries: 9\r\nx-envoy-upstream-rq-timeout-ms: 1\r\nx-envoy-retry-on: 5xx\r\n"
+        "x-envoy-external-address: 6.6.6.6\r\nx-envoy-internal: true\r\n"
+    )
+    assert (await gateway.get("/v1/models", spoofed)).status == 200
+    seen = gateway.policy.last("request_headers").headers
+    internal = {name: value for name, value in seen.items() if name.startswith(("x-sluice-", "x-envoy-"))}
+    assert internal == {"x-envoy-external-address": "127.0.0.1"}
+    assert seen["x-request-id"] != "mine"
+
+
+async def test_nothing_foreign_reaches_a_provider(gateway: Running) -> None:
+    headers = "".join(f"{name}: theirs\r\n" for name in contract.CREDENTIAL_HEADERS)
+    kept = "anthropic-version: 2023-06-01\r\nanthropic-beta: b\r\n"
+    encoding = "accept-encoding: gzip, br\r\nx-forwarded-host: inside.example\r\n"
+    assert (await gateway.post(CHAT, b"{}", headers + kept + encoding)).status == 200
+    received = gateway.a.received[-1].headers
+    assert received.pop("x-request-id")
+    assert received == {
+        "host": f"127.0.0.1:{gateway.a.port}",
+        "authorization": "Bearer secret-a",
+        "content-length": "2",
+        "accept-encoding": "identity",
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "b",
+    }
+
+
+async def test_nothing_of_ours_comes_from_a_provider(gateway: Running) -> None:
+    gateway.a.extra_headers = (
+        "x-sluice-team: a\r\nx-envoy-upstream-service-time: 3\r\nset-cookie: a=b\r\nalt-svc: h3\r\nx-ratelimit: 7\r\n"
+    )
+    answer = await gateway.post(CHAT, b"{}")
+    assert answer.headers.keys() == {
+        "content-type", "content-length", "date", "server", "x-request-id", "x-ratelimit",
+    }  # fmt: skip
+    assert answer.headers["server"] == "sluice"
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        ("/v1//models", "/v1/models"),
+        ("/v1/x/../models", "/v1/models"),
+        ("/v1/%6dodels", "/v1/models"),
+        ("/v1/models?next=%2f..%2f", "/v1/models?next=%2f..%2f"),
+    ],
+)
+async def test_paths_have_one_spelling(gateway: Running, sent: str, seen: str) -> None:
+    await gateway.get(sent)
+    assert gateway.policy.last("request_headers").headers[":path"] == seen
+
+
+HOST = b"host: gateway.test\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (b"GET /v1%2fmodels HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+        (b"GET /v1%5Cmodels HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+        (b"GET /v1/models#f HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"x_sluice_team: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"no colon\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/models HTTP/1.1\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/models HTTP/1.0\r\n\r\n", 426, "bad_request"),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"a: 1\r\n" * 101 + b"\r\n", 431, "headers_too_large"),
+        (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"a: " + b"1" * 65_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (
+            b"POST /v1/models HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "bad_request",
+        ),
+        (b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n", 404, "bad_request"),
+    ],
+)  # fmt: skip
+async def test_broken_http_gets_an_answer_and_no_policy(
+    gateway: Running, request_bytes: bytes, status: int, code: str
+) -> None:
+    answer = await gateway.raw(request_bytes)
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert not gateway.policy.seen
+
+
+# --- bodies --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize(("path", "cap"), [(CHAT, JSON_CAP), (UPLOAD, MULTIPART_CAP)], ids=["json", "multipart"])
+async def test_body_caps_are_exact(gateway: Running, path: str, cap: int, chunked: bool) -> None:
+    assert (await gateway.post(path, b"x" * cap, chunked=chunked)).status == 200
+    assert len(gateway.a.received[-1].body) == cap
+    gateway.a.received.clear()
+    answer = await gateway.post(path, b"x" * (cap + 1), chunked=chunked)
+    assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+    assert not gateway.a.received
+    refused = gateway.policy.last("response_headers")
+    assert refused.attributes["response.code_details"] == "request_payload_too_large"
+    assert refused.attributes["request.path"] == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/audio/translations", "/openai/v1/images/edits", "/openai/deployments/d/audio/transcriptions?api-version=x"],
+)
+async def test_uploads_stream_through(gateway: Running, path: str) -> None:
+    answer = await gateway.post(path, b"x" * MULTIPART_CAP)
+    assert answer.status == 200
+    assert len([seen for seen in gateway.policy.seen if seen.phase == "request_body"]) > 1
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/audio/speech", "/V1/audio/translations", "/x/v1/images/edits", "/v1/images/edits/x"]
+)
+async def test_other_paths_are_read_whole(gateway: Running, path: str) -> None:
+    await gateway.post(path, b"x" * JSON_CAP, chunked=True)
+    assert [seen.phase for seen in gateway.policy.seen] == ["request_headers", "request_body", "response_headers"]
+
+
+# --- the order and the attempts ------------------------------------------------------------------------
+
+BODY = b'{"model":"gpt-4o","messages":[]}'
+SPAN = (10, 16)  # gpt-4o
+
+
+async def test_no_order_ends_in_the_sink(gateway: Running) -> None:
+    gateway.policy.plan = Plan(order=())
+    answer = await gateway.post(CHAT, BODY)
+    assert answer.status == contract.SINK_STATUS
+    assert answer.error["type"] == "api_error"
+    assert gateway.policy.last("response_headers").attributes["xds.cluster_name"] == contract.SINK_CLUSTER
+    assert not gateway.a.received + gateway.b.received
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("span", [SPAN, (16, 10), (10, 1000), (-1, 16)])
+async def test_a_rewrite_that_fails_sends_nothing(gateway: Running, attempt: int, span: tuple[int, int]) -> None:
+    path = {A: "/a"} if attempt == 2 else {}
+    plan = Plan(order=(A, B) if attempt == 2 else (B,), path=path)
+    if span != SPAN:
+        plan = Plan(order=plan.order, model={B: "m"}, span=span)
+    gateway.policy.plan, gateway.a.script = plan, [503]
+    answer = await gateway.post(CHAT, BODY)
+    assert (answer.status, answer.error["code"]) == (500, "gateway_error")
+    assert not gateway.b.received
+
+
+@pytest.mark.parametrize("models", [{}, {A: "phi"}, {B: "phi"}, {A: "gpt-4o-france-central", B: "phi"}])
+@pytest.mark.parametrize("order", [(A, B), (B, A)])
+@pytest.mark.parametrize(("path", "chunked"), [(CHAT, False), (CHAT, True), (UPLOAD, False), (UPLOAD, True)])
+async def test_each_attempt_is_right_after_another(
+    gateway: Running, models: dict[str, str], order: tuple[str, ...], path: str, chunked: bool
+) -> None:
+    gateway.policy.plan = Plan(order=order, model=models, span=SPAN)
+    providers = {A: gateway.a, B: gateway.b}
+    for _ in range(3):  # on kept-alive connections, where a wrong length would reach the next request
+        providers[order[0]].script = [503]
+        assert (await gateway.post(path, BODY, chunked=chunked)).status == 200
+    for cluster, own, foreign in ((A, "authorization", "api-key"), (B, "api-key", "authorization")):
+        body = BODY.replace(b"gpt-4o", models.get(cluster, "gpt-4o").encode())
+        for received in providers[cluster].received:
+            assert (received.path, received.body) == ({A: "/a", B: "/b"}[cluster], body)
+            assert own in received.headers
+            assert foreign not in received.headers
+        assert len(providers[cluster].received) == 3
+
+
+@pytest.mark.parametrize(("path", "cap"), [(CHAT, JSON_CAP), (UPLOAD, MULTIPART_CAP)], ids=["json", "multipart"])
+async def test_the_largest_body_may_grow_on_its_way(gateway: Running, path: str, cap: int) -> None:
+    name = "a-model-name-longer-than-the-one-that-was-asked-for"
+    gateway.policy.plan = Plan(order=(A, B), model={B: name}, span=SPAN)
+    gateway.a.script = [429]
+    body = BODY[:-2] + b"1" * (cap - len(BODY)) + BODY[-2:]
+    assert (await gateway.post(path, body)).status == 200
+    assert gateway.b.received[-1].body == body.replace(b"gpt-4o", name.encode())
+
+
+async def test_every_attempt_and_every_call_is_recorded(gateway: Running) -> None:
+    gateway.policy.plan, gateway.a.script = Plan(order=(A, B)), [429]
+    gateway.a.extra_headers = "retry-after: 7\r\n"
+    answer = await gateway.post(CHAT, BODY)
+    records = gateway.policy.records
+
+    async def logged() -> bool:
+        return (
+            len(
+                [
+                    entry
+                    for _, entry in records
+                    if entry.request and entry.request.request_id == answer.headers["x-request-id"]
+                ]
+            )
+            == 3
+        )
+
+    await _eventually(logged)
+    attempts = [
+        (entry.common_properties.upstream_cluster, entry.response.response_code, entry.response.response_headers)
+        for name, entry in records
+        if name == contract.ATTEMPT_LOG and entry.common_properties and entry.response
+    ]
+    assert attempts == [(A, 429, {"retry-after": "7"}), (B, 200, {})]
+    assert {name for name, _ in records} == {contract.ATTEMPT_LOG, contract.LISTENER_LOG}
+
+
+# --- refusals and failures -----------------------------------------------------------------------------
+
+
+async def test_the_policy_s_refusals_stay_as_they_are(gateway: Running) -> None:
+    gateway.policy.plan = Plan(refuse=True)
+    answer = await gateway.post(CHAT, b"{}")
+    assert (answer.status, answer.body) == (401, b'{"ours":true}')
+
+
+async def test_a_failing_policy_closes_the_way(gateway: Running) -> None:
+    gateway.policy.plan = Plan(fail=True)
+    answer = await gateway.post(CHAT, b"{}")
+    assert (answer.status, answer.error["code"]) == (503, "gateway_error")
+    assert answer.headers["x-should-retry"] == "true"
+    assert b"secret reason" not in answer.body
+    assert not gateway.a.received
+
+
+async def test_a_dead_provider_is_no_news_for_clients(gateway: Running) -> None:
+    await gateway.a.stop()
+    answer = await gateway.post(CHAT, b"{}")
+    assert (answer.status, answer.error["code"]) == (503, "gateway_error")
+    assert b"connect" not in answer.body
+
+
+# --- changes while Envoy runs --------------------------------------------------------------------------
+
+
+async def test_a_credential_from_the_environment_rotates(gateway: Running) -> None:
+    write_secrets(gateway.configuration, KEYS | {"KEY_A": "new-a"}, Path(gateway.layout.secrets_dir))
+    await _eventually(lambda: _sends(gateway, "Bearer new-a"))
+
+
+async def test_a_credential_file_rotates(tmp_path: Path) -> None:
+    secret = tmp_path / "keys" / "a"
+    write({secret.name: "first\n"}, secret.parent)
+    async with _gateway(tmp_path, credential_a={"file": str(secret)}) as gateway:
+        assert await _sends(gateway, "Bearer first")
+        write({secret.name: "second\n"}, secret.parent)
+        await _eventually(lambda: _sends(gateway, "Bearer second"))
+
+
+async def _sends(gateway: Running, authorization: str) -> bool:
+    assert (await gateway.post(CHAT, b"{}")).status == 200
+    return gateway.a.received[-1].headers["authorization"] == authorization
+
+
+async def test_routes_and_clusters_change_without_a_restart(gateway: Running) -> None:
+    tree = gateway.configuration.model_dump()
+    tree["backends"]["a"]["url"] = f"http://127.0.0.1:{gateway.b.port}"
+    tree["limits"]["multipart_request"] = MULTIPART_CAP + 1
+    changed = Gateway.model_validate(tree)
+    write(render(changed, gateway.layout), Path(gateway.layout.config_dir))
+
+    async def moved() -> bool:
+        return (await gateway.post(CHAT, b"{}")).status == 200 and bool(gateway.b.received)
+
+    async def larger() -> bool:
+        return (await gateway.post(UPLOAD, b"x" * (MULTIPART_CAP + 1))).status == 200
+
+    await _eventually(moved)
+    await _eventually(larger)
+
+
+# --- TLS -----------------------------------------------------------------------------------------------
+
+
+def _certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for `name`, written by rename."""
+    directory.mkdir(exist_ok=True)
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return certificate, key
+
+
+async def test_the_listener_s_certificate_rotates(tmp_path: Path) -> None:
+    first, second = (_certificate(tmp_path / "made", name) for name in ("first.test", "second.test"))
+    served = tmp_path / "served"
+    _serve(served, first)
+    tls = {"certificate": str(served / "tls.crt"), "private_key": str(served / "tls.key")}
+    async with _gateway(tmp_path, tls=tls) as gateway:
+        assert await _trusts(gateway, first[0], "first.test")
+        assert not await _trusts(gateway, second[0], "second.test")
+        _serve(served, second)
+        await _eventually(lambda: _trusts(gateway, second[0], "second.test"))
+
+
+def _serve(directory: Path, pair: tuple[Path, Path]) -> None:
+    write({"tls.crt": pair[0].read_text(), "tls.key": pair[1].read_text()}, directory)
+
+
+async def _trusts(gateway: Running, authority: Path, name: str) -> bool:
+    context = ssl.create_default_context(cafile=str(authority))
+    port = gateway.configuration.listener.port
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+    except ssl.SSLCertVerificationError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+@pytest.mark.parametrize(("name", "status"), [("localhost", 200), ("other.test", 503)])
+async def test_a_provider_must_show_the_certificate_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+) -> None:
+    certificate, key = _certificate(tmp_path / "made", name)
+    monkeypatch.setattr(clusters, "SYSTEM_CA", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with _gateway(tmp_path, tls_a=context) as gateway:
+        assert (await gateway.post(CHAT, b"{}")).status == status
+        assert bool(gateway.a.received) is (status == 200)

@@ -1,0 +1,1 @@
+"""Where state lives, behind small ports. `memory` is the specification; every other store must agree with it."""
