@@ -5,7 +5,7 @@ that say more than the access record of the call: failed attempts, answers that 
 calls that Envoy refused before any worker saw them.
 """
 
-import logging
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -14,8 +14,6 @@ import grpc
 from extproc.contract import ATTEMPT_LOG, LISTENER_LOG, backend_of
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
-
-log = logging.getLogger(__name__)
 
 
 class Journal(Protocol):
@@ -33,15 +31,30 @@ class AccessLog:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._streams: set[asyncio.Task[None]] = set()
 
     async def stream(self, _requests: object, stream: Stream) -> bytes:
-        """Read records until Envoy ends the stream; only its first message names the log."""
-        name = ""
+        """Read records until Envoy ends the stream, or the worker does to let Envoy open one elsewhere."""
+        reading = asyncio.ensure_future(self._read(stream))
+        self._streams.add(reading)
+        try:
+            await asyncio.wait({reading})
+        finally:
+            self._streams.discard(reading)
+            reading.cancel()
+        return b""
+
+    async def _read(self, stream: Stream) -> None:
+        name = ""  # only the first message of a stream names the log
         while (message := await stream.read()) is not grpc.aio.EOF:
             name = message.identifier.log_name or name
             for entry in message.http_logs.log_entry:
                 self._take(name, entry)
-        return b""
+
+    def close(self) -> None:
+        """End the streams, which Envoy keeps open for ever."""
+        for reading in self._streams:
+            reading.cancel()
 
     def _take(self, name: str, entry: HTTPAccessLogEntry) -> None:
         if name == ATTEMPT_LOG:

@@ -24,6 +24,7 @@ class Server:
 
     def __init__(self, socket: str, processor: ExternalProcessor, access_log: AccessLog, largest_body: int) -> None:
         self._health = HealthServicer()
+        self._access_log = access_log
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", largest_body + _OVERHEAD),
@@ -58,4 +59,5 @@ class Server:
         """Turn new calls away, give live ones `grace` seconds, then cut the rest with an error."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(_NOTICE)
+        self._access_log.close()
         await self._server.stop(grace)

@@ -30,9 +30,7 @@ def check(config: ConfigOption = None) -> None:
         fail("\n".join(problems))
     with tempfile.TemporaryDirectory() as folder:
         layout = dataplane.Layout(folder, f"{folder}/secrets", (f"{folder}/worker-0.sock",), f"{folder}/admin.sock")
-        dataplane.write_secrets(gateway, os.environ, Path(layout.secrets_dir))
-        bootstrap = Path(folder, "all.yaml")
-        bootstrap.write_text(dataplane.render_for_validation(gateway, layout))
+        bootstrap = dataplane.write_for_validation(gateway, layout, Path(folder))
         envoy = Path(sys.executable).with_name("envoy")
         run = subprocess.run(
             [envoy, "--mode", "validate", "-l", "error", "-c", bootstrap],

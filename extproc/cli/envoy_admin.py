@@ -54,7 +54,11 @@ async def drain_envoy(path: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     try:
         await asyncio.to_thread(_ask, path, "POST", "/drain_listeners?graceful&skip_exit")
-        while time.monotonic() < deadline and await asyncio.to_thread(_stat, path, "http.ingress.downstream_rq_active"):
+        while time.monotonic() < deadline and await _live_calls(path):
             await asyncio.sleep(_POLL)
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return
+
+
+async def _live_calls(path: Path) -> int:
+    return await asyncio.to_thread(_stat, path, "http.gateway.downstream_rq_active")

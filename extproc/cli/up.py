@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
@@ -17,7 +18,8 @@ from extproc.config.schema import Gateway
 from extproc.stores.ports import StoreUnavailable
 from extproc.supervisor import Child, wait_until
 
-_START_PATIENCE = 30.0
+_START_PATIENCE = 30.0  # seconds
+_STOP_PATIENCE = 5.0
 
 
 def up(
@@ -65,14 +67,17 @@ async def _up(gateway: Gateway, as_json: bool) -> None:
     await _render(gateway, state)
     console = Console(as_json)
     stopping = running.stop_event()
-    workers: list[Child] = []
-    others: list[Child] = []
-    stop_metrics = running.serve_metrics(gateway, state)
-    try:
+    async with AsyncExitStack() as started:  # what is started last is stopped first
+        started.callback(running.serve_metrics(gateway, state))
+        others: list[Child] = []
         if gateway.fake_backend is not None:
-            others.append(Child(processes.fake_backend(gateway.fake_backend.port), console.line))
+            fake = Child(processes.fake_backend(gateway.fake_backend.port), console.line)
+            started.push_async_callback(fake.stop, _STOP_PATIENCE)
+            others.append(fake)
         workers = await running.start_workers(gateway, state, console.line)
+        started.push_async_callback(running.stop_workers, gateway, workers)
         envoy = Child(processes.envoy(state), console.line)
+        started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)
         if not await wait_until(lambda: envoy_is_ready(state.admin_socket), others, _START_PATIENCE):
             raise running.StartError("The gateway did not come up; the lines above say why.")
@@ -80,13 +85,6 @@ async def _up(gateway: Gateway, as_json: bool) -> None:
             _greet(gateway)
         await _first(stopping, others)
         await drain_envoy(state.admin_socket, gateway.timeouts.drain.total_seconds())
-    finally:
-        for child in reversed(others[1:]):
-            await child.stop(5)
-        await running.stop_workers(gateway, workers)
-        for child in others[:1]:
-            await child.stop(5)
-        stop_metrics()
     if not stopping.is_set():
         raise running.StartError("A process ended by itself; the lines above say why.")
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from extproc.config.schema import Gateway
 
@@ -111,7 +111,7 @@ class _Tree:
             result[name] = self._plain(value, (*path, name), source)
         return result
 
-    def _scalar(self, node: ScalarNode, path: Path_, where: str) -> Any:
+    def _scalar(self, node: Node, path: Path_, where: str) -> Any:
         """YAML's core types; what looks like a date stays text."""
         text = str(node.value)
         if node.style in ("'", '"', "|", ">"):

@@ -3,6 +3,9 @@
 Runs in a process of its own: the policy workers never import it (`envoy_data_plane` alone takes 47 MB).
 """
 
+from dataclasses import replace
+from pathlib import Path
+
 from extproc.config.schema import Gateway
 
 from .bootstrap import dynamic_bootstrap, static_bootstrap
@@ -11,7 +14,7 @@ from .files import resources, to_yaml, write
 from .layout import Layout
 from .listener import all_listeners
 from .routes import gateway_routes
-from .secrets import CredentialError, credential_problems, write_secrets
+from .secrets import CredentialError, credential_problems, secret_file, secret_names, write_secrets
 
 __all__ = [
     "CredentialError",
@@ -34,6 +37,13 @@ def render(gateway: Gateway, layout: Layout) -> dict[str, str]:
     }
 
 
-def render_for_validation(gateway: Gateway, layout: Layout) -> str:
-    """One file with everything in it, for `envoy --mode validate -c`; it does not look into watched files."""
-    return to_yaml(static_bootstrap(gateway, layout))
+def write_for_validation(gateway: Gateway, layout: Layout, directory: Path) -> Path:
+    """Write what `envoy --mode validate -c` needs into `directory`; returns the file to give it.
+
+    Envoy (1.40) looks into no watched file in that mode, so all is in one; and it wants the secrets' files to
+    exist, so they do, empty. No secret is read or written.
+    """
+    checked = replace(layout, secrets_dir=str(directory))
+    secrets = {secret_file(name): resources() for name in secret_names(gateway)}
+    write({**secrets, "all.yaml": to_yaml(static_bootstrap(gateway, checked))}, directory)
+    return directory / "all.yaml"

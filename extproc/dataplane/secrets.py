@@ -30,6 +30,12 @@ def secret_file(name: str) -> str:
     return f"{name}.yaml"
 
 
+def secret_names(gateway: Gateway) -> list[str]:
+    """The secrets that Envoy will ask for: of each backend with a credential, and of the listener."""
+    backends = [cluster_of(name) for name, backend in gateway.backends.items() if backend.credential]
+    return [*backends, TLS_SECRET] if gateway.listener.tls else backends
+
+
 def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> None:
     """Write one SDS file per secret into `directory` (mode 0700), each with mode 0600.
 

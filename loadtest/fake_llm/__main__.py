@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import signal
+import sys
 from functools import partial
 
 import uvloop
@@ -26,10 +27,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     options = _parse()
     named = [("fake", options.port)] if options.port is not None else []
-    for given in options.listen:
-        name, _, port = given.partition("=")
-        named.append((name, int(port)))
-    uvloop.run(_serve(options, named or [("fake", 8090)]))
+    uvloop.run(_serve(options, named + options.listen or [("fake", 8090)]))
 
 
 def _parse() -> argparse.Namespace:
@@ -45,6 +43,7 @@ def _parse() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=PORT",
+        type=_named_port,
         help="a named instance, as often as wanted",
     )
     parser.add_argument("--address", default="127.0.0.1", help="address to listen on (127.0.0.1)")
@@ -52,6 +51,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tokens-per-second", type=float, help="pace of streams (unlimited)")
     parser.add_argument("--keep-bodies", action="store_true", help="record bodies above 64 KiB whole, too")
     return parser.parse_args()
+
+
+def _named_port(given: str) -> tuple[str, int]:
+    name, _, port = given.partition("=")
+    return name, int(port)
 
 
 async def _serve(options: argparse.Namespace, named: list[tuple[str, int]]) -> None:
@@ -64,7 +68,10 @@ async def _serve(options: argparse.Namespace, named: list[tuple[str, int]]) -> N
     for name, port in named:
         recorder = Recorder(keep_bodies=options.keep_bodies)
         instance = Instance(name, recorder, options.latency_ms, options.tokens_per_second)
-        server = await loop.create_server(partial(Connection, instance, connections), options.address, port)
+        try:
+            server = await loop.create_server(partial(Connection, instance, connections), options.address, port)
+        except OSError as problem:
+            sys.exit(f"cannot listen on {options.address}:{port} ({name}): {problem}")
         servers.append(server)
         real_port = server.sockets[0].getsockname()[1]
         print(f"fake provider ready on {options.address}:{real_port} ({name})", flush=True)

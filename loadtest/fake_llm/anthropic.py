@@ -13,9 +13,7 @@ from loadtest.fake_llm.turn import Ask, Counts, ToolCall, Turn
 
 _THOUGHT = tuple(tokenizer.split("The user said something, so I repeat it."))
 _SIGNATURE = "ZmFrZSBzaWduYXR1cmU="
-_OVERLOADED = event(
-    {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, named=True
-)
+_OVERLOADED = event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, named=True)
 
 
 def answer(inquiry: Inquiry) -> Answer:
@@ -96,9 +94,7 @@ def _stop_reason(said: Turn) -> str:
 class _Message:
     """One message: its content blocks, whole or as events."""
 
-    def __init__(
-        self, inquiry: Inquiry, model: str, said: Turn, thought: tuple[str, ...], counts: Counts
-    ) -> None:
+    def __init__(self, inquiry: Inquiry, model: str, said: Turn, thought: tuple[str, ...], counts: Counts) -> None:
         self._inquiry, self._model, self._said = inquiry, model, said
         self._thought, self._counts = thought, counts
 
@@ -154,9 +150,7 @@ class _Message:
     def _blocks(self) -> Iterator[Event]:
         index = 0
         if self._thought:
-            yield from self._block(
-                index, {"type": "thinking", "thinking": "", "signature": ""}, self._thinking()
-            )
+            yield from self._block(index, {"type": "thinking", "thinking": "", "signature": ""}, self._thinking())
             index += 1
         for place, call in enumerate(self._said.calls):
             yield from self._block(index + place, self._tool_use(place, {}), _arguments(call))

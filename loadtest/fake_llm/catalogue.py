@@ -70,8 +70,7 @@ def rerank(inquiry: Inquiry) -> Answer:
         "id": inquiry.id("rerank-"),
         "model": model,
         "results": [
-            {"index": index, "relevance_score": score, "document": {"text": texts[index]}}
-            for score, index in best
+            {"index": index, "relevance_score": score, "document": {"text": texts[index]}} for score, index in best
         ],
     }
     for reported in turn.reported({"total_tokens": read}, inquiry.faults):

@@ -13,9 +13,7 @@ from loadtest.fake_llm.turn import Ask, Counts, ToolCall, Turn
 
 DONE = Event(b"[DONE]")
 
-_SAFE: Json = {
-    name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")
-}
+_SAFE: Json = {name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")}
 _PROMPT_FILTER = [{"prompt_index": 0, "content_filter_results": _SAFE}]
 
 
@@ -144,10 +142,7 @@ def _finish(said: Turn) -> str:
 def _logprobs(body: Json, pieces: Sequence[str], refuses: bool) -> Json | None:
     if not body.get("logprobs"):
         return None
-    listed = [
-        _logprob(piece) | {"top_logprobs": [_logprob(piece)][: body.get("top_logprobs", 0)]}
-        for piece in pieces
-    ]
+    listed = [_logprob(piece) | {"top_logprobs": [_logprob(piece)][: body.get("top_logprobs", 0)]} for piece in pieces]
     return {"content": None if refuses else listed, "refusal": listed if refuses else None}
 
 

@@ -72,9 +72,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._closing = (
-                True  # what follows is another protocol; the request is answered as if it had not asked
-            )
+            self._closing = True  # what follows is another protocol; the request is answered as if it had not asked
         except httptools.HttpParserError:
             self._refuse(data)
 

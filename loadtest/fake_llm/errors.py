@@ -18,15 +18,13 @@ class Face(StrEnum):
 class ApiError(Exception):
     """A request that the provider refuses; `param` and `code` appear where the provider's shape has them."""
 
-    def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
 
 
-_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "requests"}
-_OPENAI_CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded", 503: "overloaded"}
+_OPENAI_TYPES = {429: "requests"}
+_OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -42,9 +40,7 @@ _ANTHROPIC_TYPES = {
 
 def missing(name: str) -> ApiError:
     """The refusal of a call without a required field."""
-    return ApiError(
-        400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
-    )
+    return ApiError(400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
 
 
 def answer(face: Face, error: ApiError, request_id: str) -> Answer:
@@ -65,7 +61,7 @@ def openai_error(error: ApiError) -> Json:
         "message": error.message,
         "type": _OPENAI_TYPES.get(error.status, fallback),
         "param": error.param,
-        "code": error.code or (None if error.status == 400 else _OPENAI_CODES.get(error.status)),
+        "code": error.code or _OPENAI_CODES.get(error.status),
     }
 
 

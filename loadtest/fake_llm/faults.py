@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-UsageFault = Literal["none", "double", "decreasing"]
+_UsageFault = Literal["none", "double", "decreasing"]
 
 
 class FaultsError(Exception):
     """The fault object is not understood: a mistake of the test, answered as a 400 and never ignored."""
 
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Duration = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+_Duration = Annotated[float, Field(ge=0)]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -36,13 +36,13 @@ class Faults:
     html: bool = False
     error_in_200: bool = False
     hang: bool = False
-    reset: Count | Literal["before"] | None = None
+    reset: _Count | Literal["before"] | None = None
     # How it is sent
-    delay_ms: Duration | None = None
-    tokens_per_second: Duration | None = None
-    stall_after: Count | None = None
-    error_event_after: Count | None = None
-    chunk_bytes: Positive | None = None
+    delay_ms: _Duration | None = None
+    tokens_per_second: _Duration | None = None
+    stall_after: _Count | None = None
+    error_event_after: _Count | None = None
+    chunk_bytes: _Positive | None = None
     content_length: bool | None = None
     gzip: bool = False
     crlf: bool = False
@@ -51,13 +51,13 @@ class Faults:
     done: bool = True
     # What it says
     text: str | None = None
-    events: Count | None = None
+    events: _Count | None = None
     refusal: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
-    usage: UsageFault | Mapping[str, Any] | None = None
-    reasoning_tokens: Count = 0
-    cached_tokens: Count = 0
-    pad_bytes: Count = 0
+    usage: _UsageFault | Mapping[str, Any] | None = None
+    reasoning_tokens: _Count = 0
+    cached_tokens: _Count = 0
+    pad_bytes: _Count = 0
 
 
 NONE = Faults()

@@ -31,11 +31,7 @@ def transcribe(inquiry: Inquiry) -> Answer:
     if "file" not in inquiry.files:
         raise missing("file")
     name, data = inquiry.files["file"]
-    text = (
-        inquiry.faults.text
-        if inquiry.faults.text is not None
-        else f"Transcript of {name} ({len(data)} bytes)."
-    )
+    text = inquiry.faults.text if inquiry.faults.text is not None else f"Transcript of {name} ({len(data)} bytes)."
     seconds = max(1, -(-len(data) // _BYTES_PER_SECOND))
     pieces = tokenizer.split(text)
     read = 0 if model.startswith("whisper") else seconds * _AUDIO_TOKENS_PER_SECOND

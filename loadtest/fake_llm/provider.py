@@ -80,43 +80,45 @@ def answer(request: Request, instance: Instance) -> tuple[Answer, Faults]:
     faults = fault_reader.NONE
     try:
         faults = _faults(request, content, instance)
-        given = _instead(faults, place.face, request_id) or _operate(
-            place,
-            request,
-            content,
-            Inquiry(
-                face=place.face,
-                instance=instance.name,
-                serial=serial,
-                faults=faults,
-                store=instance.store,
-                method=request.method,
-                body=content.fields,
-                headers=request.headers,
-                files=content.files,
-                deployment=place.deployment,
-                item=place.item,
-                action=place.action,
-            ),
-        )
-    except FaultsError as problem:
-        given = errors.answer(place.face, ApiError(400, str(problem), code="bad_x_fake"), request_id)
-    except ApiError as problem:
-        given = errors.answer(place.face, problem, request_id)
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        # A field of a wrong type deep inside: the real ones name it, here it is enough that it is a 400.
-        error = ApiError(400, f"Invalid request: {type(problem).__name__}: {problem}")
-        given = errors.answer(place.face, error, request_id)
+        inquiry = _inquiry(place, request, content, faults, instance, serial)
+        given = _instead(faults, place.face, request_id) or _operate(place, request, content, inquiry)
+    except (ApiError, FaultsError, KeyError, TypeError, ValueError, AttributeError) as problem:
+        given = errors.answer(place.face, _refusal(problem), request_id)
     return _dressed(given, faults, _identity(place.face, request_id)), faults
+
+
+def _inquiry(
+    place: Place, request: Request, content: _Content, faults: Faults, instance: Instance, serial: int
+) -> Inquiry:
+    return Inquiry(
+        face=place.face,
+        instance=instance.name,
+        serial=serial,
+        faults=faults,
+        store=instance.store,
+        method=request.method,
+        body=content.fields,
+        headers=request.headers,
+        files=content.files,
+        deployment=place.deployment,
+        item=place.item,
+        action=place.action,
+    )
+
+
+def _refusal(problem: Exception) -> ApiError:
+    match problem:
+        case ApiError():
+            return problem
+        case FaultsError():
+            return ApiError(400, str(problem), code="bad_x_fake")
+        case _:  # a field of a wrong type deep inside; a provider would name it, here a 400 is enough
+            return ApiError(400, f"Invalid request: {type(problem).__name__}: {problem}")
 
 
 def _operate(place: Place, request: Request, content: _Content, inquiry: Inquiry) -> Answer:
     if not place.operation:
-        message = (
-            "Resource not found"
-            if place.face is Face.AZURE
-            else f"Invalid URL ({request.method} {request.path})"
-        )
+        message = "Resource not found" if place.face is Face.AZURE else f"Invalid URL ({request.method} {request.path})"
         raise ApiError(404, message)
     if request.method not in place.methods:
         message = f"Not allowed to {request.method} on {request.path}."

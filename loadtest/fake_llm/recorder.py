@@ -99,8 +99,6 @@ class Recorder:
     def totals(self) -> Json:
         """Counts since the start or the last reset; `open` calls are still being received or answered."""
         names = ("calls", "finished", "disconnected", "malformed", "complete")
-        counted = {
-            name: self._totals[name] for name in (*names, "input_tokens", "output_tokens", "events_sent")
-        }
+        counted = {name: self._totals[name] for name in (*names, "input_tokens", "output_tokens", "events_sent")}
         statuses = {str(status): number for status, number in sorted(self._statuses.items())}
         return counted | {"open": len(self._open), "by_status": statuses}

@@ -31,9 +31,7 @@ def create(inquiry: Inquiry) -> Answer:
     if body.get("store", True):
         inquiry.store.add(Stored(finished, items, queued=background))
     if body.get("stream"):
-        failure = Event(
-            b'{"type":"error","code":"server_error","message":"broken","param":null,"sequence_number":0}'
-        )
+        failure = Event(b'{"type":"error","code":"server_error","message":"broken","param":null,"sequence_number":0}')
         return Answer(
             content_type=EVENT_STREAM,
             events=draft.events(),
@@ -228,9 +226,7 @@ class _Draft:
         }
 
     def _output(self, status: str) -> list[Json]:
-        calls = [
-            self._call(place, call.arguments, "completed") for place, call in enumerate(self._said.calls)
-        ]
+        calls = [self._call(place, call.arguments, "completed") for place, call in enumerate(self._said.calls)]
         return self._reasoning() + (calls or [self._message(status, [self._part(self._said.text)])])
 
     def _reasoning(self) -> list[Json]:
@@ -291,9 +287,7 @@ class _Draft:
     def _message_events(self, output_index: int) -> Iterator[Event]:
         status = "incomplete" if self._said.cut else "completed"
         at: Json = {"item_id": self._inquiry.id("msg_"), "output_index": output_index, "content_index": 0}
-        yield self._event(
-            "output_item.added", output_index=output_index, item=self._message("in_progress", [])
-        )
+        yield self._event("output_item.added", output_index=output_index, item=self._message("in_progress", []))
         yield self._event("content_part.added", **at, part=self._part(""))
         yield from self._text_events(at)
         yield self._event("content_part.done", **at, part=self._part(self._said.text))

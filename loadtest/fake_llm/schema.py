@@ -30,9 +30,7 @@ def _of_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> 
     match _type_name(schema):
         case "object":
             properties = schema.get("properties", {})
-            return {
-                name: _fill(properties.get(name, {}), root, depth - 1) for name in schema.get("required", ())
-            }
+            return {name: _fill(properties.get(name, {}), root, depth - 1) for name in schema.get("required", ())}
         case "array":
             return [_fill(schema.get("items", {}), root, depth - 1)] * max(1, schema.get("minItems", 1))
         case "integer" | "number":

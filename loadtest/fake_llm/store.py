@@ -40,7 +40,5 @@ class Store:
     def has_item(self, item_id: str) -> bool:
         """Whether an output item of a remembered response has this id."""
         return any(
-            item.get("id") == item_id
-            for stored in self._responses.values()
-            for item in stored.response["output"]
+            item.get("id") == item_id for stored in self._responses.values() for item in stored.response["output"]
         )

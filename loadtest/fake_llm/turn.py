@@ -91,9 +91,7 @@ def compose(ask: Ask, faults: Faults, index: int = 0) -> Turn:
 def count(ask: Ask, turns: Sequence[Turn], faults: Faults) -> Counts:
     """The usage of a call; the input is at least the number of cached tokens that was demanded."""
     output = sum(turn.tokens for turn in turns) + faults.reasoning_tokens
-    return Counts(
-        max(ask.input_tokens, faults.cached_tokens), output, faults.cached_tokens, faults.reasoning_tokens
-    )
+    return Counts(max(ask.input_tokens, faults.cached_tokens), output, faults.cached_tokens, faults.reasoning_tokens)
 
 
 def reported(usage: Json, faults: Faults) -> list[Json]:

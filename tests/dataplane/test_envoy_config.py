@@ -17,7 +17,7 @@ import pytest
 from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOptionHeaderAppendAction as Append
 from envoy_data_plane.envoy.data.accesslog.v3 import HttpAccessLogEntry
-from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ProcessingModeBodySendMode
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ProcessingMode, ProcessingModeBodySendMode
 from envoy_data_plane.envoy.service.accesslog.v3 import StreamAccessLogsMessage
 from envoy_data_plane.envoy.service.ext_proc.v3 import (
     BodyMutation,
@@ -40,7 +40,7 @@ from ruamel.yaml import YAML
 
 from extproc import contract
 from extproc.config.schema import Gateway
-from extproc.dataplane import Layout, clusters, render, render_for_validation, write, write_secrets
+from extproc.dataplane import Layout, clusters, render, write, write_for_validation, write_secrets
 
 ROOT = Path(__file__).parents[2]
 ENVOY = ROOT / ".venv/bin/envoy"
@@ -48,7 +48,7 @@ QUICKSTART = ROOT / "examples/quickstart/gateway.yaml"
 A, B = contract.cluster_of("a"), contract.cluster_of("b")
 CHAT = "/v1/chat/completions"
 UPLOAD = "/v1/audio/transcriptions"
-JSON_CAP, MULTIPART_CAP = 64 * 1024, 256 * 1024
+JSON_CAP, MULTIPART_CAP, ANSWER_CAP = 2 * 2**20, 3 * 2**20, 4 * 2**20  # all above Envoy's default limit of 1 MiB
 KEYS = {"KEY_A": "secret-a", "KEY_B": "secret-b"}
 PATIENCE = 20.0  # seconds until a test gives up; nothing is asserted about time
 
@@ -66,6 +66,7 @@ class Plan:
     span: tuple[int, int] = (0, 0)
     refuse: bool = False
     fail: bool = False
+    whole_answer: bool = False
 
     def metadata(self, length: int | None) -> Struct:
         groups = [
@@ -127,7 +128,10 @@ class Exchange:
             return [ProcessingResponse(request_trailers=TrailersResponse())]
         if message.response_headers is not None:
             self._note("response_headers", message, message.response_headers)
-            return [ProcessingResponse(response_headers=HeadersResponse())]
+            whole = ProcessingMode(response_body_mode=ProcessingModeBodySendMode.BUFFERED)
+            mode = whole if self._plan.whole_answer else None
+            return [ProcessingResponse(response_headers=HeadersResponse(), mode_override=mode)]
+        self._note("response_body", message)
         return [ProcessingResponse(response_body=BodyResponse())]
 
     def _request_headers(self, *, ended: bool) -> list[ProcessingResponse]:
@@ -241,6 +245,7 @@ class Provider:
         self.script: list[int] = []
         self.received: list[Received] = []
         self.extra_headers = ""
+        self.padding = 0
         self._tls = tls
         self._server: asyncio.Server | None = None
 
@@ -268,7 +273,7 @@ class Provider:
                 start, headers = head
                 self.received.append(Received(start.split()[1], headers, await _body(reader, headers)))
                 status = self.script.pop(0) if self.script else 200
-                answer = json.dumps({"status": status}).encode()
+                answer = json.dumps({"status": status}).encode() + b" " * self.padding
                 writer.write(
                     f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{self.extra_headers}"
                     f"content-length: {len(answer)}\r\n\r\n".encode()
@@ -372,7 +377,7 @@ def _free_port() -> int:
 def _configuration(a: Provider, b: Provider, credential_a: Mapping[str, str], tls: Mapping[str, str] | None) -> Gateway:
     tree: dict[str, object] = {
         "listener": {"port": _free_port(), "tls": tls},
-        "limits": {"json_request": JSON_CAP, "multipart_request": MULTIPART_CAP},
+        "limits": {"json_request": JSON_CAP, "multipart_request": MULTIPART_CAP, "json_answer": ANSWER_CAP},
         "backends": {
             "a": {"dialect": "openai", "url": a.url, "credential": credential_a},
             "b": {
@@ -492,18 +497,17 @@ def _validate(path: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("tree", [YAML(typ="safe").load(QUICKSTART), LARGE], ids=["quickstart", "large"])
 def test_envoy_takes_the_whole_configuration(tree: dict[str, object], tmp_path: Path) -> None:
-    configuration = Gateway.model_validate(tree)
-    path = tmp_path / "all.yaml"
-    path.write_text(render_for_validation(configuration, _layout(tmp_path)))
-    result = _validate(path)
+    result = _validate(write_for_validation(Gateway.model_validate(tree), _layout(tmp_path), tmp_path))
     assert result.returncode == 0, result.stderr
 
 
 def test_validation_looks_at_listeners_and_clusters(tmp_path: Path) -> None:
-    text = render_for_validation(Gateway.model_validate(LARGE), _layout(tmp_path))
-    broken = tmp_path / "broken.yaml"
-    broken.write_text(text.replace("cluster_name: sink", "cluster_name: ''"))
-    assert _validate(broken).returncode != 0
+    path = write_for_validation(Gateway.model_validate(LARGE), _layout(tmp_path), tmp_path)
+    good = path.read_text()
+    for valid, broken in (("normalize_path: true", "normalize_path: 7"), ("lb_policy: LEAST_REQUEST", "lb_policy: X")):
+        assert valid in good
+        path.write_text(good.replace(valid, broken))
+        assert _validate(path).returncode != 0, broken
 
 
 def test_the_checked_in_bootstrap_is_valid_as_it_stands() -> None:
@@ -525,7 +529,8 @@ async def test_websocket_is_426(gateway: Running) -> None:
     assert answer.error["code"] == "upgrade_not_supported"
     assert "HTTP" in str(answer.error["message"])
     assert json.loads(answer.body)["request_id"] == answer.headers["x-request-id"]
-    assert not gateway.policy.seen
+    assert [seen.phase for seen in gateway.policy.seen] == ["response_headers"]
+    assert gateway.policy.seen[0].attributes["response.code_details"] == "upgrade_failed"
 
 
 async def test_health_needs_no_policy(gateway: Running) -> None:
@@ -605,7 +610,8 @@ HOST = b"host: gateway.test\r\n"
         (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"a: 1\r\n" * 101 + b"\r\n", 431, "headers_too_large"),
         (b"GET /v1/models HTTP/1.1\r\n" + HOST + b"a: " + b"1" * 65_000 + b"\r\n\r\n", 431, "headers_too_large"),
         (
-            b"POST /v1/models HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /v1/models HTTP/1.1\r\n" + HOST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n",
             400,
             "bad_request",
         ),
@@ -653,6 +659,14 @@ async def test_uploads_stream_through(gateway: Running, path: str) -> None:
 async def test_other_paths_are_read_whole(gateway: Running, path: str) -> None:
     await gateway.post(path, b"x" * JSON_CAP, chunked=True)
     assert [seen.phase for seen in gateway.policy.seen] == ["request_headers", "request_body", "response_headers"]
+
+
+async def test_the_largest_json_answer_is_read_whole(gateway: Running) -> None:
+    gateway.policy.plan = Plan(whole_answer=True)
+    gateway.a.padding = ANSWER_CAP - len('{"status": 200}')
+    answer = await gateway.post(CHAT, b"{}")
+    assert (answer.status, len(answer.body)) == (200, ANSWER_CAP)
+    assert [seen.phase for seen in gateway.policy.seen].count("response_body") == 1
 
 
 # --- the order and the attempts ------------------------------------------------------------------------
@@ -814,7 +828,8 @@ def _certificate(directory: Path, name: str) -> tuple[Path, Path]:
     certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)],
+         "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}",
+         "-keyout", str(key), "-out", str(certificate)],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     return certificate, key
@@ -826,7 +841,7 @@ async def test_the_listener_s_certificate_rotates(tmp_path: Path) -> None:
     _serve(served, first)
     tls = {"certificate": str(served / "tls.crt"), "private_key": str(served / "tls.key")}
     async with _gateway(tmp_path, tls=tls) as gateway:
-        assert await _trusts(gateway, first[0], "first.test")
+        await _eventually(lambda: _trusts(gateway, first[0], "first.test"))
         assert not await _trusts(gateway, second[0], "second.test")
         _serve(served, second)
         await _eventually(lambda: _trusts(gateway, second[0], "second.test"))
@@ -841,7 +856,7 @@ async def _trusts(gateway: Running, authority: Path, name: str) -> bool:
     port = gateway.configuration.listener.port
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
-    except ssl.SSLCertVerificationError:
+    except (ssl.SSLCertVerificationError, ConnectionRefusedError):
         return False
     writer.close()
     await writer.wait_closed()

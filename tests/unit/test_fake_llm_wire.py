@@ -482,3 +482,17 @@ def test_sigterm_ends_it_quietly_in_the_middle_of_a_call() -> None:
         peer.sendall(request_bytes({"x_fake": {"hang": True}}))
         until(lambda: fake.totals("one")["open"] == 1)
         assert fake.stop() == 0
+
+
+def test_a_taken_port_is_one_sentence(fake: FakeProvider) -> None:
+    port = str(fake.port("one"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "loadtest.fake_llm", "--port", port],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"cannot listen on 127.0.0.1:{port} (fake): ")
+    assert ended.stderr.count("\n") == 1

@@ -1,0 +1,252 @@
+"""The rendered files, without an Envoy."""
+
+import stat
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from extproc import contract
+from extproc.config.schema import Gateway
+from extproc.dataplane import CredentialError, Layout, render, write, write_secrets
+from extproc.dataplane.clusters import Origin
+from extproc.dataplane.examples import example_files
+
+ROOT = Path(__file__).parents[2]
+LAYOUT = Layout("conf", "secrets", ("w0.sock", "w1.sock"), "admin.sock")
+CODEC = "envoy.filters.http.upstream_codec"
+REGENERATE = ".venv/bin/python -m extproc.dataplane.examples"
+
+
+def _gateway(backends: dict[str, dict[str, object]], **more: object) -> Gateway:
+    models = {"m": {"targets": [[{"backend": name}] for name in backends]}}
+    return Gateway.model_validate({"backends": backends, "models": models} | more)
+
+
+def _resources(files: dict[str, str], name: str) -> dict[str, Any]:
+    """The resources of a file, by name."""
+    return {resource["name"]: resource for resource in YAML(typ="safe").load(files[name])["resources"]}
+
+
+PLAIN: dict[str, dict[str, object]] = {"plain": {"dialect": "openai", "url": "http://127.0.0.1:1"}}
+
+
+# --- the examples --------------------------------------------------------------------------------------
+
+
+def test_the_checked_in_files_are_what_is_rendered() -> None:
+    names = {path.parent.name for path in ROOT.glob("examples/*/gateway.yaml")}
+    assert "quickstart" in names
+    assert {path.name for path in (ROOT / "envoy").iterdir() if path.is_dir()} == names
+    for name in names:
+        checked_in = {path.name: path.read_text() for path in (ROOT / "envoy" / name).iterdir()}
+        assert checked_in == example_files(ROOT, name), f"envoy/{name} is out of date; run: {REGENERATE}"
+
+
+def test_envoy_is_no_python_package() -> None:
+    assert not list((ROOT / "envoy").rglob("__init__.py"))
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    gateway = _gateway(PLAIN)
+    assert render(gateway, LAYOUT) == render(gateway.model_copy(deep=True), LAYOUT)
+    assert list(render(gateway, LAYOUT)) == ["clusters.yaml", "routes.yaml", "listeners.yaml", "bootstrap.yaml"]
+
+
+# --- clusters ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "0", "a--b-", "x" * 63, "extproc", "sink"])
+@pytest.mark.parametrize(
+    ("dialect", "header", "prefix"),
+    [("openai", "authorization", "Bearer "), ("azure-openai", "api-key", None), ("anthropic", "x-api-key", None)],
+)
+def test_every_backend_has_the_whole_chain(name: str, dialect: str, header: str, prefix: str | None) -> None:
+    gateway = _gateway({name: {"dialect": dialect, "url": "http://h", "credential": {"env": "KEY"}}})
+    clusters = _resources(render(gateway, LAYOUT), "clusters.yaml")
+    assert clusters.keys() == {contract.EXTPROC_CLUSTER, contract.SINK_CLUSTER, contract.cluster_of(name)}
+    (options,) = clusters[contract.cluster_of(name)]["typed_extension_protocol_options"].values()
+    filters = {entry["name"]: entry["typed_config"] for entry in options["http_filters"]}
+    assert list(filters) == ["sluice.clean", "sluice.rewrite", "sluice.credential", CODEC]
+    assert f'"{contract.cluster_of(name)}"' in filters["sluice.rewrite"]["default_source_code"]["inline_string"]
+    generic = filters["sluice.credential"]["credential"]["typed_config"]
+    assert (generic["header"], generic.get("header_value_prefix")) == (header, prefix)
+    removed = [entry.get("remove") for entry in filters["sluice.clean"]["mutations"]["request_mutations"]]
+    assert {*contract.CREDENTIAL_HEADERS, "content-length"} <= {*removed}
+    assert "anthropic-version" not in removed
+
+
+def test_without_a_credential_none_is_injected() -> None:
+    cluster = _resources(render(_gateway(PLAIN), LAYOUT), "clusters.yaml")["backend_plain"]
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    assert [entry["name"] for entry in options["http_filters"]] == ["sluice.clean", "sluice.rewrite", CODEC]
+
+
+def test_each_worker_is_an_endpoint() -> None:
+    cluster = _resources(render(_gateway(PLAIN), LAYOUT), "clusters.yaml")[contract.EXTPROC_CLUSTER]
+    (group,) = cluster["load_assignment"]["endpoints"]
+    paths = [entry["endpoint"]["address"]["pipe"]["path"] for entry in group["lb_endpoints"]]
+    assert paths == ["w0.sock", "w1.sock"]
+
+
+@pytest.mark.parametrize(
+    ("url", "tls", "host", "port", "authority"),
+    [
+        ("http://localhost:8090/v1", False, "localhost", 8090, "localhost:8090"),
+        ("http://svc:80", False, "svc", 80, "svc"),
+        ("https://API.openai.com/v1", True, "api.openai.com", 443, "api.openai.com"),
+        ("https://host:80", True, "host", 80, "host:80"),
+        ("https://[2001:db8::1]:9443", True, "2001:db8::1", 9443, "[2001:db8::1]:9443"),
+        ("http://10.0.0.1", False, "10.0.0.1", 80, "10.0.0.1"),
+    ],
+)
+def test_the_origin_of_a_url(url: str, tls: bool, host: str, port: int, authority: str) -> None:
+    origin = Origin.of(url)
+    assert origin == Origin(tls, host, port)
+    assert origin.authority == authority
+
+
+@given(
+    tls=st.booleans(),
+    host=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True) | st.ip_addresses().map(str),
+    port=st.integers(1, 65535),
+)
+def test_an_authority_leads_back_to_its_origin(tls: bool, host: str, port: int) -> None:
+    origin = Origin(tls, host, port)
+    url = f"{'https' if tls else 'http'}://{origin.authority}"
+    assert Origin.of(url) == origin
+    assert urlsplit(url).port in (None, port)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "sni", "names"),
+    [
+        ("https://api.openai.com:8443", "STRICT_DNS", "api.openai.com", []),
+        ("https://10.0.0.1", None, None, [{"san_type": "IP_ADDRESS", "matcher": {"exact": "10.0.0.1"}}]),
+    ],
+)
+def test_tls_checks_the_name_that_the_url_gives(
+    url: str, kind: str | None, sni: str | None, names: list[object]
+) -> None:
+    cluster = _resources(render(_gateway({"b": {"dialect": "openai", "url": url}}), LAYOUT), "clusters.yaml")
+    backend = cluster["backend_b"]
+    context = backend["transport_socket"]["typed_config"]
+    trust = context["common_tls_context"]["validation_context"]
+    assert backend.get("type", "STATIC") == (kind or "STATIC")
+    assert context.get("sni") == sni
+    assert context.get("auto_sni_san_validation", False) is (sni is not None)
+    assert trust.get("match_typed_subject_alt_names", []) == names
+    assert trust["trusted_ca"]
+
+
+# --- listener and routes -------------------------------------------------------------------------------
+
+
+def test_no_route_to_a_cluster_goes_round_the_policy() -> None:
+    """The filter is off where a route does not name it."""
+    (host,) = _resources(render(_gateway(PLAIN), LAYOUT), "routes.yaml")["gateway"]["virtual_hosts"]
+    calls = [route for route in host["routes"] if "route" in route]
+    assert len(calls) == 2
+    for route in calls:
+        modes = route["typed_per_filter_config"][contract.POLICY_FILTER]["overrides"]["processing_mode"]
+        assert modes["request_body_mode"] in ("BUFFERED", "FULL_DUPLEX_STREAMED")
+        specifier = route["route"]["inline_cluster_specifier_plugin"]["extension"]["typed_config"]
+        assert specifier["override_metadata_namespace"] == contract.ORDER
+        (default,) = specifier["priority_groups"]
+        assert default["clusters"] == [{"cluster_name": contract.SINK_CLUSTER, "weight": 1}]
+
+
+def test_tls_and_proxies_reach_the_listener() -> None:
+    listener = {"tls": {"certificate": "c.pem", "private_key": "k.pem"}, "trusted_proxies": 2}
+    chain = _resources(render(_gateway(PLAIN, listener=listener), LAYOUT), "listeners.yaml")["gateway"][
+        "filter_chains"
+    ][0]
+    tls = chain["transport_socket"]["typed_config"]["common_tls_context"]
+    assert tls["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_2"
+    source = tls["tls_certificate_sds_secret_configs"][0]["sds_config"]["path_config_source"]
+    assert source == {"path": "secrets/listener_tls.yaml", "watched_directory": {"path": "secrets"}}
+    assert chain["filters"][0]["typed_config"]["xff_num_trusted_hops"] == 2
+
+
+def test_the_admin_interface_is_a_socket_file() -> None:
+    admin = YAML(typ="safe").load(render(_gateway(PLAIN), LAYOUT)["bootstrap.yaml"])["admin"]
+    assert admin == {"address": {"pipe": {"path": "admin.sock", "mode": 0o600}}}
+
+
+# --- secrets -------------------------------------------------------------------------------------------
+
+
+def test_secrets_stand_in_their_own_files_only(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("from-a-file\n")
+    backends: dict[str, dict[str, object]] = {
+        "env": {"dialect": "openai", "url": "http://a", "credential": {"env": "KEY"}},
+        "file": {"dialect": "openai", "url": "http://a", "credential": {"file": str(key)}},
+    }
+    gateway = _gateway(backends | PLAIN)
+    directory = tmp_path / "secrets"
+    directory.mkdir(mode=0o755)
+    write_secrets(gateway, {"KEY": "from-the-environment"}, directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {path.name for path in directory.iterdir()} == {"backend_env.yaml", "backend_file.yaml"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
+    texts = {path.name: path.read_text() for path in directory.iterdir()}
+    assert "from-the-environment" in texts["backend_env.yaml"]
+    assert str(key) in texts["backend_file.yaml"]
+    everything = "".join([*render(gateway, LAYOUT).values(), texts["backend_file.yaml"]])
+    assert "from-a-file" not in everything
+    assert "from-the-environment" not in everything
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ({"env": "UNSET"}, "the environment variable UNSET is not set"),
+        ({"env": "EMPTY"}, "the environment variable EMPTY is empty"),
+        ({"env": "BROKEN"}, "the environment variable BROKEN holds a space, a line break"),
+        ({"file": "/nowhere/key"}, "the file /nowhere/key cannot be read (No such file"),
+        ({"file": "/"}, "the file / cannot be read"),
+    ],
+)
+def test_a_secret_that_is_not_there_is_named(tmp_path: Path, source: dict[str, str], problem: str) -> None:
+    gateway = _gateway({"swe": {"dialect": "openai", "url": "http://a", "credential": source}})
+    with pytest.raises(CredentialError) as caught:
+        write_secrets(gateway, {"EMPTY": "", "BROKEN": "hidden\r\nx-evil: 1"}, tmp_path / "secrets")
+    assert str(caught.value).startswith(f"backends.swe.credential: {problem}")
+    assert "hidden" not in str(caught.value)
+    assert not (tmp_path / "secrets").exists()
+
+
+def test_every_missing_secret_is_named_at_once(tmp_path: Path) -> None:
+    backends: dict[str, dict[str, object]] = {
+        name: {"dialect": "openai", "url": "http://a", "credential": {"env": name.upper()}} for name in ("a", "b")
+    }
+    tls = {"certificate": "/nowhere/c", "private_key": "/nowhere/k"}
+    with pytest.raises(CredentialError) as caught:
+        write_secrets(_gateway(backends, listener={"tls": tls}), {}, tmp_path)
+    places = [line.split(":")[0] for line in str(caught.value).splitlines()]
+    assert places == [
+        "backends.a.credential",
+        "backends.b.credential",
+        "listener.tls.certificate",
+        "listener.tls.private_key",
+    ]
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    write({"a.yaml": "old"}, tmp_path)
+    before = (tmp_path / "a.yaml").stat().st_ino
+    write({"a.yaml": "new"}, tmp_path)
+    assert (tmp_path / "a.yaml").read_text() == "new"
+    assert (tmp_path / "a.yaml").stat().st_ino != before
+    with pytest.raises(UnicodeEncodeError):
+        write({"a.yaml": "half \ud800"}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
+    assert (tmp_path / "a.yaml").read_text() == "new"
