@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from extproc.dialects.answers import Answer
 from extproc.dialects.meters import Meter
-from extproc.model import Caller, Chain, Ending
+from extproc.model import Caller, Catalogue, Chain, Ending
 from extproc.refusals import Refusal
 from extproc.surfaces import Face, Place
 
@@ -58,6 +58,7 @@ class Call:
     """The state of one exchange. Times are seconds of a monotonic clock."""
 
     started: float
+    catalogue: Catalogue  # the configuration that it started with, and keeps
     phase: Phase = Phase.OPENED
     request_id: str = ""
     method: str = ""

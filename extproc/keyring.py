@@ -38,8 +38,13 @@ class Keyring:
         return self._revision is not None
 
     def find(self, digest: str) -> Caller | None:
-        """The caller, or None for a key that is unknown, revoked or expired."""
+        """The caller, or None for a key that is unknown, revoked or expired.
+
+        Raises StoreUnavailable while no keys have been read: then nobody can say that a key is unknown.
+        """
         entry = self._entries.get(digest)
+        if entry is None and not self.loaded:
+            raise StoreUnavailable("the keys have not been read yet")
         if entry is None or (entry.expires is not None and entry.expires <= time.time()):
             return None
         return entry.caller

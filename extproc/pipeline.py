@@ -61,6 +61,7 @@ from extproc.telemetry import metrics
 from extproc.telemetry.records import access_record
 
 _JSON = (("content-type", "application/json"),)
+_STORE_DOWN = Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer. Try again in a moment.")
 
 
 class Affinity(Protocol):
@@ -97,7 +98,7 @@ class Pipeline:
     def begin(self) -> Call:
         """A call of which nothing is known yet. Whoever begins one must `end` it."""
         metrics.IN_FLIGHT.inc()
-        return Call(started=time.monotonic())
+        return Call(started=time.monotonic(), catalogue=self._catalogue())
 
     # ---- request headers: who, what ----------------------------------------------------------------
 
@@ -117,6 +118,8 @@ class Pipeline:
             return self._expect_body(call, headers, place, end)
         except Refused as refused:
             return self._refuse(call, refused.refusal)
+        except StoreUnavailable:
+            return self._refuse(call, _STORE_DOWN)
 
     def _place(self, call: Call, headers: Headers) -> Place:
         call.request_id = headers.get("x-request-id") or ""
@@ -144,11 +147,10 @@ class Pipeline:
         return self._reply(call, b'{"status":"ready"}')
 
     def _list_models(self, call: Call, caller: Caller, place: Place) -> Reply:
-        catalogue = self._catalogue()
         if place.item is None:
-            listed = [model for model in catalogue.listed() if caller.may_use(model)]
+            listed = [model for model in call.catalogue.listed() if caller.may_use(model)]
             return self._reply(call, listing.models(listed, call.face))
-        model = catalogue.models.get(place.item)
+        model = call.catalogue.models.get(place.item)
         if model is None or not caller.may_use(model):
             raise Refused(MODEL_NOT_FOUND, "The model does not exist or this key may not use it.", "model")
         return self._reply(call, listing.model(model, call.face))
@@ -174,7 +176,7 @@ class Pipeline:
         reference = StateReference(ids=(place.item or "",))
         known = await self._affinity.recall(reference.ids)
         backend = state.holder(caller, reference, known)
-        model = next((m for m in self._catalogue().listed() if _stands_in(m, backend)), None)
+        model = next((listed for listed in call.catalogue.listed() if _stands_in(listed, backend)), None)
         if model is None:
             raise Refused(STATE_NOT_FOUND, state.ADVICE)
         call.pinned = True
@@ -200,19 +202,18 @@ class Pipeline:
         except Refused as refused:
             return self._refuse(call, refused.refusal)
         except StoreUnavailable:
-            return self._refuse(call, Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer."))
+            return self._refuse(call, _STORE_DOWN)
 
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
         prompt = registry.READERS[place.surface](body)
         clean = guard.clean(prompt)
         cache.key(caller, clean)
-        model = route.model_for(caller, place, clean.prompt.model, self._catalogue())
+        model = route.model_for(caller, place, clean.prompt.model, call.catalogue)
         chain = await self._chain(call, caller, place, model, clean)
         budget.reserve(caller, clean, chain, call.request_id)
         self._routed(call, chain, clean.prompt)
-        sent = forward.body_route(clean.prompt, chain, place, call.query, call.stripped)
-        call.hides_usage = clean.prompt.usage_edit is not None and sent.body is not None
-        return sent
+        call.hides_usage = forward.asks_usage(clean.prompt, chain)
+        return forward.body_route(clean.prompt, chain, place, call.query, call.stripped)
 
     async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         leans_on = clean.prompt.state
@@ -243,7 +244,7 @@ class Pipeline:
         if field is None:
             return WITHHOLD
         clean = guard.clean(Prompt(b"", field.model, None))
-        model = route.model_for(caller, place, field.model, self._catalogue())
+        model = route.model_for(caller, place, field.model, call.catalogue)
         chain = forward.same_form(route.chain(model, place, clean, self._draw), place)
         budget.reserve(caller, clean, chain, call.request_id)
         self._routed(call, chain, clean.prompt)
@@ -294,7 +295,7 @@ class Pipeline:
         surface = call.place.surface if call.place else Surface.CHAT
         meter = registry.meter(surface, call.hides_usage)
         call.meter = meter
-        cap = self._catalogue().answer_cap
+        cap = call.catalogue.answer_cap
         kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
         if (headers.get("content-encoding") or "identity").lower() != "identity":
             call.answer = answers.Opaque()  # asked for identity and got another: pass it, unread

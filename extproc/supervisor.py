@@ -92,7 +92,8 @@ class Child:
     async def stop(self, patience: float) -> None:
         """End it with SIGTERM, and with SIGKILL after `patience` seconds."""
         self._stopping = True
-        self._signal(signal.SIGTERM)
+        if not self._signal(signal.SIGTERM):
+            self._keeper.cancel()  # it is between two runs
         try:
             await asyncio.wait_for(self.gone.wait(), patience)
         except TimeoutError:
@@ -100,11 +101,11 @@ class Child:
             self._signal(signal.SIGKILL)
             await self.gone.wait()
 
-    def _signal(self, signum: int) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signum)
-        elif self._process is None or not self.program.restart:
-            self._keeper.cancel()
+    def _signal(self, signum: int) -> bool:
+        if self._process is None or self._process.returncode is not None:
+            return False
+        self._process.send_signal(signum)
+        return True
 
 
 async def wait_until(ready: Callable[[], Awaitable[bool]], children: Sequence[Child], patience: float) -> bool:

@@ -54,7 +54,7 @@ async def drain_envoy(path: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     try:
         await asyncio.to_thread(_ask, path, "POST", "/drain_listeners?graceful&skip_exit")
-        while time.monotonic() < deadline and await _live_calls(path):
+        while time.monotonic() < deadline and await _live_calls(path):  # noqa: ASYNC110 - in another process
             await asyncio.sleep(_POLL)
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from extproc.config.schema import Gateway
 
@@ -99,7 +99,7 @@ class _Tree:
             return self._mapping(node, path, source)
         if isinstance(node, SequenceNode):
             return [self._plain(item, (*path, number), source) for number, item in enumerate(node.value)]
-        return self._scalar(node, path, where)
+        return self._scalar(node, path, where) if isinstance(node, ScalarNode) else None
 
     def _mapping(self, node: MappingNode, path: Path_, source: str | None) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -111,7 +111,7 @@ class _Tree:
             result[name] = self._plain(value, (*path, name), source)
         return result
 
-    def _scalar(self, node: Node, path: Path_, where: str) -> Any:
+    def _scalar(self, node: ScalarNode, path: Path_, where: str) -> Any:
         """YAML's core types; what looks like a date stays text."""
         text = str(node.value)
         if node.style in ("'", '"', "|", ">"):
@@ -208,19 +208,12 @@ def _fields_at(path: Path_) -> list[str]:
 
 
 def _inner(place: dict[str, Any], part: str | int, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one element of a list, one field, or one entry of a free mapping."""
     place = _resolved(place, schema)
-    if isinstance(part, int):
-        inner: dict[str, Any] = place.get("items", {})
-        return inner
-    properties = place.get("properties", {})
-    if part in properties:
-        inner = properties[part]
-        return inner
-    additional = place.get("additionalProperties")
-    patterns = place.get("patternProperties") or {}
-    if isinstance(additional, dict):
-        return additional
-    return next(iter(patterns.values()), {})
+    choices = [place.get("items"), place.get("additionalProperties"), *place.get("patternProperties", {}).values()]
+    if not isinstance(part, int):
+        choices.insert(0, place.get("properties", {}).get(part))
+    return next((choice for choice in choices if isinstance(choice, dict)), {})
 
 
 def _resolved(place: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def to_yaml(message: betterproto2.Message) -> str:
     tree = message.to_dict(casing=_PROTO_NAMES)
     out = io.StringIO()
     yaml = YAML()
-    yaml.width = 110
+    yaml.width = 1000  # a folded type name reads badly
     yaml.dump(_readable(tree), out)
     return out.getvalue()
 

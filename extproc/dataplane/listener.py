@@ -67,7 +67,7 @@ def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
 def http_filters(gateway: Gateway) -> list[HttpFilter]:
     """The way of a request, top to bottom. An answer passes the same filters upwards."""
     return [
-        http_filter("sluice.clean", HeaderMutation(mutations=_client_headers())),
+        http_filter("sluice.client_headers", HeaderMutation(mutations=_client_headers())),
         http_filter(JSON_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.json_request)),
         http_filter(MULTIPART_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.multipart_request)),
         # A reply to broken HTTP has no route; the policy would hold it until the connection is closed.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource, WatchedDirectory
+from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, Secret, TlsCertificate
 
 from extproc.config.schema import Credential, Gateway, Tls
@@ -105,12 +105,16 @@ def _source(credential: Credential, environ: Mapping[str, str]) -> DataSource:
     path = credential.file
     if path is None:
         return DataSource(inline_string=environ[credential.env or ""])
-    return DataSource(filename=str(path), watched_directory=WatchedDirectory(path=str(path.parent)))
+    return _file(path)
 
 
 def _certificate(tls: Tls) -> TlsCertificate:
     return TlsCertificate(
-        certificate_chain=DataSource(filename=str(tls.certificate)),
-        private_key=DataSource(filename=str(tls.private_key)),
-        watched_directory=WatchedDirectory(path=str(tls.certificate.parent)),
+        certificate_chain=_file(tls.certificate),
+        private_key=_file(tls.private_key),
     )
+
+
+def _file(path: Path) -> DataSource:
+    """Envoy watches the directory of the file, so a rename of the file or of Kubernetes' `..data` is seen."""
+    return DataSource(filename=str(path.absolute()))

@@ -37,7 +37,7 @@ def backend_filters(name: str, backend: Backend, layout: Layout) -> list[HttpFil
     """The way of one attempt, top to bottom, for the backend `name` of the configuration."""
     cluster = contract.cluster_of(name)
     chain = [
-        http_filter("sluice.clean", HeaderMutation(mutations=_clean())),
+        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean())),
         http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
     ]
     if backend.credential:

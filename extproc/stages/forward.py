@@ -44,11 +44,14 @@ def legs(chain: Chain, place: Place, query: str, in_body: str | None) -> tuple[L
     )
 
 
+def asks_usage(prompt: Prompt, chain: Chain) -> bool:
+    """Whether the gateway asks for the usage of a stream that the caller did not ask for."""
+    return prompt.usage_edit is not None and all(paths.reports_stream_usage(target.backend) for target in chain.targets)
+
+
 def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: list[str]) -> Route:
     """The route of a call with a JSON body: only the spans that must change are changed."""
-    ask = prompt.usage_edit
-    if ask is not None and not all(paths.reports_stream_usage(target.backend) for target in chain.targets):
-        ask = None
+    ask = prompt.usage_edit if asks_usage(prompt, chain) else None
     write = _model_edit(prompt, chain, place)
     edits = [edit for edit in (ask, write) if edit is not None]
     body = json_spans.splice(prompt.body, edits) if edits else None

@@ -5,6 +5,8 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -43,7 +45,7 @@ from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, clusters, render, write, write_for_validation, write_secrets
 
 ROOT = Path(__file__).parents[2]
-ENVOY = ROOT / ".venv/bin/envoy"
+ENVOY = Path(sys.executable).with_name("envoy")
 QUICKSTART = ROOT / "examples/quickstart/gateway.yaml"
 A, B = contract.cluster_of("a"), contract.cluster_of("b")
 CHAT = "/v1/chat/completions"
@@ -66,7 +68,9 @@ class Plan:
     span: tuple[int, int] = (0, 0)
     refuse: bool = False
     fail: bool = False
+    hang: bool = False
     whole_answer: bool = False
+    growth: int = 0
 
     def metadata(self, length: int | None) -> Struct:
         groups = [
@@ -146,8 +150,11 @@ class Exchange:
 
     def _request_body(self, body: bytes, ended: bool) -> list[ProcessingResponse]:
         if not self._duplex:
-            reply = BodyResponse(response=self._plan.mutation(len(body)))
-            return [ProcessingResponse(request_body=reply, dynamic_metadata=self._plan.metadata(len(body)))]
+            grown = body + b" " * self._plan.growth
+            reply = self._plan.mutation(len(grown))
+            reply.body_mutation = BodyMutation(body=grown)
+            metadata = self._plan.metadata(len(grown))
+            return [ProcessingResponse(request_body=BodyResponse(response=reply), dynamic_metadata=metadata)]
         piece = BodyMutation(streamed_response=StreamedBodyResponse(body=body, end_of_stream=ended))
         echo = ProcessingResponse(request_body=BodyResponse(response=CommonResponse(body_mutation=piece)))
         first, self._withheld = self._withheld, False
@@ -213,6 +220,8 @@ class Policy:
         async for raw in requests:
             if self.plan.fail:
                 await context.abort(grpc.StatusCode.INTERNAL, "secret reason")
+            if self.plan.hang:
+                await asyncio.Event().wait()
             for reply in exchange.replies(ProcessingRequest.parse(raw)):
                 await context.write(bytes(reply))
 
@@ -420,6 +429,7 @@ async def _gateway(
     credential_a: Mapping[str, str] = MappingProxyType({"env": "KEY_A"}),
     tls: Mapping[str, str] | None = None,
     tls_a: ssl.SSLContext | None = None,
+    before_start: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Running]:
     policy, a, b = Policy(), Provider(tls_a), Provider()
     layout = _layout(directory)
@@ -430,6 +440,7 @@ async def _gateway(
         configuration = _configuration(a, b, credential_a, tls)
         write_secrets(configuration, KEYS, Path(layout.secrets_dir))
         write(render(configuration, layout), Path(layout.config_dir))
+        before_start()
         bootstrap = Path(layout.config_dir) / "bootstrap.yaml"
         await stack.enter_async_context(_envoy(bootstrap, directory / "envoy.log"))
         running = Running(configuration, policy, a, b, layout)
@@ -717,14 +728,13 @@ async def test_each_attempt_is_right_after_another(
         assert len(providers[cluster].received) == 3
 
 
-@pytest.mark.parametrize(("path", "cap"), [(CHAT, JSON_CAP), (UPLOAD, MULTIPART_CAP)], ids=["json", "multipart"])
-async def test_the_largest_body_may_grow_on_its_way(gateway: Running, path: str, cap: int) -> None:
+async def test_the_largest_body_may_grow_on_its_way(gateway: Running) -> None:
     name = "a-model-name-longer-than-the-one-that-was-asked-for"
-    gateway.policy.plan = Plan(order=(A, B), model={B: name}, span=SPAN)
+    gateway.policy.plan = Plan(order=(A, B), model={B: name}, span=SPAN, growth=100_000)
     gateway.a.script = [429]
-    body = BODY[:-2] + b"1" * (cap - len(BODY)) + BODY[-2:]
-    assert (await gateway.post(path, body)).status == 200
-    assert gateway.b.received[-1].body == body.replace(b"gpt-4o", name.encode())
+    body = BODY[:-2] + b"1" * (JSON_CAP - len(BODY)) + BODY[-2:]
+    assert (await gateway.post(CHAT, body)).status == 200
+    assert gateway.b.received[-1].body == body.replace(b"gpt-4o", name.encode()) + b" " * 100_000
 
 
 async def test_every_attempt_and_every_call_is_recorded(gateway: Running) -> None:
@@ -764,10 +774,11 @@ async def test_the_policy_s_refusals_stay_as_they_are(gateway: Running) -> None:
     assert (answer.status, answer.body) == (401, b'{"ours":true}')
 
 
-async def test_a_failing_policy_closes_the_way(gateway: Running) -> None:
-    gateway.policy.plan = Plan(fail=True)
+@pytest.mark.parametrize(("plan", "status"), [(Plan(fail=True), 503), (Plan(hang=True), 504)], ids=["fail", "hang"])
+async def test_a_failing_policy_closes_the_way(gateway: Running, plan: Plan, status: int) -> None:
+    gateway.policy.plan = plan
     answer = await gateway.post(CHAT, b"{}")
-    assert (answer.status, answer.error["code"]) == (503, "gateway_error")
+    assert (answer.status, answer.error["code"]) == (status, "gateway_error")
     assert answer.headers["x-should-retry"] == "true"
     assert b"secret reason" not in answer.body
     assert not gateway.a.received
@@ -780,6 +791,15 @@ async def test_a_dead_provider_is_no_news_for_clients(gateway: Running) -> None:
     assert b"connect" not in answer.body
 
 
+async def test_a_lost_credential_is_the_gateway_s_fault(tmp_path: Path) -> None:
+    secret = tmp_path / "keys" / "a"
+    write({secret.name: "lost"}, secret.parent)
+    async with _gateway(tmp_path, credential_a={"file": str(secret)}, before_start=secret.unlink) as gateway:
+        answer = await gateway.post(CHAT, b"{}")
+        assert (answer.status, answer.error["code"]) == (502, "gateway_error")
+        assert not gateway.a.received
+
+
 # --- changes while Envoy runs --------------------------------------------------------------------------
 
 
@@ -788,12 +808,25 @@ async def test_a_credential_from_the_environment_rotates(gateway: Running) -> No
     await _eventually(lambda: _sends(gateway, "Bearer new-a"))
 
 
-async def test_a_credential_file_rotates(tmp_path: Path) -> None:
+def _mount(files: Mapping[str, str], directory: Path) -> None:
+    """As Kubernetes mounts a secret: the names are links through `..data`, which a rename swaps."""
+    directory.mkdir(exist_ok=True)
+    version = Path(tempfile.mkdtemp(dir=directory, prefix="..v"))
+    write(files, version)
+    (directory / "..new").symlink_to(version.name)
+    (directory / "..new").replace(directory / "..data")
+    for name in files:
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(f"..data/{name}")
+
+
+@pytest.mark.parametrize("put", [write, _mount])
+async def test_a_credential_file_rotates(tmp_path: Path, put: Callable[[Mapping[str, str], Path], None]) -> None:
     secret = tmp_path / "keys" / "a"
-    write({secret.name: "first\n"}, secret.parent)
+    put({secret.name: "first\n"}, secret.parent)
     async with _gateway(tmp_path, credential_a={"file": str(secret)}) as gateway:
         assert await _sends(gateway, "Bearer first")
-        write({secret.name: "second\n"}, secret.parent)
+        put({secret.name: "second\n"}, secret.parent)
         await _eventually(lambda: _sends(gateway, "Bearer second"))
 
 
@@ -835,20 +868,23 @@ def _certificate(directory: Path, name: str) -> tuple[Path, Path]:
     return certificate, key
 
 
-async def test_the_listener_s_certificate_rotates(tmp_path: Path) -> None:
+@pytest.mark.parametrize("put", [write, _mount])
+async def test_the_listener_s_certificate_rotates(
+    tmp_path: Path, put: Callable[[Mapping[str, str], Path], None]
+) -> None:
     first, second = (_certificate(tmp_path / "made", name) for name in ("first.test", "second.test"))
     served = tmp_path / "served"
-    _serve(served, first)
+    put(_pem(*first), served)
     tls = {"certificate": str(served / "tls.crt"), "private_key": str(served / "tls.key")}
     async with _gateway(tmp_path, tls=tls) as gateway:
         await _eventually(lambda: _trusts(gateway, first[0], "first.test"))
         assert not await _trusts(gateway, second[0], "second.test")
-        _serve(served, second)
+        put(_pem(*second), served)
         await _eventually(lambda: _trusts(gateway, second[0], "second.test"))
 
 
-def _serve(directory: Path, pair: tuple[Path, Path]) -> None:
-    write({"tls.crt": pair[0].read_text(), "tls.key": pair[1].read_text()}, directory)
+def _pem(certificate: Path, key: Path) -> dict[str, str]:
+    return {"tls.crt": certificate.read_text(), "tls.key": key.read_text()}
 
 
 async def _trusts(gateway: Running, authority: Path, name: str) -> bool:

@@ -71,11 +71,11 @@ def test_every_backend_has_the_whole_chain(name: str, dialect: str, header: str,
     assert clusters.keys() == {contract.EXTPROC_CLUSTER, contract.SINK_CLUSTER, contract.cluster_of(name)}
     (options,) = clusters[contract.cluster_of(name)]["typed_extension_protocol_options"].values()
     filters = {entry["name"]: entry["typed_config"] for entry in options["http_filters"]}
-    assert list(filters) == ["sluice.clean", "sluice.rewrite", "sluice.credential", CODEC]
+    assert list(filters) == ["sluice.attempt_headers", "sluice.rewrite", "sluice.credential", CODEC]
     assert f'"{contract.cluster_of(name)}"' in filters["sluice.rewrite"]["default_source_code"]["inline_string"]
     generic = filters["sluice.credential"]["credential"]["typed_config"]
     assert (generic["header"], generic.get("header_value_prefix")) == (header, prefix)
-    removed = [entry.get("remove") for entry in filters["sluice.clean"]["mutations"]["request_mutations"]]
+    removed = [entry.get("remove") for entry in filters["sluice.attempt_headers"]["mutations"]["request_mutations"]]
     assert {*contract.CREDENTIAL_HEADERS, "content-length"} <= {*removed}
     assert "anthropic-version" not in removed
 
@@ -83,7 +83,7 @@ def test_every_backend_has_the_whole_chain(name: str, dialect: str, header: str,
 def test_without_a_credential_none_is_injected() -> None:
     cluster = _resources(render(_gateway(PLAIN), LAYOUT), "clusters.yaml")["backend_plain"]
     (options,) = cluster["typed_extension_protocol_options"].values()
-    assert [entry["name"] for entry in options["http_filters"]] == ["sluice.clean", "sluice.rewrite", CODEC]
+    assert [entry["name"] for entry in options["http_filters"]] == ["sluice.attempt_headers", "sluice.rewrite", CODEC]
 
 
 def test_each_worker_is_an_endpoint() -> None:
@@ -158,6 +158,17 @@ def test_no_route_to_a_cluster_goes_round_the_policy() -> None:
         assert specifier["override_metadata_namespace"] == contract.ORDER
         (default,) = specifier["priority_groups"]
         assert default["clusters"] == [{"cluster_name": contract.SINK_CLUSTER, "weight": 1}]
+
+
+def test_no_two_filters_share_a_name() -> None:
+    """Envoy applies a route's override to every filter of that name, those of the clusters too."""
+    gateway = _gateway({"b": {"dialect": "openai", "url": "http://h", "credential": {"env": "KEY"}}})
+    files = render(gateway, LAYOUT)
+    (options,) = _resources(files, "clusters.yaml")["backend_b"]["typed_extension_protocol_options"].values()
+    (network,) = _resources(files, "listeners.yaml")["gateway"]["filter_chains"][0]["filters"]
+    names = [entry["name"] for entry in [*network["typed_config"]["http_filters"], *options["http_filters"]]]
+    assert len(names) == len(set(names))
+    assert names[3] == contract.POLICY_FILTER
 
 
 def test_tls_and_proxies_reach_the_listener() -> None:
