@@ -37,7 +37,8 @@ class Phase(Enum):
 
 
 LEGAL: dict[Phase, frozenset[Event]] = {
-    Phase.OPENED: frozenset({Event.REQUEST_HEADERS}),
+    # Of a request that Envoy refused by its headers alone (413, 426) only the answer is told.
+    Phase.OPENED: frozenset({Event.REQUEST_HEADERS, Event.RESPONSE_HEADERS}),
     # Envoy's own 413 or 408 comes as response headers before any body.
     Phase.IDENTIFIED: frozenset({Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_HEADERS}),
     # A multipart body is still flowing when it has been routed, and when a backend answers early.
@@ -92,6 +93,16 @@ class Call:
         """Check that the event may come now. Raises ProtocolViolation."""
         if event not in LEGAL[self.phase]:
             raise ProtocolViolation(f"{event.name} in phase {self.phase.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer comes from, as Envoy tells it. `details` is `via_upstream` for what a backend answered."""
+
+    cluster: str
+    details: str
+    path: str  # of the request; the rewritten one, once an attempt was made
+    request_id: str
 
 
 # ---- what the policy may order ------------------------------------------------------------------

@@ -24,6 +24,8 @@ CREDENTIAL_HEADERS = (
     "x-goog-api-key",
     "proxy-authorization",
     "cookie",
+    "openai-organization",  # these two would steer whom the provider bills for our credential
+    "openai-project",
 )
 
 

@@ -1,6 +1,6 @@
 """HTTP headers of one message, as Envoy hands them over: lower-case names, raw byte values."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 
 class Headers:
@@ -8,11 +8,9 @@ class Headers:
 
     __slots__ = ("_first", "_pairs")
 
-    def __init__(self, pairs: Iterable[tuple[str, bytes]]) -> None:
-        self._pairs = list(pairs)
-        self._first: dict[str, bytes] = {}
-        for name, value in self._pairs:
-            self._first.setdefault(name, value)
+    def __init__(self, pairs: list[tuple[str, bytes]]) -> None:
+        self._pairs = pairs
+        self._first = dict(reversed(pairs))
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""

@@ -19,6 +19,7 @@ from extproc.call import (
     Call,
     Emit,
     Event,
+    Origin,
     Pass,
     Phase,
     Proceed,
@@ -46,6 +47,7 @@ from extproc.refusals import (
     TOO_LARGE,
     UNKNOWN_URL,
     UNSUPPORTED_MEDIA,
+    UPGRADE_REFUSED,
     UPSTREAM_TIMEOUT,
     UPSTREAM_UNAVAILABLE,
     Refusal,
@@ -253,18 +255,17 @@ class Pipeline:
 
     # ---- response: what came, what it used ------------------------------------------------------------
 
-    async def response_headers(
-        self, call: Call, headers: Headers, cluster: str, details: str, end: bool
-    ) -> Relay | Reply:
-        """`details`: Envoy's response code details, `via_upstream` for what a backend answered."""
+    async def response_headers(self, call: Call, headers: Headers, origin: Origin, end: bool) -> Relay | Reply:
         call.note(Event.RESPONSE_HEADERS)
         status = int(headers.get(":status") or 0)
-        if details != "via_upstream":
+        if call.phase is Phase.OPENED:
+            self._recognise(call, origin)
+        if origin.details != "via_upstream":
             return self._refuse(call, self._local_reply(call, status))
-        if cluster == SINK_CLUSTER:
+        if origin.cluster == SINK_CLUSTER:
             return self._refuse(call, Refusal(GATEWAY_ERROR, "The call was not routed."))
         call.phase = Phase.RESPONDING
-        call.status, call.backend = status, backend_of(cluster)
+        call.status, call.backend = status, backend_of(origin.cluster)
         call.first_byte = time.monotonic()
         if status >= 400:
             call.ending = Ending.FAILED
@@ -272,10 +273,19 @@ class Pipeline:
         call.answer_ended = end
         return Relay(BodyMode.NONE) if end else self._expect_answer(call, headers)
 
+    def _recognise(self, call: Call, origin: Origin) -> None:
+        """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""
+        path = origin.path.partition("?")[0]
+        call.request_id = origin.request_id
+        call.place = surfaces.locate(path)
+        call.face = call.place.face if call.place else surfaces.face_of(path)
+
     def _local_reply(self, call: Call, status: int) -> Refusal:
         """What Envoy itself answered, said in the shape of the surface."""
         if status == 413:
             return Refusal(TOO_LARGE, "The request body is larger than the gateway takes.")
+        if status == 426:
+            return Refusal(UPGRADE_REFUSED, "WebSocket is not served here. Use HTTP; streams are server-sent events.")
         if status == 408:
             return Refusal(REQUEST_TIMEOUT, "The request did not arrive in time.")
         if status == 504:

@@ -44,6 +44,7 @@ MISSING_MODEL = Kind("missing_model", 400, Blame.CLIENT)
 MODEL_NOT_FOUND = Kind("model_not_found", 404, Blame.CLIENT)
 UNSUPPORTED_BY_MODEL = Kind("unsupported_by_model", 400, Blame.CLIENT)
 STATE_NOT_FOUND = Kind("state_not_found", 404, Blame.CLIENT)
+UPGRADE_REFUSED = Kind("websocket_not_served", 426, Blame.CLIENT)
 REQUEST_TIMEOUT = Kind("request_timeout", 408, Blame.CLIENT)
 BAD_REQUEST = Kind("bad_request", 400, Blame.CLIENT)
 # upstream

@@ -14,6 +14,7 @@ from extproc.adapter import codec
 from extproc.call import (
     Call,
     Event,
+    Origin,
     Pass,
     Proceed,
     ProtocolViolation,
@@ -113,8 +114,12 @@ class ExternalProcessor:
         order = await self._pipeline.response_headers(
             call,
             _headers(message),
-            facts["xds.cluster_name"].string_value,
-            facts["response.code_details"].string_value,
+            Origin(
+                cluster=facts["xds.cluster_name"].string_value,
+                details=facts["response.code_details"].string_value,
+                path=facts["request.path"].string_value,
+                request_id=facts["request.id"].string_value,
+            ),
             message.end_of_stream,
         )
         match order:
@@ -125,4 +130,4 @@ class ExternalProcessor:
 
 
 def _headers(message: HttpHeaders) -> Headers:
-    return Headers((pair.key, pair.raw_value or pair.value.encode()) for pair in message.headers.headers)
+    return Headers([(pair.key, pair.raw_value) for pair in message.headers.headers])

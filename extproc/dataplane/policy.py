@@ -50,10 +50,10 @@ def processor(timeout: timedelta) -> ExternalProcessor:
         processing_mode=_modes(_BODY.NONE, _BODY.NONE),
         response_attributes=[
             "xds.cluster_name",
-            "upstream.address",
             "response.code_details",
-            "response.flags",
-            "request.path",  # of a 413 the policy sees only the answer, and must know the surface
+            # Of a refused upload or upgrade the policy sees only the answer, and must know whose it is.
+            "request.path",
+            "request.id",
         ],
         metadata_options=MetadataOptions(
             receiving_namespaces=MetadataOptionsMetadataNamespaces(
