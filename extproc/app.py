@@ -15,6 +15,7 @@ from extproc.keyring import Keyring
 from extproc.pipeline import Pipeline
 from extproc.stores import sql
 from extproc.stores.ports import Affinity, AffinityStore, StoreUnavailable
+from extproc.telemetry import metrics
 from extproc.telemetry.records import RecordWriter
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,14 @@ class ThreadedAffinity:
 
     async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None:
         await _bounded(lambda: self._store.remember(ids, backend, model, owner))
+
+
+async def _publish(pipeline: Pipeline, journal: RecordWriter) -> None:
+    """Figures that are cheaper to tell once a second than at every change."""
+    while True:
+        metrics.IN_FLIGHT.set(pipeline.in_flight)
+        metrics.RECORDS_DROPPED.set(journal.dropped)
+        await asyncio.sleep(1)
 
 
 async def _bounded(work: Callable[[], T]) -> T:
@@ -73,11 +82,11 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
-    refreshing = asyncio.ensure_future(keyring.keep_fresh())
+    background = asyncio.gather(keyring.keep_fresh(), _publish(pipeline, journal))
     await server.start()
     log.info("worker serves on %s", socket)
     await stopping.wait()
     await server.stop(gateway.timeouts.drain.total_seconds())
-    refreshing.cancel()
+    background.cancel()
     await asyncio.to_thread(journal.close)
     stores.close()

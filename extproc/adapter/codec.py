@@ -99,8 +99,9 @@ def _call_metadata(route: Route) -> bytes:
     facts = reply.dynamic_metadata.fields[CALL].struct_value.fields
     if route.length is not None:
         facts["cl"].string_value = str(route.length)
-    facts["at"].string_value = str(route.at)
-    facts["to"].string_value = str(route.to)
+    if any(leg.model for leg in route.legs):
+        facts["at"].string_value = str(route.at)
+        facts["to"].string_value = str(route.to)
     return reply.SerializeToString()
 
 

@@ -26,7 +26,9 @@ IN_FLIGHT = Gauge("sluice_calls_in_flight", "Calls that have begun and not ended
 ATTEMPTS = Counter("sluice_attempts", "Attempts at a backend, as Envoy reports them.", ["backend", "status"])
 BROKEN = Counter("sluice_broken_calls", "Answers that broke off, by who left.", ["by"])
 AFFINITY_LOST = Counter("sluice_affinity_lost", "Stored responses whose backend could not be remembered.")
-RECORDS_DROPPED = Counter("sluice_records_dropped", "Access records that the log could not take.")
+RECORDS_DROPPED = Gauge(
+    "sluice_records_dropped", "Access records that the log could not take.", multiprocess_mode="livesum"
+)
 
 _NONE = ""
 
