@@ -7,7 +7,7 @@
 4. Envoy sends the answer, whole or chunk by chunk: usage is counted as it flows.
 5. However the exchange ends, it is settled exactly once, into one `Outcome`.
 
-Imports point one way: cli, app, supervisor → adapter → pipeline → stages → dialects, metering → call,
-refusals → model. `stores`, `config` and `telemetry` are used by the pipeline and above. Only `adapter`
-knows gRPC and protobuf; only the pipeline awaits. import-linter holds this (see pyproject.toml).
+Imports point one way: worker → app → adapter → pipeline → stages, telemetry → call → dialects → metering,
+refusals, headers, keys, model → surfaces. `stores` and `config` are used by the pipeline and above. Only
+`adapter` knows gRPC and protobuf; only the pipeline awaits. import-linter holds this (see .importlinter).
 """

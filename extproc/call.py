@@ -61,6 +61,7 @@ class Call:
     started: float
     catalogue: Catalogue  # the configuration that it started with, and keeps
     phase: Phase = Phase.OPENED
+    begun: bool = False  # Envoy has told something of it
     request_id: str = ""
     method: str = ""
     query: str = ""
@@ -91,6 +92,7 @@ class Call:
 
     def note(self, event: Event) -> None:
         """Check that the event may come now. Raises ProtocolViolation."""
+        self.begun = True
         if event not in LEGAL[self.phase]:
             raise ProtocolViolation(f"{event.name} in phase {self.phase.name}")
 

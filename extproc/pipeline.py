@@ -263,6 +263,8 @@ class Pipeline:
             self._recognise(call, origin)
         if origin.details != "via_upstream":
             return self._refuse(call, self._local_reply(call, status))
+        if call.phase is not Phase.ROUTED:
+            raise ProtocolViolation("an answer of a backend to a call that was not decided")
         if origin.cluster == SINK_CLUSTER:
             return self._refuse(call, Refusal(GATEWAY_ERROR, "The call was not routed."))
         call.phase = Phase.RESPONDING
@@ -350,10 +352,16 @@ class Pipeline:
 
     # ---- the end, exactly once ------------------------------------------------------------------------
 
+    def fail(self, call: Call) -> None:
+        """Note that the policy failed on this call: Envoy answers it with a 5xx, or cuts its answer."""
+        if call.phase is not Phase.RESPONDING:
+            call.status = 503
+        call.ending = Ending.FAILED
+
     def end(self, call: Call) -> None:
         """Settle: one outcome, one access record. Never raises for what a call was, never awaits."""
         self.in_flight -= 1
-        if call.phase is Phase.OPENED:
+        if not call.begun:
             return  # Envoy opened a stream and said nothing
         outcome = usage.outcome(call)
         duration = time.monotonic() - call.started

@@ -93,7 +93,8 @@ class Child:
         """End it with SIGTERM, and with SIGKILL after `patience` seconds."""
         self._stopping = True
         if not self._signal(signal.SIGTERM):
-            self._keeper.cancel()  # it is between two runs
+            self._keeper.cancel()  # it is between two runs, or has not begun
+            self.gone.set()
         try:
             await asyncio.wait_for(self.gone.wait(), patience)
         except TimeoutError:

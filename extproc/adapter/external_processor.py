@@ -57,6 +57,7 @@ class ExternalProcessor:
             # The text of an exception may hold text of the call, and Envoy would log and tell it.
             frames = traceback.extract_tb(error.__traceback__)
             where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
+            self._pipeline.fail(call)
             log.error("call failed inside the policy: %s at %s", type(error).__name__, where)
             await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
         finally:

@@ -3,6 +3,7 @@
 A full queue drops the line and counts it: a slow log can never delay a paid answer.
 """
 
+import contextlib
 import queue
 import sys
 import threading
@@ -13,6 +14,8 @@ import orjson
 
 from extproc.call import Call
 from extproc.model import Outcome, Usage
+
+_CLOSE_SECONDS = 5.0
 
 
 def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> dict[str, object]:
@@ -78,8 +81,9 @@ class RecordWriter:
 
     def close(self) -> None:
         """Write what is queued, then stop."""
-        self._queue.put(None)
-        self._thread.join(timeout=5)
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_CLOSE_SECONDS)
+        self._thread.join(timeout=_CLOSE_SECONDS)
 
     def _run(self) -> None:
         while True:
@@ -90,5 +94,5 @@ class RecordWriter:
                 self._out.write(orjson.dumps(record) + b"\n")
                 if self._queue.empty():
                     self._out.flush()
-            except (OSError, ValueError):
+            except (OSError, ValueError, TypeError):  # closed, full, or not JSON: the next may pass
                 self.dropped += 1
