@@ -1,27 +1,38 @@
 # Every task of the project. `make help` lists them; a test tier's name is its folder under tests/.
-PYTHON ?= python3
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= examples/quickstart/gateway.yaml
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --extra build
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TIERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
+PYTEST := $(BIN)/pytest --quiet
+COVERAGE := --cov --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## list the tasks
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-zA-Z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '  make %-16s %s\n' $(foreach tier,$(TIERS),test-$(tier) "the tests in tests/$(tier)")
 
 # ---- set-up -------------------------------------------------------------------------------------
-$(VENV)/run.stamp: requirements.lock pyproject.toml
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or later is needed. Name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.lock pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) (hash-pinned; the first time takes about a minute)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
 	@echo "adding the development tools"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 .PHONY: setup
@@ -30,4 +41,82 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev -o requirements-dev.lock
+
+# ---- run ----------------------------------------------------------------------------------------
+.PHONY: run
+run: $(VENV)/run.stamp ## start the gateway (CONFIG=examples/quickstart/gateway.yaml)
+	@$(BIN)/sluice up --config $(CONFIG)
+
+.PHONY: demo
+demo: $(VENV)/dev.stamp ## call every API of a gateway that `make run` has started
+	@$(BIN)/python examples/demo_client/demo.py
+
+# ---- write --------------------------------------------------------------------------------------
+.PHONY: protos
+protos: $(VENV)/dev.stamp ## compile protos/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. protos/*.proto
+
+.PHONY: envoy
+envoy: $(VENV)/dev.stamp ## render examples/*/gateway.yaml into envoy/
+	@$(BIN)/python -m extproc.dataplane.examples
+
+.PHONY: docs
+docs: $(VENV)/dev.stamp ## write docs/configuration.md from the schema
+	@$(BIN)/python docs/configuration.py > docs/configuration.md
+
+.PHONY: fmt
+fmt: $(VENV)/dev.stamp ## format, and fix what can be fixed
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+# ---- check --------------------------------------------------------------------------------------
+.PHONY: check
+check: check-style check-types check-layers check-generated check-sizes ## format, lint, types, layers, generated files, sizes
+
+.PHONY: check-style
+check-style: $(VENV)/dev.stamp
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+.PHONY: check-types
+check-types: $(VENV)/dev.stamp
+	@$(BIN)/mypy
+
+.PHONY: check-layers
+check-layers: $(VENV)/dev.stamp
+	@told=$$($(BIN)/lint-imports --no-logo) || { echo "$$told"; exit 1; }; echo "$$told" | grep -E 'KEPT|^Contracts'
+
+# What is generated is made again beside the tree, and must be what is checked in.
+.PHONY: check-generated
+check-generated: $(VENV)/dev.stamp
+	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/docs"; \
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" protos/*.proto; \
+	$(BIN)/python docs/configuration.py > "$$fresh/docs/configuration.md"; \
+	cp -r examples "$$fresh"; $(BIN)/python -m extproc.dataplane.examples "$$fresh"; \
+	for made in $$(cd "$$fresh" && find protos docs envoy -type f); do \
+		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy" >&2; exit 1; }; \
+	done; echo "Generated files are fresh"
+
+.PHONY: check-sizes
+check-sizes: $(VENV)/dev.stamp
+	@$(BIN)/python .ci/sizes.py extproc
+
+# ---- test ---------------------------------------------------------------------------------------
+.PHONY: test
+test: $(VENV)/dev.stamp ## all tests, with coverage; says what was skipped and why
+	@$(PYTEST) $(COVERAGE)
+
+.PHONY: $(TIERS:%=test-%)
+$(TIERS:%=test-%): test-%: $(VENV)/dev.stamp
+	@$(PYTEST) tests/$*
+
+.PHONY: bench
+bench: $(VENV)/dev.stamp ## the gateway beside a null policy and Envoy alone, in one interleaved run
+	@$(BIN)/python -m loadtest.bench
+
+# ---- clean --------------------------------------------------------------------------------------
+.PHONY: clean
+clean: ## remove caches and build output; keeps .venv and var/
+	@rm -rf build dist htmlcov .coverage .coverage.* *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find extproc loadtest protos tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

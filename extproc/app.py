@@ -1,6 +1,7 @@
 """Composition root of a worker: the only place that constructs stores, pipeline and server."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -88,5 +89,7 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     await stopping.wait()
     await server.stop(gateway.timeouts.drain.total_seconds())
     background.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await background
     await asyncio.to_thread(journal.close)
     stores.close()

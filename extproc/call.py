@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from extproc.dialects.answers import Answer
 from extproc.dialects.meters import Meter
+from extproc.dialects.multipart import FormReader
 from extproc.model import Caller, Catalogue, Chain, Ending
 from extproc.refusals import Refusal
 from extproc.surfaces import Face, Place
@@ -68,8 +69,8 @@ class Call:
     place: Place | None = None
     face: Face = Face.OPENAI
     caller: Caller | None = None
-    content_type: str = ""
     content_length: int | None = None
+    form: FormReader | None = None  # of a multipart body
     stripped: list[str] = field(default_factory=list)  # request headers that no provider may see
     retries: str = ""  # the client's own retry count, where its SDK tells it
 

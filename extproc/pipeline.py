@@ -31,6 +31,7 @@ from extproc.call import (
 )
 from extproc.contract import SINK_CLUSTER, backend_of
 from extproc.dialects import answers, listing, multipart, registry
+from extproc.dialects.multipart import FormReader
 from extproc.headers import Headers
 from extproc.model import Caller, Catalogue, Chain, CleanPrompt, Ending, Prompt, PublicModel, StateReference
 from extproc.refusals import (
@@ -161,15 +162,15 @@ class Pipeline:
     def _expect_body(self, call: Call, headers: Headers, place: Place, end: bool) -> Proceed | Withhold:
         if (headers.get("content-encoding") or "identity").lower() != "identity":
             raise Refused(UNSUPPORTED_MEDIA, "Send the body without content-encoding; compressed bodies are not read.")
-        call.content_type = headers.get("content-type") or ""
+        content_type = headers.get("content-type") or ""
         wanted = "multipart/form-data" if place.surface in MULTIPART else "application/json"
-        if call.content_type.partition(";")[0].strip().lower() != wanted:
+        if content_type.partition(";")[0].strip().lower() != wanted:
             raise Refused(UNSUPPORTED_MEDIA, f"Send this call with content-type {wanted}.")
         if end:
             raise Refused(INVALID_JSON if wanted == "application/json" else BAD_REQUEST, "The request body is empty.")
         if place.surface not in MULTIPART:
             return PROCEED
-        multipart.delimiter(call.content_type)
+        call.form = FormReader(multipart.delimiter(content_type))
         length = headers.get("content-length") or ""
         call.content_length = int(length) if length.isdecimal() else None
         return WITHHOLD
@@ -240,11 +241,14 @@ class Pipeline:
         if call.request_ended:
             return WITHHOLD  # Envoy has been seen to repeat the last chunk: it has been sent
         call.request_ended = end
+        if call.form is None:
+            raise ProtocolViolation("a form that was not expected")
+        call.form.feed(chunk, end)  # to the end: a second model behind the file must not pass
         if call.phase is not Phase.IDENTIFIED:
             return Pass(chunk, end)
         call.pending += chunk
-        field = multipart.find_model(call.pending, multipart.delimiter(call.content_type), end)
-        if field is None:
+        field = call.form.model
+        if field is None or not call.form.decided:
             return WITHHOLD
         clean = guard.clean(Prompt(b"", field.model, None))
         model = route.model_for(caller, place, field.model, call.catalogue)

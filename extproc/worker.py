@@ -14,7 +14,7 @@ from extproc.config.schema import Gateway
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     gateway = Gateway.model_validate_json(sys.stdin.buffer.read())
     uvloop.run(run_worker(gateway, sys.argv[1]))
 

@@ -80,7 +80,7 @@ class AccessLog:
             metrics.BROKEN.labels("client").inc()
         elif details == "via_upstream" and _flag(entry):
             metrics.BROKEN.labels("upstream").inc()
-        elif details == "via_upstream" or details.startswith("sluice_"):
+        elif details == "via_upstream" or details.startswith("sluice_") or entry.response.response_code.value < 400:
             return
         self._tell(entry, "listener", details=details)
 

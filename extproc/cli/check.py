@@ -41,6 +41,6 @@ def check(config: ConfigOption = None) -> None:
     if run.returncode != 0:
         fail(f"Envoy does not accept what this configuration renders to:\n{run.stderr.strip()}")
     typer.echo(
-        f"OK: {len(gateway.models)} models, {len(gateway.backends)} backends, "
+        f"OK: models {len(gateway.models)}, backends {len(gateway.backends)}, "
         f"listening on {gateway.listener.address}:{gateway.listener.port}"
     )

@@ -60,7 +60,8 @@ def _call(record: dict[str, object]) -> str:
     usage = record.get("usage")
     if isinstance(usage, dict):
         about = "about " if usage.get("source") == "estimated" else ""
-        parts.append(f"{about}{usage.get('input')} in + {usage.get('output')} out")
+        seconds = f"{usage['seconds']} s of audio" if "seconds" in usage else ""
+        parts.append(seconds or f"{about}{usage.get('input')} in + {usage.get('output')} out")
     parts += ["stream"] if record.get("stream") else []
     parts += [str(record["refusal"])] if "refusal" in record else []
     parts += ["cut off"] if record.get("ending") == "cut" else []

@@ -3,33 +3,31 @@
 import json
 import re
 import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from extproc import keys
 from extproc.cli.settings import ConfigOption, configuration, fail
+from extproc.config.schema import Gateway
 from extproc.stores import sql
-from extproc.stores.ports import KeyRecord, NameTaken, StoreUnavailable, UnknownKey
+from extproc.stores.ports import KeyRecord, KeyStore, NameTaken, StoreUnavailable, UnknownKey
 
 app = typer.Typer(
     help="Make, list and revoke the keys that callers use.", no_args_is_help=True, rich_markup_mode="rich"
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_LIFE = re.compile(r"(\d+)([dh])")
-
-
-def _stores(config: ConfigOption) -> sql.Stores:
-    database = configuration(config).stores.database
-    try:
-        sql.upgrade(database)
-        return sql.open_stores(database)
-    except StoreUnavailable as error:
-        fail(f"{error}. Check stores.database.")
+_LIFE = re.compile(r"([0-9]{1,5})([dh])")
+_LONGEST_NAME = 100
+_UNLIMITED = 10_000  # columns
 
 
 @app.command()
@@ -46,22 +44,21 @@ def create(
 
       sluice keys create my-app
 
-      sluice keys create ci --expires 30d --model gpt-4o-mini --model text-embedding-3-small
+      sluice keys create ci --expires 30d --model gpt-4o-mini
+
+      sluice keys create ci --json | jq -r .key
     """
-    stores = _stores(config)
+    _check_name(name)
+    expires_at = _expiry(expires)
+    gateway = configuration(config)
+    models = _public_names(gateway, model) if model else None
     key = keys.mint(secrets.token_bytes(32))
-    try:
-        record = stores.keys.create(
-            name, keys.digest(key), keys.hint(key), _expiry(expires), tuple(model) if model else None
-        )
-    except NameTaken:
-        fail(f"There is a key named {name!r} already. Revoke it first, or choose another name.")
-    except StoreUnavailable as error:
-        fail(str(error))
-    if as_json:
-        typer.echo(json.dumps({**_facts(record), "key": key}))
-        return
-    typer.echo(key)
+    with _key_store(gateway) as store:
+        try:
+            record = store.create(name, keys.digest(key), keys.hint(key), expires_at, models)
+        except NameTaken:
+            fail(f"There is a key named {name!r} already. Revoke it first, or choose another name.")
+    typer.echo(json.dumps({**_facts(record), "key": key}) if as_json else key)
     typer.echo("Keep it now: it is not stored and cannot be shown again.", err=True)
 
 
@@ -79,42 +76,69 @@ def list_keys(
 
       sluice keys list --all --json
     """
-    try:
-        records = [record for record in _stores(config).keys.list() if everything or _state(record) == "in force"]
-    except StoreUnavailable as error:
-        fail(str(error))
+    with _key_store(configuration(config)) as store:
+        records = [record for record in store.list() if everything or _state(record) == "in force"]
     if as_json:
         typer.echo(json.dumps([_facts(record) for record in records]))
-        return
-    if not records:
+    elif records:
+        # A terminal folds long names; a pipe gets one line a key.
+        Console(width=None if sys.stdout.isatty() else _UNLIMITED).print(_table(records, everything))
+    else:
         typer.echo("No keys. Make one: sluice keys create my-app", err=True)
-        return
-    table = Table("name", "key", "id", "state", "expires", "models", box=None)
-    for record in records:
-        models = "all" if record.models is None else ", ".join(record.models)
-        table.add_row(record.name, record.hint, record.id, _state(record), _day(record.expires_at), models)
-    Console().print(table)
 
 
 @app.command()
 def revoke(
-    which: Annotated[str, typer.Argument(help="Name, id or hint of the key, as `list` shows them.")],
+    which: Annotated[str, typer.Argument(help="Name or hint of the key, as `list` shows them, or its id.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a key: in force in every worker within five seconds.
+    """Revoke a key: it stops working in every worker within five seconds.
 
     [bold]Examples[/bold]
 
       sluice keys revoke my-app
     """
-    try:
-        record = _stores(config).keys.revoke(which)
-    except UnknownKey:
-        fail(f"No key, or more than one, goes by {which!r}. `sluice keys list` shows them; the id is unique.")
-    except StoreUnavailable as error:
-        fail(str(error))
+    _refuse_secret(which)
+    with _key_store(configuration(config)) as store:
+        try:
+            record = store.revoke(which)
+        except UnknownKey:
+            fail(f"No key in force, or more than one, goes by {which!r}. `sluice keys list --json` shows their ids.")
     typer.echo(json.dumps(_facts(record)) if as_json else f"revoked {record.name} ({record.hint})")
+
+
+@contextmanager
+def _key_store(gateway: Gateway) -> Iterator[KeyStore]:
+    """The keys of the configured database, brought to the newest schema first."""
+    try:
+        sql.upgrade(gateway.stores.database)
+        with closing(sql.open_stores(gateway.stores.database)) as stores:
+            yield stores.keys
+    except StoreUnavailable as error:
+        fail(f"{error}. Check stores.database.")
+
+
+def _check_name(name: str) -> None:
+    """Names stand in logs and tables, one to a line."""
+    _refuse_secret(name)
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or name != name.strip():
+        raise typer.BadParameter(f"1 to {_LONGEST_NAME} printable characters, no space at its ends", param_hint="NAME")
+
+
+def _refuse_secret(text: str) -> None:
+    """A key where its name belongs would be stored and printed."""
+    if text.startswith(keys.PREFIX) and text.isascii():  # a hint is not ASCII
+        raise typer.BadParameter("that is a key, not the name of one. Revoke it if others can see this command line.")
+
+
+def _public_names(gateway: Gateway, asked: list[str]) -> tuple[str, ...]:
+    """The models by the names that keys are checked against; an alias stands for its model."""
+    public = {spelled: name for name, model in gateway.models.items() for spelled in (name, *model.aliases)}
+    unknown = [name for name in asked if name not in public]
+    if unknown:
+        fail(f"There is no model {unknown[0]!r} in the configuration. There are: {', '.join(gateway.models)}.")
+    return tuple(dict.fromkeys(public[name] for name in asked))
 
 
 def _expiry(expires: str | None) -> datetime | None:
@@ -127,6 +151,22 @@ def _expiry(expires: str | None) -> datetime | None:
     return datetime.now(UTC) + life
 
 
+def _table(records: list[KeyRecord], with_state: bool) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", overflow="fold")
+    table.add_column("key", no_wrap=True)
+    if with_state:
+        table.add_column("state", no_wrap=True)
+    table.add_column("expires (UTC)", no_wrap=True)
+    table.add_column("models", overflow="fold")
+    for record in records:
+        models = "all" if record.models is None else ", ".join(record.models)
+        state = [_state(record)] if with_state else []
+        # As Text: a name may look like the table's markup.
+        table.add_row(*map(Text, (record.name, record.hint, *state, _minute(record.expires_at), models)))
+    return table
+
+
 def _state(record: KeyRecord) -> str:
     if record.revoked_at is not None:
         return "revoked"
@@ -135,8 +175,8 @@ def _state(record: KeyRecord) -> str:
     return "in force"
 
 
-def _day(time: datetime | None) -> str:
-    return "never" if time is None else time.strftime("%Y-%m-%d %H:%M")
+def _minute(time: datetime | None) -> str:
+    return "never" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _facts(record: KeyRecord) -> dict[str, object]:

@@ -6,6 +6,7 @@ Sizes are bytes when written as a number, or text such as `8MiB`.
 """
 
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -31,6 +32,7 @@ def _duration(value: object) -> object:
 Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
+    Field(gt=timedelta(0)),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_DURATION.pattern}$"}]}),
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -190,20 +192,28 @@ class Gateway(Strict):
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
+        problems = [*self._name_problems(), *self._target_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))  # one problem a line, each begins with its field: see the loader
+        return self
+
+    def _name_problems(self) -> Iterator[str]:
         public: dict[str, str] = {}
         for name, model in self.models.items():
             for spelled in (name, *model.aliases):
                 if spelled in public:
-                    raise ValueError(f"models.{name}: the name {spelled!r} is already used by models.{public[spelled]}")
+                    yield f"models.{name}: the name {spelled!r} is already used by models.{public[spelled]}"
                 public[spelled] = name
-            for number, group in enumerate(model.targets):
-                where = f"models.{name}.targets[{number}]"
-                if not group or sum(target.weight for target in group) == 0:
-                    raise ValueError(f"{where}: a group needs at least one target with a weight above 0")
-                for target in group:
-                    if target.backend not in self.backends:
-                        raise ValueError(f"{where}: there is no backend {target.backend!r} under `backends`")
         for surface, name in self.default_models.items():
             if name not in public:
-                raise ValueError(f"default_models.{surface}: there is no model {name!r} under `models`")
-        return self
+                yield f"default_models.{surface}: there is no model {name!r} under `models`"
+
+    def _target_problems(self) -> Iterator[str]:
+        for name, model in self.models.items():
+            for number, group in enumerate(model.targets):
+                where = f"models.{name}.targets[{number}]"
+                if sum(target.weight for target in group) == 0:
+                    yield f"{where}: a group needs at least one target with a weight above 0"
+                for place, target in enumerate(group):
+                    if target.backend not in self.backends:
+                        yield f"{where}[{place}].backend: there is no backend {target.backend!r} under `backends`"

@@ -1,5 +1,6 @@
 """Reading an answer that comes in pieces: an event stream, or a JSON document of any size."""
 
+import re
 from collections.abc import Mapping
 
 import orjson
@@ -10,6 +11,8 @@ from extproc.dialects.sse import EventReader
 
 PARSE_WHOLE = 256 * 1024
 """Bytes of JSON that parse in well under a millisecond; of a larger answer only the usage is looked for."""
+
+_FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]{1,256})"')  # as OpenAI writes it
 
 
 class Stream:
@@ -45,37 +48,44 @@ class Stream:
 
 
 class Document:
-    """A JSON answer that flows past: the whole of a small one is kept until its end, the tail of a large one."""
+    """A JSON answer that flows past: the whole of a small one is kept until its end.
 
-    __slots__ = ("_large", "_meter", "_parts", "_size")
+    Of a large one only the ends are read: its id, where it is the first field, and the usage in its tail.
+    """
+
+    __slots__ = ("_id", "_large", "_meter", "_parts", "_size")
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._parts: list[bytes] = []
         self._size = 0
         self._large = False
+        self._id: str | None = None
 
     def feed(self, chunk: bytes, end: bool) -> bytes | None:
         """Always None: a document passes as it is."""
         self._parts.append(chunk)
         self._size += len(chunk)
         if self._size > PARSE_WHOLE:
-            self._large = True
-            tail = b"".join(self._parts)[-usage.TAIL :]
-            self._parts, self._size = [tail], len(tail)
+            self._keep_tail(b"".join(self._parts))
         if end:
             self._finish(b"".join(self._parts))
         return None
 
+    def _keep_tail(self, body: bytes) -> None:
+        if not self._large:
+            self._large = True
+            self._id = _first_id(body)
+        tail = body[-usage.TAIL :]
+        self._parts, self._size = [tail], len(tail)
+
     def _finish(self, body: bytes) -> None:
-        parsed = self._tail(body) if self._large else self._whole(body)
+        parsed = self._ends(body[-usage.TAIL :]) if self._large else self._whole(body)
         if parsed is not None:
             self._meter.answer(parsed)
 
-    @staticmethod
-    def _tail(body: bytes) -> Mapping[str, object]:
-        found = usage.in_tail(body)
-        return {} if found is None else {"usage": found}
+    def _ends(self, tail: bytes) -> Mapping[str, object]:
+        return {"id": self._id, "usage": usage.in_tail(tail)}
 
     @staticmethod
     def _whole(body: bytes) -> Mapping[str, object] | None:
@@ -84,6 +94,11 @@ class Document:
         except ValueError:
             return None
         return parsed if isinstance(parsed, dict) else {}
+
+
+def _first_id(body: bytes) -> str | None:
+    found = _FIRST_ID.match(body)
+    return found[1].decode("ascii") if found else None
 
 
 class Opaque:

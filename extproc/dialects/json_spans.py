@@ -70,8 +70,8 @@ class _Scan:
         self.fields = 0
         self.spans: dict[tuple[str, ...], Span] = {}
 
-    def value(self, at: int, shape: Shape | None, path: tuple[str, ...]) -> int:
-        """The end of the value that starts at `at`."""
+    def value(self, at: int, shape: Shape | None, path: tuple[str, ...] | None) -> int:
+        """The end of the value that starts at `at`; None as its path: inside an array."""
         first = self.body[at : at + 1]
         if first == b"{":
             if shape is not None and shape.keys is not None:
@@ -110,7 +110,7 @@ class _Scan:
                 depth -= 1
         return at
 
-    def _object(self, at: int, watched: Mapping[str, Shape | None], path: tuple[str, ...]) -> int:
+    def _object(self, at: int, watched: Mapping[str, Shape | None], path: tuple[str, ...] | None) -> int:
         self._count()
         at = self._blank(at + 1)
         if self.body[at : at + 1] == b"}":
@@ -128,9 +128,10 @@ class _Scan:
             if name is None:
                 at = self.value(start, None, path)
             else:
-                inner = (*path, name)
+                inner = None if path is None else (*path, name)
                 at = self.value(start, watched[name], inner)
-                self.spans.setdefault(inner, Span(start, at))
+                if inner is not None:
+                    self.spans[inner] = Span(start, at)
             comma = _COMMA.match(self.body, at)
             if comma is None:
                 return self._close(at, b"}")
@@ -158,7 +159,7 @@ class _Scan:
         if self.body[at : at + 1] == b"]":
             return at + 1
         while True:
-            at = self.value(at, items, ("[]",))
+            at = self.value(at, items, None)
             comma = _COMMA.match(self.body, at)
             if comma is None:
                 return self._close(at, b"]")
@@ -192,7 +193,7 @@ def splice(body: bytes, edits: Iterable[Edit]) -> bytes:
     """The body with the edits in place; every other byte is kept. Edits must not overlap."""
     parts: list[bytes] = []
     at = 0
-    for edit in sorted(edits, key=lambda edit: edit.span.start):
+    for edit in sorted(edits, key=lambda edit: (edit.span.start, edit.span.end)):
         parts += (body[at : edit.span.start], edit.text)
         at = edit.span.end
     parts.append(body[at:])

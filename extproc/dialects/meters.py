@@ -4,7 +4,8 @@ A meter is told of every event of a stream, or of the whole JSON answer. It neve
 sends: an answer that cannot be read is passed on and its usage is estimated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import orjson
@@ -47,6 +48,12 @@ def _load(data: bytes) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
+def _objects(value: object) -> Iterator[Mapping[str, object]]:
+    """The objects of a list; nothing where there is none."""
+    if isinstance(value, list):
+        yield from (item for item in value if isinstance(item, dict))
+
+
 class _Counting:
     """What all meters share: the usage reported, and the weight of the text that passed."""
 
@@ -62,12 +69,16 @@ class _Counting:
         if isinstance(text, str):
             self.weight += estimate.weight(text)
 
+    def _report(self, said: object) -> None:
+        """Usage in OpenAI's words; the last one wins, and one that counts nothing says nothing."""
+        usage = reported.openai(said) if isinstance(said, dict) else None
+        if usage is not None:
+            self.usage = usage
+
     def answer(self, parsed: Mapping[str, object]) -> None:
         self.finished = True
         self.failed = bool(parsed.get("error"))  # some gateways answer 200 with an error inside
-        usage = parsed.get("usage")
-        if isinstance(usage, dict):
-            self.usage = reported.openai(usage)
+        self._report(parsed.get("usage"))
 
     def made_ids(self) -> list[str]:
         return []
@@ -97,45 +108,40 @@ class ChatMeter(_Counting):
             return False
         if chunk.get("error"):
             self.failed = True
-        choices = chunk.get("choices")
-        if isinstance(choices, list):
-            for choice in choices:
-                self._note_choice(choice)
+        self._note_choices(chunk)
         usage = chunk.get("usage")
-        if not isinstance(usage, dict):
-            return False
-        self.usage = reported.openai(usage)
-        return self._hide_usage and choices == []
+        self._report(usage)
+        return self._hide_usage and isinstance(usage, dict) and chunk.get("choices") == []
 
-    def _note_choice(self, choice: object) -> None:
-        if not isinstance(choice, dict):
-            return
+    def _note_choices(self, chunk: Mapping[str, object]) -> None:
+        for choice in _objects(chunk.get("choices")):
+            self._note_choice(choice)
+
+    def _note_choice(self, choice: Mapping[str, object]) -> None:
         delta = choice.get("delta") or choice.get("message")
         if not isinstance(delta, dict):
             self._note(choice.get("text"))
             return
         for name in ("content", "reasoning_content", "reasoning", "refusal"):
             self._note(delta.get(name))
-        calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            function = call.get("function") if isinstance(call, dict) else None
+        for call in _objects(delta.get("tool_calls")):
+            function = call.get("function")
             if isinstance(function, dict):
                 self._note(function.get("name"))
                 self._note(function.get("arguments"))
 
     def answer(self, parsed: Mapping[str, object]) -> None:
         super().answer(parsed)
-        if self.usage is None:
-            choices = parsed.get("choices")
-            for choice in choices if isinstance(choices, list) else ():
-                self._note_choice(choice)
+        self._note_choices(parsed)
+
+
+_RESPONSES_LAST = ("response.completed", "response.incomplete", "response.failed")
 
 
 class ResponsesMeter(_Counting):
     """OpenAI's Responses API: the last event carries the whole response, its usage and its ids."""
 
     __slots__ = ("_given", "_made")
-    _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +161,7 @@ class ResponsesMeter(_Counting):
         item = event.get("item")
         if isinstance(item, dict):
             self._note_item(item)
-        if kind in self._LAST:
+        if kind in _RESPONSES_LAST:
             self.finished = True
         if kind in ("error", "response.failed"):
             self.failed = True
@@ -165,24 +171,28 @@ class ResponsesMeter(_Counting):
         self.finished = True
         self.failed = bool(parsed.get("error"))
         self._note_response(parsed)
+        for item in _objects(parsed.get("output")):
+            self._note_output(item)
 
     def _note_response(self, response: Mapping[str, object]) -> None:
-        usage = response.get("usage")
-        if isinstance(usage, dict):
-            self.usage = reported.openai(usage)
+        self._report(response.get("usage"))
         if response.get("store") is not False:
             self._make(response.get("id"))
             conversation = response.get("conversation")
             if isinstance(conversation, dict):
                 self._make(conversation.get("id"))
-        output = response.get("output")
-        for item in output if isinstance(output, list) else ():
-            if isinstance(item, dict):
-                self._note_item(item)
+        for item in _objects(response.get("output")):
+            self._note_item(item)
 
     def _note_item(self, item: Mapping[str, object]) -> None:
         self._make(item.get("id"))
         self._make(item.get("encrypted_content"))
+
+    def _note_output(self, item: Mapping[str, object]) -> None:
+        self._note(item.get("name"))
+        self._note(item.get("arguments"))
+        for part in _objects(item.get("content")):
+            self._note(part.get("text"))
 
     def _make(self, made: object) -> None:
         if isinstance(made, str) and made and made not in self._given:
@@ -218,7 +228,7 @@ class AnthropicMeter(_Counting):
             usage = event.get("usage")
             if isinstance(usage, dict):
                 self.usage = reported.anthropic(usage, self.usage)
-                self._final = True
+                self._final = "output_tokens" in usage
         elif kind == "message_stop":
             self.finished = True
         elif kind == "error":
@@ -236,14 +246,15 @@ class AnthropicMeter(_Counting):
         usage = parsed.get("usage")
         if isinstance(usage, dict):
             self.usage = reported.anthropic(usage)
-            self._final = True
+            self._final = "output_tokens" in usage
+        for block in _objects(parsed.get("content")):
+            self._note_delta(block)
 
     def total(self, estimated_input: int) -> Usage:
         if self.usage is None or self._final:
             return super().total(estimated_input)
-        self.usage.output = max(self.usage.output, estimate.tokens(self.weight))
-        self.usage.source = UsageSource.ESTIMATED
-        return self.usage
+        output = max(self.usage.output, estimate.tokens(self.weight))
+        return replace(self.usage, output=output, source=UsageSource.ESTIMATED)
 
 
 class PlainMeter(_Counting):
@@ -256,13 +267,15 @@ class PlainMeter(_Counting):
         if event is None:
             return False
         self._note(event.get("delta"))
-        usage = event.get("usage")
-        if isinstance(usage, dict):
-            self.usage = reported.openai(usage)
+        self._report(event.get("usage"))
         kind = event.get("type")
         if isinstance(kind, str) and kind.endswith((".done", ".completed")):
             self.finished = True
         return False
+
+    def answer(self, parsed: Mapping[str, object]) -> None:
+        super().answer(parsed)
+        self._note(parsed.get("text"))  # of a transcription or translation
 
 
 class UncountedMeter(_Counting):

@@ -20,19 +20,17 @@ MAX_HEADER = 8 * 1024
 MAX_MODEL = 200
 """Bytes of a model's name."""
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_PARAMETER = rf';[ \t]*({_TOKEN})=(?:"([^"\\\r\n]*)"|([^\s;",\\]+))[ \t]*'
-_CONTENT_TYPE = re.compile(rf"multipart/form-data[ \t]*((?:{_PARAMETER})*)", re.IGNORECASE | re.ASCII)
-_PARAMETERS = re.compile(_PARAMETER, re.ASCII)
+_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # a token of RFC 9110
+_PARAMETER = rf"[ \t]*;[ \t]*({_TCHARS})=(?:\"([^\"\\\r\n]*)\"|([^\s;\",\\]+))"
+_CONTENT_TYPE = re.compile(rf"multipart/form-data((?:{_PARAMETER})*)[ \t]*;?[ \t]*", re.IGNORECASE | re.ASCII)
+_PARAMETERS = re.compile(_PARAMETER)
 _BOUNDARY = re.compile(r"[\x20-\x7e]{0,69}[\x21-\x7e]")  # RFC 2046, 5.1.1: 70 characters, the last no space
 
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-_VALUE = rb'(?:"(?:[^"\\]|\\.)*+"|[!#$%&\'*+\-.^_`|~0-9A-Za-z]++)'
-_DISPOSITION = re.compile(
-    rb'form-data[ \t]*;[ \t]*name=(?:"([^"\\]*)"|([!#$%&\'*+\-.^_`|~0-9A-Za-z]+))[ \t]*'
-    rb"((?:;[ \t]*filename\*?=" + _VALUE + rb"[ \t]*)*+)",
-    re.IGNORECASE,
-)
+_HEADER = re.compile(rf"({_TCHARS}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)".encode())
+# A name with a backslash is read with or without it, depending on who reads; in a file's name nobody cares.
+_ATTRIBUTE = rf"""[ \t]*;[ \t]*(?:(name)=(?:"([^"\\]*)"|({_TCHARS}))|(filename\*?)=(?:"(?:[^"\\]|\\.)*+"|{_TCHARS}))"""
+_DISPOSITION = re.compile(rf"form-data((?:{_ATTRIBUTE})+)[ \t]*".encode(), re.IGNORECASE)
+_ATTRIBUTES = re.compile(_ATTRIBUTE.encode(), re.IGNORECASE)
 _MODEL = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_MODEL)
 
 
@@ -58,14 +56,21 @@ class _Inside(Enum):
 def delimiter(content_type: str) -> bytes:
     """The delimiter of a multipart body. Raises Refused where the header names none, or more than one."""
     whole = _CONTENT_TYPE.fullmatch(content_type.strip(" \t"))
-    named = [
-        quoted or token
-        for name, quoted, token in _PARAMETERS.findall(whole[1] if whole else "")
-        if name.lower() == "boundary"
-    ]
+    parameters = _PARAMETERS.findall(whole[1]) if whole else []
+    named: list[str] = [quoted or token for name, quoted, token in parameters if name.lower() == "boundary"]
     if len(named) != 1 or not _BOUNDARY.fullmatch(named[0]):
         raise Refused(BAD_REQUEST, "The content-type header must name one multipart boundary.")
     return b"--" + named[0].encode("ascii")
+
+
+def find_model(head: bytes, delimiter: bytes, complete: bool) -> Field | None:
+    """The model field in the first bytes of a body, or None if more bytes are needed to tell.
+
+    `complete`: no more bytes will come. Raises Refused as `FormReader.feed` does.
+    """
+    reader = FormReader(delimiter)
+    reader.feed(head, complete)
+    return reader.model if reader.decided else None
 
 
 class FormReader:
@@ -91,11 +96,20 @@ class FormReader:
 
         Raises Refused when the model cannot come any more, comes twice, or the form can be read in two ways.
         """
+        room = PREFIX - self._offset - len(self._held)
+        if not self.decided and len(chunk) > room:
+            self._take(chunk[:room])
+            if not self.decided:
+                self._decide()
+            chunk = chunk[room:]
+        self._take(chunk)
+        if end and not self.decided:
+            self._decide()
+
+    def _take(self, chunk: bytes) -> None:
         self._held += chunk
         while self._step():
             pass
-        if not self.decided and (end or self._offset + len(self._held) > PREFIX):
-            self._decide()
 
     def _step(self) -> bool:
         """One step on; False where more bytes are needed."""
@@ -123,46 +137,48 @@ class FormReader:
         if len(self._held) < 2:
             return False
         if self._held.startswith(b"--"):
-            self._decide()
+            if not self.decided:
+                self._decide()
             return self._on(_Inside.EPILOGUE, 2)
         if not self._held.startswith(b"\r\n"):
             raise _unreadable()
         return self._on(_Inside.HEADERS, 0)
 
     def _headers(self) -> bool:
-        end = self._find(b"\r\n\r\n", MAX_HEADER)
-        if end < 0:
-            if len(self._held) > MAX_HEADER:
-                raise _unreadable()
+        end = self._find(b"\r\n\r\n")
+        if (end if end >= 0 else self._searched) > MAX_HEADER:
+            raise _unreadable()
+        value = end + len(b"\r\n\r\n")
+        if end < 0 or len(self._held) < value + len(self._delimiter):
             return False
-        name, is_file = _disposition(bytes(self._held[2:end]))
-        if is_file:
-            self._decide()
+        if self._held.startswith(self._delimiter, value):
+            raise _unreadable()  # a part without a value, or a value that begins with the delimiter
+        return self._on(self._part(bytes(self._held[2:end])), value)
+
+    def _part(self, headers: bytes) -> _Inside:
+        name, is_file = _disposition(headers)
         is_model = name.lower() == b"model"
-        if is_model and (is_file or name != b"model" or self.model is not None):
+        if is_model and (self.model is not None or name != b"model"):
             raise Refused(DUPLICATE_FIELD, "The field `model` is given twice, or in another spelling.", "model")
-        # From the empty line on: in an empty value its end is the delimiter's start.
-        return self._on(_Inside.MODEL if is_model else _Inside.VALUE, end + 2)
+        if is_file and not self.decided:
+            self._decide()
+        return _Inside.MODEL if is_model else _Inside.VALUE
 
     def _value(self) -> bool:
-        is_model = self._inside is _Inside.MODEL
-        end = self._find(self._end, len(self._held))
-        if end >= 0:
-            if is_model:
-                self._name(bytes(self._held[2:end]))
-            return self._on(_Inside.MARK, end + len(self._end))
-        if is_model:
-            if len(self._held) > MAX_MODEL + 2 + len(self._end):
-                self._name(bytes(self._held[2:]))
+        end = self._find(self._end)
+        if self._inside is _Inside.MODEL:
+            if end < 0 and len(self._held) <= MAX_MODEL + len(self._end):
+                return False
+            self.model = self._named(bytes(self._held[: end if end >= 0 else None]))
+        if end < 0:
+            self._drop(max(0, len(self._held) - len(self._end) + 1))
             return False
-        self._drop(max(0, len(self._held) - len(self._end)))
-        return False
+        return self._on(_Inside.MARK, end + len(self._end))
 
-    def _name(self, text: bytes) -> None:
+    def _named(self, text: bytes) -> Field:
         if not _MODEL.fullmatch(text):
             raise Refused(INVALID_VALUE, "`model` must be a model's name.", "model")
-        start = self._offset + 2
-        self.model = Field(text.decode("ascii"), Span(start, start + len(text)))
+        return Field(text.decode("ascii"), Span(self._offset, self._offset + len(text)))
 
     def _decide(self) -> None:
         if self.model is None:
@@ -172,3 +188,38 @@ class FormReader:
                 "model",
             )
         self.decided = True
+
+    def _find(self, wanted: bytes) -> int:
+        at = self._held.find(wanted, self._searched)
+        if at < 0:
+            self._searched = max(0, len(self._held) - len(wanted) + 1)
+        return at
+
+    def _drop(self, count: int) -> None:
+        del self._held[:count]
+        self._offset += count
+        self._searched = max(0, self._searched - count)
+
+    def _on(self, inside: _Inside, consumed: int) -> bool:
+        self._drop(consumed)
+        self._searched = 0
+        self._inside = inside
+        return True
+
+
+def _disposition(headers: bytes) -> tuple[bytes, bool]:
+    """The name of a part, and whether it is a file."""
+    lines = [_HEADER.fullmatch(line) for line in headers.split(b"\r\n")]
+    found = [line[2] for line in lines if line and line[1].lower() == b"content-disposition"]
+    whole = _DISPOSITION.fullmatch(found[0]) if len(found) == 1 and all(lines) else None
+    if whole is None:
+        raise _unreadable()
+    attributes = _ATTRIBUTES.findall(whole[1])
+    names: list[bytes] = [quoted or token for name, quoted, token, _ in attributes if name]
+    if len(names) != 1:
+        raise _unreadable()
+    return names[0], len(attributes) > 1
+
+
+def _unreadable() -> Refused:
+    return Refused(BAD_REQUEST, "A part of the multipart body has headers that cannot be read in one way only.")

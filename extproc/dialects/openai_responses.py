@@ -18,6 +18,7 @@ _ITEM = Shape(
         "summary": Shape(items=_PART),
         "arguments": None,
         "output": None,
+        "result": None,
         "encrypted_content": None,
     }
 )
@@ -79,17 +80,31 @@ def _item_weight(item: Object) -> float:
 
 
 def _state(parsed: Object, items: list[Object]) -> StateReference | None:
-    """What the call leans on. A reasoning item without its encrypted content is only an id to the provider."""
+    """What the call leans on."""
     ids = [fields.text(parsed, "previous_response_id"), _conversation(parsed)]
     sealed = []
     for item in items:
         encrypted = fields.text(item, "encrypted_content")
         if encrypted:
             sealed.append(encrypted)
-        elif item.get("type") == "item_reference" or (item.get("type") == "reasoning" and item.get("id")):
+        if _refers(item):
             ids.append(fields.text(item, "id"))
     known = tuple(given for given in ids if given)
     return StateReference(known, tuple(sealed)) if known or sealed else None
+
+
+def _refers(item: Object) -> bool:
+    """Whether an item is only the id of what the provider stores. Of a reference, the type may be left out."""
+    match item.get("type"):
+        case "item_reference":
+            return True
+        case "reasoning":
+            return not item.get("encrypted_content")
+        case "image_generation_call":
+            return not item.get("result")
+        case None:
+            return item.get("role") is None
+    return False
 
 
 def _conversation(parsed: Object) -> str | None:

@@ -5,6 +5,7 @@ out as the bytes that came in, whatever the chunks they came in were.
 """
 
 import re
+from itertools import pairwise
 
 _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINES = re.compile(rb"\r\n|\n|\r")
@@ -16,7 +17,7 @@ class EventReader:
     __slots__ = ("_buffer", "_searched")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
         self._searched = 0
 
     @property
@@ -26,32 +27,31 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes, each with its terminating empty line."""
-        buffer = self._buffer + chunk if self._buffer else chunk
-        events: list[bytes] = []
-        start = 0
-        for found in _BOUNDARY.finditer(buffer, self._searched):
-            end = found.end()
-            if end == len(buffer) and buffer.endswith(b"\r"):
-                break  # the LF of a CRLF may be the next byte
-            events.append(buffer[start:end])
-            start = end
-        self._buffer = buffer[start:]
+        self._buffer += chunk
+        ends = [found.end() for found in _BOUNDARY.finditer(self._buffer, self._searched)]
+        if ends and ends[-1] == len(self._buffer) and self._buffer.endswith(b"\r"):
+            ends.pop()  # the LF of a CRLF may be the next byte
+        cut = bytes(self._buffer) if ends else b""
+        del self._buffer[: ends[-1] if ends else 0]
         self._searched = max(0, len(self._buffer) - 3)
-        return events
+        return [cut[start:end] for start, end in pairwise((0, *ends))]
 
     def rest(self) -> bytes:
         """What is held of an event that has not ended; empties the reader."""
-        rest, self._buffer, self._searched = self._buffer, b"", 0
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._searched = 0
         return rest
 
 
 def data(event: bytes) -> bytes:
     """The data of an event: the values of its data lines joined by LF; empty for comments and pings."""
-    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2:
+    one_line = event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and b"\r" not in event
+    if one_line and event.startswith(b"data: "):
         return event[6:-2]  # by far the commonest form
     values = []
     for line in _LINES.split(event):
-        if line.startswith(b"data:"):
+        if line.startswith(b"data:") or line == b"data":
             value = line[5:]
             values.append(value[1:] if value.startswith(b" ") else value)
     return b"\n".join(values)

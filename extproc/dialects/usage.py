@@ -15,13 +15,17 @@ _USAGE_KEY = re.compile(rb'"usage"\s*:\s*\{')
 _OBJECT = re.compile(rb"[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}")  # two levels: usage and its details
 
 
-def _count(source: Mapping[str, object], *names: str) -> int:
-    """The first of these that is a count; a hostile or absent value is 0."""
+def _said(source: Mapping[str, object], *names: str) -> int | None:
+    """The first of these that is a count; None where each is absent, null or hostile."""
     for name in names:
         value = source.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX:
             return value
-    return 0
+    return None
+
+
+def _count(source: Mapping[str, object], name: str) -> int:
+    return _said(source, name) or 0
 
 
 def _details(source: Mapping[str, object], *names: str) -> Mapping[str, object]:
@@ -32,37 +36,58 @@ def _details(source: Mapping[str, object], *names: str) -> Mapping[str, object]:
     return {}
 
 
-def openai(reported: Mapping[str, object]) -> Usage:
-    """Usage of OpenAI's APIs: chat's `prompt_tokens` and the newer `input_tokens` family."""
+def openai(reported: Mapping[str, object]) -> Usage | None:
+    """Usage of OpenAI's APIs: chat's `prompt_tokens` and the newer `input_tokens` family.
+
+    Some rerank and embedding servers say only `total_tokens`. None where nothing is counted at all.
+    """
+    total = _said(reported, "total_tokens")
+    given = _said(reported, "prompt_tokens", "input_tokens")
+    made = _said(reported, "completion_tokens", "output_tokens")
+    seconds = _seconds(reported)
+    if total is None and given is None and made is None and seconds is None:
+        return None
     of_input = _details(reported, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     of_output = _details(reported, "completion_tokens_details", "output_tokens_details")
-    seconds = reported.get("seconds")
     return Usage(
-        input=_count(reported, "prompt_tokens", "input_tokens"),
-        output=_count(reported, "completion_tokens", "output_tokens"),
+        input=max(0, (total or 0) - (made or 0)) if given is None else given,
+        output=made or 0,
         cached_input=_count(of_input, "cached_tokens"),
         audio_input=_count(of_input, "audio_tokens"),
         audio_output=_count(of_output, "audio_tokens"),
         reasoning=_count(of_output, "reasoning_tokens"),
-        seconds=float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < _MAX else 0.0,
+        seconds=seconds or 0.0,
         source=UsageSource.REPORTED,
     )
+
+
+def _seconds(reported: Mapping[str, object]) -> float | None:
+    value = reported.get("seconds")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MAX:
+        return float(value)
+    return None
 
 
 def anthropic(reported: Mapping[str, object], before: Usage | None = None) -> Usage:
     """Usage of Anthropic's Messages API. Its `input_tokens` leaves cached tokens out; ours counts them in.
 
-    On a stream the counts of `message_delta` are cumulative and may leave out what `message_start` said.
+    On a stream the counts of `message_delta` are cumulative; what it leaves out or null stays as `before`.
     """
-    usage = before or Usage()
-    if "input_tokens" in reported:
-        usage.cached_input = _count(reported, "cache_read_input_tokens")
-        usage.cache_write = _count(reported, "cache_creation_input_tokens")
-        usage.input = _count(reported, "input_tokens") + usage.cached_input + usage.cache_write
-    if "output_tokens" in reported:
-        usage.output = _count(reported, "output_tokens")
-    usage.source = UsageSource.REPORTED
-    return usage
+    was = before or Usage()
+    read = _said(reported, "cache_read_input_tokens")
+    written = _said(reported, "cache_creation_input_tokens")
+    plain = _said(reported, "input_tokens")
+    made = _said(reported, "output_tokens")
+    cached = was.cached_input if read is None else read
+    cache_write = was.cache_write if written is None else written
+    uncached = was.input - was.cached_input - was.cache_write if plain is None else plain
+    return Usage(
+        input=uncached + cached + cache_write,
+        output=was.output if made is None else made,
+        cached_input=cached,
+        cache_write=cache_write,
+        source=UsageSource.REPORTED,
+    )
 
 
 def in_tail(tail: bytes) -> Mapping[str, object] | None:

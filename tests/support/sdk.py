@@ -9,6 +9,7 @@ from typing import Any
 
 import anthropic
 import openai
+import pytest
 
 AZURE_API_VERSION = "2024-10-21"
 
@@ -94,3 +95,10 @@ async def ask(client: Any, operation: str, **fields: Any) -> Answer:
     elif isinstance(value, openai.AsyncStream | anthropic.AsyncStream):
         value = [event async for event in value]
     return Answer(value, raw.headers)
+
+
+async def refusal(client: Any, operation: str, **fields: Any) -> Any:
+    """The error that an SDK raises for a call: an `APIStatusError` of one of the two. No error fails the test."""
+    with pytest.raises((openai.APIStatusError, anthropic.APIStatusError)) as caught:
+        await ask(client, operation, **fields)
+    return caught.value

@@ -11,6 +11,8 @@ from extproc.stores.ports import AFFINITY_LIFE, Affinity
 from extproc.stores.sql.engine import transaction
 from extproc.stores.sql.tables import affinity
 
+_AT_ONCE = 1000  # ids in one statement: callers choose how many they name, databases limit the parameters
+
 
 class SqlAffinity:
     """See AffinityStore."""
@@ -35,10 +37,15 @@ class SqlAffinity:
 
     def recall(self, ids: Sequence[str]) -> Mapping[str, Affinity]:
         digests = {id_digest(made): made for made in ids}
-        wanted = affinity.c.digest.in_(digests) & (affinity.c.expires_at > self._naive_now())
+        asked = list(digests)
+        live = affinity.c.expires_at > self._naive_now()
+        known: dict[str, Affinity] = {}
         with transaction(self._engine) as connection:
-            rows = connection.execute(select(affinity).where(wanted)).all()
-        return {digests[row.digest]: Affinity(row.backend, row.model, row.owner) for row in rows}
+            for start in range(0, len(asked), _AT_ONCE):
+                wanted = affinity.c.digest.in_(asked[start : start + _AT_ONCE])
+                for row in connection.execute(select(affinity).where(wanted, live)):
+                    known[digests[row.digest]] = Affinity(row.backend, row.model, row.owner)
+        return known
 
     def _naive_now(self) -> datetime:
         return self._now().astimezone(UTC).replace(tzinfo=None)

@@ -27,6 +27,8 @@ def connect(url: str) -> Engine:
         raise StoreUnavailable(f"stores.database is not a URL of a known database: {error}") from None
     except ModuleNotFoundError as error:
         raise StoreUnavailable(f"stores.database needs the Python package {error.name}. Install it.") from None
+    except OSError as error:
+        raise StoreUnavailable(f"the database cannot be opened: {error.strerror}") from None
 
 
 def _sqlite(url: str, path: str) -> Engine:
@@ -47,13 +49,17 @@ def _sqlite_settings(connection: sqlite3.Connection, _entry: ConnectionPoolEntry
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction; every failure of the database leaves as StoreUnavailable, without its parameters."""
+    """One transaction; every failure of the database leaves as StoreUnavailable, without its parameters.
+
+    Of the driver's words only the first line is kept: the reason. Lines after it may quote a row.
+    """
     try:
         with engine.begin() as connection:
             yield connection
     except DBAPIError as error:
-        raise StoreUnavailable(f"the database does not answer: {type(error.orig).__name__}") from None
+        reason = str(error.orig).partition("\n")[0]
+        raise StoreUnavailable(f"the database cannot be used: {reason}") from None
     except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer: {type(error).__name__}") from None
+        raise StoreUnavailable(f"the database cannot be used: {type(error).__name__}") from None
     except OSError as error:
         raise StoreUnavailable(f"the database cannot be opened: {error.strerror}") from None

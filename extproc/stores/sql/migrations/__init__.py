@@ -1,12 +1,14 @@
 """Bringing a database to the newest schema, with Alembic, from inside the package."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 
 from extproc.stores.ports import StoreUnavailable
@@ -22,19 +24,25 @@ def upgrade(url: str) -> None:
             config.set_main_option("script_location", str(Path(__file__).parent))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+    except CommandError:  # its revision is unknown here
+        raise StoreUnavailable("the database was written by a newer version of Sluice. Use that version") from None
     finally:
         engine.dispose()
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 @contextmanager
 def _alone(url: str) -> Iterator[None]:
-    """SQLite has no lock that spans its schema changes, so a file beside it serves; PostgreSQL locks by itself."""
+    """Two processes cannot switch a new SQLite file to WAL at once, so a lock file keeps them apart."""
     database = make_url(url).database
     if not url.startswith("sqlite") or not database or database == ":memory:":
         yield
         return
     try:
-        with Path(f"{database}.lock").open("w") as lock:
+        with open(f"{database}.lock", "w", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:

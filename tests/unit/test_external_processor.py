@@ -1,0 +1,279 @@
+"""Whole streams against an Envoy in memory: one reply per message, and never a clean end that Envoy did not ask for."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc.adapter.external_processor import ExternalProcessor
+from extproc.call import Call, Event
+from extproc.pipeline import Pipeline
+from protos.ext_proc_pb2 import HttpBody, ProcessingMode, ProcessingRequest, ProcessingResponse
+from tests.support.playbook import (
+    REQUEST_TRAILERS,
+    RESPONSE_TRAILERS,
+    Aborted,
+    FakeEnvoy,
+    Policy,
+    RequestBody,
+    ResponseBody,
+    ResponseHeaders,
+    Told,
+    answer,
+    local_reply,
+    request,
+)
+
+CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"canary text"}]}'
+USED = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+FORM = (
+    b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+    b'--B\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nRIFF\r\n--B--\r\n'
+)
+FORM_HEAD = request("/v1/audio/transcriptions", content_type="multipart/form-data; boundary=B")
+
+CALLS: dict[str, tuple[Told, ...]] = {
+    "json": (request(), RequestBody(CHAT), answer(content_length="60"), ResponseBody(USED), RESPONSE_TRAILERS),
+    "request trailers": (request(), REQUEST_TRAILERS, RequestBody(CHAT), answer(), ResponseBody(USED)),
+    "stream": (
+        request(),
+        RequestBody(CHAT.replace(b'"model"', b'"stream":true,"model"')),
+        answer(content_type="text/event-stream"),
+        ResponseBody(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', end=False),
+        ResponseBody(b"data: [DONE]\n\n", end=True),
+    ),
+    "form": (FORM_HEAD, RequestBody(FORM[:40], end=False), RequestBody(FORM[40:]), answer(), ResponseBody(USED)),
+    "refused": (request(authorization=""),),
+    "models": (request("/v1/models", "GET", end=True),),
+    "provider error": (request(), RequestBody(CHAT), answer(status=500)),
+    "no backend": (request(), RequestBody(CHAT), local_reply(503)),
+    "too large": (local_reply(413),),
+}
+_ANSWERS = {
+    Event.REQUEST_HEADERS: "request_headers",
+    Event.REQUEST_BODY: "request_body",
+    Event.REQUEST_TRAILERS: "request_trailers",
+    Event.RESPONSE_HEADERS: "response_headers",
+    Event.RESPONSE_BODY: "response_body",
+    Event.RESPONSE_TRAILERS: "response_trailers",
+}
+
+
+class CountedPipeline(Pipeline):
+    """Counts how often a call ends."""
+
+    ends = 0
+
+    def end(self, call: Call) -> None:
+        self.ends += 1
+        super().end(call)
+
+
+def counted(policy: Policy) -> CountedPipeline:
+    policy.pipeline.__class__ = CountedPipeline
+    assert isinstance(policy.pipeline, CountedPipeline)
+    return policy.pipeline
+
+
+def messages(events: Sequence[Told]) -> list[ProcessingRequest]:
+    return [told.message() for told in events]
+
+
+async def run(policy: Policy, envoy: FakeEnvoy) -> list[ProcessingResponse]:
+    """Serve one stream; an abort is noted at the fake."""
+    try:
+        await ExternalProcessor(policy.pipeline).process(None, envoy)
+    except Aborted:
+        assert envoy.aborted is not None
+    return [ProcessingResponse.FromString(reply) for reply in envoy.replies]
+
+
+@pytest.mark.parametrize("events", CALLS.values(), ids=CALLS.keys())
+async def test_a_good_call_gets_a_reply_of_the_right_kind_to_every_message(events: tuple[Told, ...]) -> None:
+    policy = Policy()
+    pipeline = counted(policy)
+    envoy = FakeEnvoy(messages(events))
+    replies = await run(policy, envoy)
+    assert envoy.aborted is None
+    assert envoy.ended, "the stream may end only after Envoy has ended it"
+    kinds = [reply.WhichOneof("response") for reply in replies]
+    if kinds[-1] == "immediate_response":
+        assert kinds[:-1] == [_ANSWERS[told.event] for told in events[:-1]]
+    else:
+        assert kinds == [_ANSWERS[told.event] for told in events]
+    assert pipeline.ends == 1
+    assert len(policy.records) == 1
+
+
+async def test_a_form_is_answered_with_its_route_first_and_its_bytes_then() -> None:
+    envoy = FakeEnvoy(messages(CALLS["form"][:3]))
+    replies = await run(Policy(), envoy)
+    assert [reply.WhichOneof("response") for reply in replies] == ["request_headers", "request_body"]
+    assert replies[0].request_headers.response.clear_route_cache
+    assert replies[0].dynamic_metadata.fields
+    streamed = replies[1].request_body.response.body_mutation.streamed_response
+    assert (streamed.body, streamed.end_of_stream) == (FORM, True)
+
+
+async def test_the_mode_of_the_answer_is_ordered_at_its_head() -> None:
+    replies = await run(Policy(), FakeEnvoy(messages(CALLS["json"][:3])))
+    assert replies[2].mode_override.response_body_mode == ProcessingMode.BUFFERED
+    replies = await run(Policy(), FakeEnvoy(messages(CALLS["stream"][:3])))
+    assert replies[2].mode_override.response_body_mode == ProcessingMode.STREAMED
+
+
+# ---- ends that are none of Envoy's ------------------------------------------------------------------
+
+
+async def _cancelled_after(events: Sequence[Told], policy: Policy) -> FakeEnvoy:
+    envoy = FakeEnvoy(messages(events), hangs=True)
+    serving = asyncio.ensure_future(ExternalProcessor(policy.pipeline).process(None, envoy))
+    waiting = asyncio.ensure_future(envoy.waiting.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    return envoy
+
+
+@pytest.mark.parametrize("events", CALLS.values(), ids=CALLS.keys())
+async def test_a_call_that_is_cancelled_after_any_message_has_one_record(events: tuple[Told, ...]) -> None:
+    for told in range(1, len(events) + 1):
+        policy = Policy()
+        pipeline = counted(policy)
+        envoy = await _cancelled_after(events[:told], policy)
+        assert envoy.aborted is None
+        assert pipeline.ends == 1
+        assert len(policy.records) == 1, f"after {told} messages"
+
+
+async def test_a_stream_that_is_cancelled_before_its_first_message_has_no_record() -> None:
+    policy = Policy()
+    pipeline = counted(policy)
+    await _cancelled_after((), policy)
+    assert (pipeline.ends, policy.records) == (1, [])
+
+
+async def test_usage_that_passed_before_a_cancellation_is_counted() -> None:
+    stream = CALLS["stream"]
+    policy = Policy()
+    await _cancelled_after(stream[:4], policy)
+    assert policy.records[0]["ending"] == "cut"
+    assert policy.records[0]["usage"]["source"] == "estimated"
+    policy = Policy()
+    await _cancelled_after(stream, policy)
+    assert policy.records[0]["ending"] == "complete", "successful streams end cancelled, too"
+
+
+class Broken(FakeEnvoy):
+    """A stream on which nothing can be written."""
+
+    async def write(self, message: bytes) -> None:
+        raise grpc.aio.UsageError("canary text")
+
+
+@pytest.mark.parametrize("last", range(1, 5))
+async def test_a_reply_that_cannot_be_written_ends_in_abort_and_one_record(last: int) -> None:
+    policy = Policy()
+    pipeline = counted(policy)
+    envoy = Broken(messages(CALLS["json"][:last]))
+    await run(policy, envoy)
+    assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
+    assert (pipeline.ends, len(policy.records)) == (1, 1)
+
+
+# ---- inner errors -----------------------------------------------------------------------------------
+
+
+async def test_an_inner_error_aborts_with_constant_text_and_logs_none_of_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = Policy(trouble=RuntimeError("canary text"))
+    pipeline = counted(policy)
+    envoy = FakeEnvoy(messages([request()]))
+    with caplog.at_level(logging.DEBUG):
+        replies = await run(policy, envoy)
+    assert replies == []
+    assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
+    assert not envoy.ended
+    assert "RuntimeError" in caplog.text
+    assert "_find" in caplog.text, "the log must say where"
+    assert "canary" not in caplog.text
+    assert (pipeline.ends, len(policy.records)) == (1, 1)
+
+
+async def test_an_inner_error_in_the_body_leaves_no_word_of_the_body(caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy()
+    # A store that breaks its word, with text of the call in its exception.
+    policy.affinity.recall = None  # type: ignore[method-assign, assignment]
+    body = b'{"model":"gpt-4o","input":"canary text","previous_response_id":"canary text"}'
+    envoy = FakeEnvoy(messages([request("/v1/responses"), RequestBody(body)]))
+    with caplog.at_level(logging.DEBUG):
+        replies = await run(policy, envoy)
+    assert [reply.WhichOneof("response") for reply in replies] == ["request_headers"]
+    assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
+    assert "canary" not in caplog.text
+    assert len(policy.records) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [ProcessingRequest(), ProcessingRequest(request_body=HttpBody(body=CHAT, end_of_stream=True))],
+    ids=["no kind", "body first"],
+)
+async def test_a_message_that_cannot_be_is_answered_by_an_abort(message: ProcessingRequest) -> None:
+    policy = Policy()
+    pipeline = counted(policy)
+    envoy = FakeEnvoy([message])
+    assert await run(policy, envoy) == []
+    assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
+    assert pipeline.ends == 1
+
+
+async def test_hostile_header_bytes_do_not_reach_an_exception() -> None:
+    head = request()
+    odd = ((":path", b"/v1/chat/completions\xff\x00"), ("authorization", b"Bearer \xff\xfe"), ("x-\xe9", b"\x00"))
+    envoy = FakeEnvoy(messages([type(head)((*odd, (":method", b"POST")))]))
+    replies = await run(Policy(), envoy)
+    assert replies[0].immediate_response.status.code == 404
+
+
+# ---- any stream -------------------------------------------------------------------------------------
+
+_POOL = st.sampled_from([told for events in CALLS.values() for told in events])
+_PREFIXES = st.sampled_from([[]] + [list(events[:cut]) for events in CALLS.values() for cut in range(len(events))])
+
+
+@given(start=_PREFIXES, rest=st.lists(_POOL, max_size=6))
+@settings(deadline=None)
+def test_any_stream_is_answered_in_kind_or_aborted(start: list[Told], rest: list[Told]) -> None:
+    asyncio.run(_any_stream([*start, *rest]))
+
+
+async def _any_stream(events: list[Told]) -> None:
+    policy = Policy()
+    pipeline = counted(policy)
+    envoy = FakeEnvoy(messages(events))
+    replies = await run(policy, envoy)
+    assert envoy.ended == (envoy.aborted is None), "a stream ends by Envoy's word or by an error"
+    assert envoy.aborted in (None, (grpc.StatusCode.INTERNAL, "policy error"))
+    assert pipeline.ends == 1
+    assert len(policy.records) == (1 if events else 0)
+    told = [_ANSWERS[one.event] for one in events]
+    for reply in replies:
+        kind = reply.WhichOneof("response")
+        assert kind == "immediate_response" or kind in told, "never an answer to what was not asked"
+    if envoy.aborted is None and any(isinstance(one, ResponseHeaders) for one in events):
+        assert _decided(replies), "no answer passes a stream on which nothing was decided"
+
+
+def _decided(replies: list[ProcessingResponse]) -> bool:
+    return any(
+        reply.WhichOneof("response") == "immediate_response" or "sluice.order" in reply.dynamic_metadata.fields
+        for reply in replies
+    )

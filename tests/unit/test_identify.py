@@ -1,0 +1,174 @@
+"""Who calls: every way to send a key, and every way to send none that counts."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc import keys
+from extproc.headers import Headers
+from extproc.model import Caller
+from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, MISSING_KEY, Kind, Refused
+from extproc.stages.identify import identify
+
+OURS = keys.mint(b"1" * 32)
+ANOTHER = keys.mint(b"2" * 32)
+UNKNOWN = keys.mint(b"3" * 32)
+CALLER = Caller("key_1", "app")
+CALLERS = {keys.digest(OURS): CALLER, keys.digest(ANOTHER): Caller("key_2", "other")}
+
+Pairs = list[tuple[str, bytes]]
+
+
+def _identify(*pairs: tuple[str, str]) -> Caller:
+    return identify(Headers([(name, value.encode("latin-1")) for name, value in pairs]), CALLERS.get)
+
+
+def _refusal(*pairs: tuple[str, str]) -> Refused:
+    with pytest.raises(Refused) as refused:
+        _identify(*pairs)
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("authorization", f"Bearer {OURS}")],
+        [("authorization", f"bearer {OURS}")],
+        [("authorization", f"BEARER   {OURS} ")],
+        [("authorization", OURS)],
+        [("api-key", OURS)],
+        [("x-api-key", OURS)],
+        [("x-api-key", f"Bearer {OURS}")],
+        [("authorization", f"Bearer {OURS}"), ("x-api-key", OURS), ("api-key", OURS)],
+        [("authorization", f"Bearer {OURS}"), ("authorization", f"Bearer {OURS}")],
+        [("authorization", f"Bearer {OURS}, Bearer {OURS}")],
+        # A foreign credential beside ours is dropped, wherever it stands.
+        [("authorization", "Bearer sk-ant-oat01-foreign"), ("x-api-key", OURS)],
+        [("authorization", f"Bearer {OURS}"), ("x-api-key", "sk-ant-api03-foreign")],
+        [("authorization", "Basic dXNlcjpwYXNz"), ("api-key", OURS)],
+        # What SDKs send when no key is configured is no credential.
+        [("authorization", "Bearer "), ("api-key", OURS)],
+        [("authorization", "Bearer undefined"), ("x-api-key", OURS)],
+        [("authorization", "null"), ("x-api-key", OURS)],
+        # A mistyped Sluice key beside a good one is not another identity.
+        [("authorization", f"Bearer {OURS[:-1]}"), ("x-api-key", OURS)],
+    ],
+)
+def test_one_key_of_ours_names_the_caller(pairs: list[tuple[str, str]]) -> None:
+    assert _identify(*pairs) == CALLER
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kind", "words"),
+    [
+        ([], MISSING_KEY, "Send your Sluice key"),
+        ([("authorization", "")], MISSING_KEY, "Send your Sluice key"),
+        ([("authorization", "Bearer")], MISSING_KEY, "Send your Sluice key"),
+        ([("authorization", "Bearer ")], MISSING_KEY, "Send your Sluice key"),
+        ([("authorization", "Bearer undefined"), ("api-key", "None")], MISSING_KEY, "Send your Sluice key"),
+        ([("cookie", OURS), ("x-goog-api-key", OURS)], MISSING_KEY, "Send your Sluice key"),
+        ([("proxy-authorization", f"Bearer {OURS}")], MISSING_KEY, "Send your Sluice key"),
+        ([("authorization", "Basic dXNlcjpwYXNz")], INVALID_KEY, "not a Sluice key"),
+        ([("authorization", "Bearer sk-proj-foreign")], INVALID_KEY, "not a Sluice key"),
+        ([("authorization", f"Bearer {OURS[:-1]}")], INVALID_KEY, "mistyped or cut off"),
+        ([("authorization", f"Bearer {OURS}x")], INVALID_KEY, "mistyped or cut off"),
+        ([("authorization", f"Bearer {OURS.lower()}")], INVALID_KEY, "mistyped or cut off"),
+        ([("authorization", f"Bearer {OURS}\n")], INVALID_KEY, "mistyped or cut off"),
+        ([("authorization", f"Bearer {OURS}\x00")], INVALID_KEY, "mistyped or cut off"),
+        ([("authorization", f"Bearer {OURS}\xa0")], INVALID_KEY, "mistyped or cut off"),
+        ([("authorization", f"Bearer {UNKNOWN}")], INVALID_KEY, "unknown, expired or revoked"),
+        ([("authorization", f"Bearer {OURS}"), ("x-api-key", ANOTHER)], AMBIGUOUS_KEY, "authorization and x-api-key"),
+        ([("authorization", f"Bearer {OURS}"), ("x-api-key", UNKNOWN)], AMBIGUOUS_KEY, "authorization and x-api-key"),
+        ([("authorization", f"Bearer {OURS}, Bearer {ANOTHER}")], AMBIGUOUS_KEY, "in authorization"),
+        ([("authorization", f"Bearer {OURS},{ANOTHER}")], AMBIGUOUS_KEY, "in authorization"),
+        ([("api-key", OURS), ("api-key", ANOTHER)], AMBIGUOUS_KEY, "in api-key"),
+    ],
+)
+def test_anything_else_is_refused(pairs: list[tuple[str, str]], kind: Kind, words: str) -> None:
+    refusal = _refusal(*pairs).refusal
+    assert refusal.kind is kind
+    assert words in refusal.message
+    assert refusal.param is None
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "' OR 1=1 --",
+        "sk-sluice-'; DROP TABLE keys; --" + "0" * 26,
+        OURS.replace("s", "\u0455".encode().decode("latin-1")),  # a Cyrillic look-alike, as its bytes arrive
+        OURS.translate({ord("0"): ord("O")}) + "O",
+        "x" * 2**20,
+        OURS * 20_000,
+        f"Bearer {OURS}" + " " * 2**20,
+        "," * 100_000,
+        "Bearer " * 1000,
+    ],
+    ids=[
+        "sql",
+        "sql with our prefix",
+        "look-alike",
+        "O for 0",
+        "1 MB",
+        "1 MB of ours",
+        "1 MB behind",
+        "commas",
+        "bearers",
+    ],
+)
+def test_hostile_credentials_are_refused(hostile: str) -> None:
+    refused = _refusal(("authorization", hostile))
+    assert refused.refusal.kind in (INVALID_KEY, MISSING_KEY)
+    assert refused.refusal.status == 401
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["authorization", "api-key", "x-api-key", "cookie"]),
+            st.binary(max_size=80)
+            | st.sampled_from([OURS.encode(), f"Bearer {OURS},".encode(), ANOTHER[:-1].encode()]),
+        ),
+        max_size=5,
+    )
+)
+@settings(deadline=None)
+def test_whatever_is_sent_only_a_whole_known_key_is_let_in(pairs: Pairs) -> None:
+    sent = b" ".join(value for name, value in pairs if name != "cookie")
+    try:
+        assert identify(Headers(pairs), CALLERS.get) == CALLER
+        assert OURS.encode() in sent
+    except Refused as refused:
+        assert refused.refusal.kind in (MISSING_KEY, INVALID_KEY, AMBIGUOUS_KEY)
+        assert refused.refusal.kind is not AMBIGUOUS_KEY, "there is only one whole key here"
+
+
+@given(st.text(alphabet="0123456789ABCDEFabcdef-_'\"; %", min_size=12, max_size=60))
+def test_no_refusal_quotes_what_was_sent(secret: str) -> None:
+    for pairs in (
+        [("authorization", f"Bearer {secret}")],
+        [("x-api-key", keys.PREFIX + secret)],
+        [("authorization", OURS), ("api-key", ANOTHER)],
+        [("authorization", UNKNOWN), ("api-key", secret)],
+    ):
+        refused = _refusal(*pairs)
+        told = f"{refused} {refused.refusal}"
+        assert secret not in told
+        for key in (OURS, ANOTHER, UNKNOWN):
+            assert key not in told
+            assert key[-8:] not in told
+
+
+def test_a_key_that_is_not_well_formed_is_never_looked_up() -> None:
+    asked: list[str] = []
+
+    def find(digest: str) -> None:
+        asked.append(digest)
+
+    for given_key in (OURS[:-1], "sk-proj-1", "' OR 1=1", ""):
+        with pytest.raises(Refused):
+            identify(Headers([("authorization", given_key.encode())]), find)
+    assert asked == []
+    with pytest.raises(Refused):
+        identify(Headers([("authorization", OURS.encode())]), find)
+    assert asked == [keys.digest(OURS)], "only the digest of a key is ever looked up"

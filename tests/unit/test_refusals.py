@@ -1,0 +1,99 @@
+"""Every way to say no, as each surface says it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from extproc import refusals
+from extproc.refusals import Blame, Kind, Refusal, Refused, encode
+from extproc.surfaces import Face
+
+# code: status, blame, x-should-retry, OpenAI's type, Anthropic's type. The codes are public: a change breaks callers.
+TABLE: dict[str, tuple[int, str, bool, str, str]] = {
+    "unknown_url": (404, "client", False, "invalid_request_error", "not_found_error"),
+    "method_not_allowed": (405, "client", False, "invalid_request_error", "invalid_request_error"),
+    "missing_api_key": (401, "client", False, "invalid_request_error", "authentication_error"),
+    "invalid_api_key": (401, "client", False, "invalid_request_error", "authentication_error"),
+    "ambiguous_credentials": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "unsupported_media_type": (415, "client", False, "invalid_request_error", "invalid_request_error"),
+    "request_too_large": (413, "client", False, "invalid_request_error", "request_too_large"),
+    "invalid_json": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "invalid_value": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "duplicate_field": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "missing_model": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "model_not_found": (404, "client", False, "invalid_request_error", "not_found_error"),
+    "unsupported_by_model": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "state_not_found": (404, "client", False, "invalid_request_error", "not_found_error"),
+    "websocket_not_served": (426, "client", False, "invalid_request_error", "invalid_request_error"),
+    "request_timeout": (408, "client", False, "invalid_request_error", "invalid_request_error"),
+    "bad_request": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "upstream_unavailable": (503, "upstream", True, "api_error", "overloaded_error"),
+    "upstream_timeout": (504, "upstream", True, "api_error", "timeout_error"),
+    "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
+    "not_ready": (503, "gateway", True, "api_error", "overloaded_error"),
+    "store_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
+    "gateway_error": (500, "gateway", False, "api_error", "api_error"),
+}
+KINDS = {value.code: value for value in vars(refusals).values() if isinstance(value, Kind)}
+MESSAGE = 'Say "no".\n'
+
+
+def test_the_set_is_closed() -> None:
+    assert set(KINDS) == set(TABLE)
+    assert len(KINDS) == sum(isinstance(value, Kind) for value in vars(refusals).values()), "a code is used twice"
+
+
+@pytest.mark.parametrize("code", TABLE)
+def test_a_kind_is_what_callers_were_promised(code: str) -> None:
+    status, blame, retry, _, _ = TABLE[code]
+    assert KINDS[code] == Kind(code, status, Blame(blame), retry)
+    assert Refusal(KINDS[code], MESSAGE).status == status
+
+
+@pytest.mark.parametrize("face", Face)
+@pytest.mark.parametrize("code", TABLE)
+def test_each_face_says_it_in_its_own_shape(code: str, face: Face) -> None:
+    status, _, retry, openai, anthropic = TABLE[code]
+    body, headers = encode(Refusal(KINDS[code], MESSAGE, "field"), face, "r-1")
+    shapes: dict[Face, dict[str, Any]] = {
+        Face.OPENAI: {
+            "error": {"message": MESSAGE, "type": openai, "param": "field", "code": code},
+            "request_id": "r-1",
+        },
+        Face.AZURE: {
+            "error": {"code": code, "message": MESSAGE, "param": "field", "status": status},
+            "request_id": "r-1",
+        },
+        Face.ANTHROPIC: {
+            "type": "error",
+            "error": {"type": anthropic, "message": MESSAGE, "code": code},
+            "request_id": "r-1",
+        },
+    }
+    assert json.loads(body) == shapes[face]
+    more = [("request-id", "r-1")] if face is Face.ANTHROPIC else []
+    wanted = [("content-type", "application/json"), ("x-should-retry", "true" if retry else "false"), *more]
+    assert headers == wanted, "above all no retry-after: some SDKs sleep whatever it says"
+
+
+def test_a_field_that_nobody_is_to_blame_for_is_null() -> None:
+    body, _ = encode(Refusal(refusals.INVALID_JSON, MESSAGE), Face.OPENAI, "")
+    assert b'"param":null' in body
+
+
+def test_only_what_may_help_is_worth_a_retry() -> None:
+    for kind in KINDS.values():
+        assert not (kind.retry and kind.blame is Blame.CLIENT)
+        assert not kind.retry or kind.status >= 500
+
+
+def test_headers_of_one_refusal_are_sent_with_it() -> None:
+    refusal = Refusal(refusals.NOT_READY, MESSAGE, headers=(("retry-after-ms", "100"),))
+    assert ("retry-after-ms", "100") in encode(refusal, Face.OPENAI, "r")[1]
+
+
+def test_the_exception_of_a_refusal_shows_its_code_alone() -> None:
+    refused = Refused(refusals.INVALID_VALUE, "secret", "field")
+    assert str(refused) == "invalid_value"
+    assert refused.refusal == Refusal(refusals.INVALID_VALUE, "secret", "field")
