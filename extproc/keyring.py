@@ -63,8 +63,9 @@ class Keyring:
         while True:
             try:
                 await asyncio.to_thread(self.refresh)
-            except StoreUnavailable as error:
-                log.warning("the keys could not be read again, the last known stay in force: %s", error)
+            except Exception as error:  # whatever it is: were this to end, no revocation would be seen any more
+                reason = str(error) if isinstance(error, StoreUnavailable) else type(error).__name__
+                log.warning("the keys could not be read again, the last known stay in force: %s", reason)
             await asyncio.sleep(_PERIOD)
 
 

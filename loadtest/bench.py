@@ -2,7 +2,7 @@
 
 `python -m loadtest.bench`. The three setups are measured in turns (ABCABC...), so that whatever else happens on
 the machine meets all of them alike; what counts are the ratios within one round. Everything runs on this machine
-and ends with the bench. See results/README.md for how to read the figures.
+and ends with the bench. See loadtest/results/README.md for how to read the figures.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,44 +24,50 @@ import psutil
 from extproc.supervisor import python
 from loadtest import load
 from loadtest.figures import SETUPS, WORKLOADS, Sample, report, table
-from loadtest.setups import ROOT, Setup, provider, setup
+from loadtest.setups import ROOT, Setup, StartError, provider, setup
 
 
 class BenchError(Exception):
-    """The bench cannot say anything; the text says why."""
+    """The figures would say nothing, or something wrong; the text says why."""
 
 
-def measure(setup: Setup, provider: psutil.Process, stream: bool, seconds: float, concurrency: int) -> Sample:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to measure. `seconds` is the time of one setup under one workload in one round."""
+
+    rounds: int
+    seconds: float
+    concurrency: int
+
+
+def measure(plan: Plan, running: Setup, fake: psutil.Process, stream: bool) -> Sample:
     """Put a load on one setup, in a process of its own. Raises BenchError when a call did not succeed.
 
     CPU and messages are taken over all calls, the warm-up's, too; rate and latency without it.
     """
-    policy, before_messages = setup.policy, setup.messages()
-    cpu = [_cpu(process) for process in (setup.envoy, policy, provider)]
-    began = time.monotonic()
-    done = _generate(setup.port, stream, seconds, concurrency)
+    watched = (running.envoy, running.policy, fake)
+    messages, cpu, began = running.messages(), [_cpu(process) for process in watched], time.monotonic()
+    done = _generate(plan, running.port, stream)
     lasted = time.monotonic() - began
-    envoy, decided, provided = (
-        _cpu(process) - before for process, before in zip((setup.envoy, policy, provider), cpu, strict=True)
-    )
+    envoy, policy, provided = (_cpu(process) - before for process, before in zip(watched, cpu, strict=True))
     return Sample(
         calls=done.all_calls,
         calls_per_second=done.calls / done.seconds,
         p50_ms=done.p50 * 1e3,
         p99_ms=done.p99 * 1e3,
-        policy_us=decided / done.all_calls * 1e6,
+        policy_us=policy / done.all_calls * 1e6,
         envoy_us=envoy / done.all_calls * 1e6,
-        messages=(setup.messages() - before_messages) / done.all_calls,
+        messages=(running.messages() - messages) / done.all_calls,
         generator_cores=done.cpu / done.seconds,
         provider_cores=provided / lasted,
     )
 
 
-def _generate(port: int, stream: bool, seconds: float, concurrency: int) -> load.Load:
-    command = python("loadtest.load", str(port), "--seconds", str(seconds), "--concurrency", str(concurrency))
-    command += ["--stream"] if stream else []
+def _generate(plan: Plan, port: int, stream: bool) -> load.Load:
+    options = ["--seconds", str(plan.seconds), "--concurrency", str(plan.concurrency)]
+    command = python("loadtest.load", str(port), *options, *(["--stream"] if stream else []))
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds + 60, check=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=plan.seconds + 60, check=True)
     except subprocess.CalledProcessError as failed:
         raise BenchError(f"the load failed: {failed.stderr.decode()}") from None
     return load.Load(**json.loads(done.stdout))
@@ -73,21 +80,17 @@ def _cpu(process: psutil.Process | None) -> float:
     return float(times.user + times.system)
 
 
-def _rounds(stack: ExitStack, options: argparse.Namespace, records: IO[bytes]) -> dict[str, list[dict[str, Sample]]]:
+def _rounds(stack: ExitStack, plan: Plan, records: IO[bytes]) -> dict[str, list[dict[str, Sample]]]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
-    child, provider_port = provider(stack)
-    provider = psutil.Process(child.pid)
-    setups = {name: setup(stack, name, folder / name, provider_port, records) for name in SETUPS}
+    child, port = provider(stack)
+    fake = psutil.Process(child.pid)
+    setups = {name: setup(stack, name, folder / name, port, records) for name in SETUPS}
     rounds: dict[str, list[dict[str, Sample]]] = {workload: [] for workload in WORKLOADS}
-    for number in range(1, options.rounds + 1):
+    for number in range(1, plan.rounds + 1):
         for workload, done in rounds.items():
-            print(f"round {number} of {options.rounds}: {WORKLOADS[workload]}", file=sys.stderr, flush=True)
-            done.append(
-                {
-                    name: measure(setup, provider, workload == "sse", options.seconds, options.concurrency)
-                    for name, setup in setups.items()
-                }
-            )
+            print(f"round {number} of {plan.rounds}: {WORKLOADS[workload]}", file=sys.stderr, flush=True)
+            stream = workload == "sse"
+            done.append({name: measure(plan, running, fake, stream) for name, running in setups.items()})
     return rounds
 
 
@@ -100,45 +103,41 @@ def governed(records: Iterable[bytes]) -> int:
     )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, and the proof that the gateway did its work on every call. Raises BenchError."""
+def run(plan: Plan) -> dict[str, Any]:
+    """The report, once the gateway's records prove that it did its work on every call. Raises BenchError."""
     with tempfile.TemporaryFile() as records:
         with ExitStack() as stack:
-            rounds = _rounds(stack, options, records)
+            rounds = _rounds(stack, plan, records)
         records.seek(0)
         counted = governed(records)
     calls = sum(done["C"].calls for all_done in rounds.values() for done in all_done)
     if counted < calls:
         raise BenchError(f"the gateway checked and counted {counted} of {calls} calls; its figures would mislead")
-    return {
-        "cores": os.cpu_count(),
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "concurrency": options.concurrency,
-        "governed_calls": counted,
-        "workloads": report(rounds),
-    }
+    return {**asdict(plan), "cores": os.cpu_count(), "governed_calls": counted, "workloads": report(rounds)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.2, help="of each measurement, without warm-up (1.2)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each setup is measured (5)")
     parser.add_argument("--concurrency", type=int, default=32, help="calls at a time (32)")
     parser.add_argument("--json", action="store_true", help="the report for machines")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))  # unwinds, and so ends all children
     try:
-        found = run(options)
-    except BenchError as problem:
+        found = run(Plan(options.rounds, options.seconds, options.concurrency))
+    except (BenchError, StartError) as problem:
         parser.exit(1, f"{problem}\n")
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return
-    print(table(found["workloads"]))
-    print(
-        f"Medians of {options.rounds} rounds of {options.seconds} s (lowest..highest), {options.concurrency} calls at "
-        f"a time, {found['cores']} cores shared by all; the gateway checked and counted {found['governed_calls']} calls."
+    print(json.dumps(found, indent=2) if options.json else _text(found))
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    return (
+        f"{table(found['workloads'])}\n"
+        f"Medians of {found['rounds']} rounds of {found['seconds']} s (lowest..highest), "
+        f"{found['concurrency']} calls at a time, {found['cores']} cores shared by all.\n"
+        f"The gateway's records show {found['governed_calls']} calls, each with its caller and the provider's usage."
     )
 
 

@@ -180,7 +180,7 @@ def _envoy_command(state: processes.State) -> Sequence[str]:
 
 
 def _policy(
-    stack: ExitStack, name: str, gateway: Gateway, state: processes.State, **output: IO[bytes]
+    stack: ExitStack, name: str, gateway: Gateway, state: processes.State, **output: Any
 ) -> "subprocess.Popen[bytes] | None":
     """The ext_proc process of a setup; the gateway's is a worker as `sluice serve` starts it."""
     if name == "A":

@@ -28,8 +28,8 @@ class Console:
             print(text, flush=True)
         elif record is None:
             self._print(name, line.decode("utf-8", "replace"))
-        elif record.get("kind") == "call":
-            self._print("call", _call(record), bad=int(str(record.get("status", 0))) >= 400)
+        elif _is_call(record):
+            self._print("call", _call(record), bad=int(str(record["status"])) >= 400)
         else:
             self._print(str(record.get("kind")), _facts(record))
 
@@ -50,6 +50,12 @@ def _record(line: bytes) -> dict[str, object] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) and "kind" in value else None
+
+
+def _is_call(record: dict[str, object]) -> bool:
+    """Whether it is a record of a worker; what else a child prints must not end the reading of its lines."""
+    timed = isinstance(record.get("time"), int | float) and isinstance(record.get("status"), int)
+    return record["kind"] == "call" and timed
 
 
 def _call(record: dict[str, object]) -> str:

@@ -72,7 +72,7 @@ def envoy(state: State) -> Program:
             str(binary),
             *("-c", str(state.envoy / "bootstrap.yaml")),
             *("-l", "warn"),
-            *("--component-log-level", "http:error,ext_proc:error"),  # these may tell headers
+            *("--component-log-level", "http:error,ext_proc:error,main:error"),  # the first two may tell headers
             *("--concurrency", str(max(1, (os.cpu_count() or 2) // 2))),
             "--disable-hot-restart",
         ],

@@ -30,7 +30,10 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
-_KNOWN_TAGS = "tag:yaml.org,2002:"
+_KNOWN_TAGS = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value", "merge")
+}
 
 Steps = tuple[str | int, ...]
 """The way from the root of the tree to a value: keys and positions in lists."""
@@ -131,8 +134,8 @@ class _Tree:
 
     def _plain(self, node: Node, steps: Steps, at: Callable[[int], Place]) -> Any:
         place = self._places.setdefault(steps, at(node.start_mark.line + 1))
-        if not str(node.tag).startswith(_KNOWN_TAGS):
-            self._break(place, steps, f"the tag {node.tag} is not understood")
+        if node.tag not in _KNOWN_TAGS:
+            self._break(place, steps, f"the tag {str(node.tag).replace('tag:yaml.org,2002:', '!!')} is not understood")
             return None
         if isinstance(node, MappingNode):
             return self._mapping(node, steps, at)
@@ -305,7 +308,9 @@ def _schema_at(steps: Steps) -> dict[str, Any]:
 
 
 def _fields_at(steps: Steps) -> list[str]:
-    return list(_schema_at(steps).get("properties", {}))
+    """The names that may stand in a mapping; none where they are the user's choice."""
+    place = _schema_at(steps)
+    return [*place.get("properties", {}), *place.get("propertyNames", {}).get("enum", ())]
 
 
 def _kind(steps: Steps) -> str:

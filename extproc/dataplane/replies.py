@@ -56,7 +56,7 @@ def json_body(tree: dict[str, object]) -> SubstitutionFormatString:
 def _upgrade_refused() -> ResponseMapper:
     """Envoy answers 403 to an upgrade that is not configured; clients fall back to HTTP on 426 only."""
     text = "WebSocket is not served here: send the same request over HTTP."
-    mapper = _reply(_details(" == 'upgrade_failed'"), _CLIENT_ERROR, "upgrade_not_supported", text)
+    mapper = _reply(_details(" == 'upgrade_failed'"), _CLIENT_ERROR, "websocket_not_served", text)
     mapper.status_code = 426
     return mapper
 

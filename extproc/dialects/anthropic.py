@@ -29,7 +29,7 @@ def read_messages(body: bytes) -> Prompt:
     messages = fields.objects(parsed, "messages")
     if not messages:
         raise Refused(INVALID_VALUE, "`messages` must be a list of at least one message.", "messages")
-    fields.count(parsed, "max_tokens")
+    fields.count(parsed, "max_tokens", least=0)  # 0 warms the prompt cache
     weight = _content_weight(parsed, "system") + sum(_content_weight(message, "content") for message in messages)
     return Prompt(
         body=body,

@@ -58,14 +58,14 @@ def flag(source: Object, name: str) -> bool:
     raise _wrong(name, "true or false")
 
 
-def count(source: Object, name: str, most: int = MAX_TOKENS) -> int | None:
-    """A whole number of at least 1, or None where it is absent or null."""
+def count(source: Object, name: str, least: int = 1, most: int = MAX_TOKENS) -> int | None:
+    """A whole number in bounds, or None where it is absent or null."""
     value = source.get(name)
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
-    raise _wrong(name, f"a whole number from 1 to {most}")
+    raise _wrong(name, f"a whole number from {least} to {most}")
 
 
 def mapping(source: Object, name: str) -> Object | None:

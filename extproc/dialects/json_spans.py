@@ -11,6 +11,7 @@ to recurse or to grow with hostile input: structure beyond the caps is `TooCompl
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import orjson
 
@@ -29,9 +30,22 @@ _JUMP = re.compile(
     rb'(?:[^"\[\]{}]++|' + _STRING + rb'|\[[^"\[\]{}]*+\]|\{(?:[^"\[\]{}]++|' + _STRING + rb")*+\})*+([\[\]{}])",
     re.DOTALL,
 )
-_KEY = re.compile(_SPACE + rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"' + _SPACE + rb":" + _SPACE, re.DOTALL)
-_SCALAR = re.compile(_STRING + rb'|[^\s,\[\]{}"]++', re.DOTALL)
-_COMMA = re.compile(_SPACE + rb"," + _SPACE)
+# A key; and, in the same step, a short plain value with what follows it: most fields are one match.
+_MEMBER = re.compile(
+    _SPACE
+    + rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+    + _SPACE
+    + rb":"
+    + _SPACE
+    + rb'(?:("[^"\\]{0,200}+"|[^\s,\[\]{}"]++)'
+    + _SPACE
+    + rb"([,}]))?+",
+    re.DOTALL,
+)
+_LONG_STRING = re.compile(_STRING, re.DOTALL)
+_WORD = re.compile(rb'[^\s,\[\]{}"]++')
+_NEXT_MEMBER = re.compile(_SPACE + rb"([,}])")
+_NEXT_ITEM = re.compile(_SPACE + rb"([,\]])(?:(?<=,)" + _SPACE + rb")?+")
 _BLANK = re.compile(_SPACE)
 
 
@@ -51,12 +65,20 @@ class RepeatedKey(ValueError):
         self.key = key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
-    """What policy reads: the watched keys of an object, and the shape of the elements of an array."""
+    """What policy reads: the watched keys of an object (lower-case ASCII), and the shape of an array's elements."""
 
     keys: Mapping[str, "Shape | None"] | None = None
     items: "Shape | None" = None
+
+    @cached_property
+    def spelled(self) -> "_Watched | None":
+        """The watched keys as the bytes in which they nearly always come."""
+        return None if self.keys is None else {key.encode(): (key, shape) for key, shape in self.keys.items()}
+
+
+_Watched = Mapping[bytes, tuple[str, Shape | None]]
 
 
 class _Scan:
@@ -71,20 +93,30 @@ class _Scan:
         self.spans: dict[tuple[str, ...], Span] = {}
 
     def value(self, at: int, shape: Shape | None, path: tuple[str, ...] | None) -> int:
-        """The end of the value that starts at `at`; None as its path: inside an array."""
-        first = self.body[at : at + 1]
+        """The end of the value that starts at `at`. `path` is None inside arrays, where no spans are kept."""
+        body = self.body
+        first = body[at : at + 1]
         if first == b"{":
-            if shape is not None and shape.keys is not None:
-                return self._object(at, shape.keys, path)
+            if shape is not None and shape.spelled is not None:
+                return self._object(at, shape.spelled, path)
             return self._skip(at)
         if first == b"[":
             if shape is not None and shape.items is not None:
                 return self._array(at, shape.items)
             return self._skip(at)
-        scalar = _SCALAR.match(self.body, at)
-        if scalar is None:
+        if first == b'"':
+            # A long string without escapes (an image) is found at the speed of memory.
+            end = body.find(b'"', at + 1)
+            if end >= 0 and body.find(b"\\", at + 1, end) < 0:
+                return end + 1
+            return self._end(_LONG_STRING.match(body, at))
+        return self._end(_WORD.match(body, at))
+
+    @staticmethod
+    def _end(found: re.Match[bytes] | None) -> int:
+        if found is None:
             raise Malformed
-        return scalar.end()
+        return found.end()
 
     def _count(self) -> None:
         self.brackets += 1
@@ -110,70 +142,72 @@ class _Scan:
                 depth -= 1
         return at
 
-    def _object(self, at: int, watched: Mapping[str, Shape | None], path: tuple[str, ...] | None) -> int:
-        self._count()
-        at = self._blank(at + 1)
+    def _object(self, at: int, watched: _Watched, path: tuple[str, ...] | None) -> int:
+        at = self._inside(at)
         if self.body[at : at + 1] == b"}":
             return at + 1
         seen: set[str] = set()
-        while True:
+        delimiter = b","
+        while delimiter == b",":
             self.fields += 1
+            member = _MEMBER.match(self.body, at)
+            if member is None:
+                raise Malformed
             if self.fields > MAX_FIELDS:
                 raise TooComplex
-            key = _KEY.match(self.body, at)
-            if key is None:
-                raise Malformed
-            name = self._watched_name(key[1], watched, seen)
-            start = key.end()
-            if name is None:
-                at = self.value(start, None, path)
+            name, shape = watched.get(member[1]) or self._other_key(member[1], watched)
+            inner = None if path is None or name is None else (*path, name)
+            if member[2] is not None:
+                start, end = member.span(2)
+                at, delimiter = member.end(), member[3]
             else:
-                inner = None if path is None else (*path, name)
-                at = self.value(start, watched[name], inner)
-                if inner is not None:
-                    self.spans[inner] = Span(start, at)
-            comma = _COMMA.match(self.body, at)
-            if comma is None:
-                return self._close(at, b"}")
-            at = comma.end()
+                start = member.end()
+                end = self.value(start, shape, inner)
+                at, delimiter = self._next(_NEXT_MEMBER, end)
+            if name is not None:
+                if name in seen:
+                    raise RepeatedKey(name)
+                seen.add(name)
+            if inner is not None:
+                self.spans[inner] = Span(start, end)
+        return at
 
-    def _watched_name(self, raw: bytes, watched: Mapping[str, Shape | None], seen: set[str]) -> str | None:
+    def _inside(self, at: int) -> int:
+        """Where the first thing in the container that opens at `at` stands."""
+        self._count()
+        return self._end(_BLANK.match(self.body, at + 1))
+
+    def _next(self, pattern: re.Pattern[bytes], at: int) -> tuple[int, bytes]:
+        """Where to go on behind a value, and the mark that stands there: a comma or the end of the container."""
+        found = pattern.match(self.body, at)
+        if found is None:
+            raise Malformed
+        return found.end(), found[1]
+
+    @staticmethod
+    def _other_key(raw: bytes, watched: _Watched) -> tuple[str | None, Shape | None]:
+        """A key that is not spelled as a watched one: another key, or a watched one in disguise."""
         try:
             key = raw.decode() if b"\\" not in raw else str(orjson.loads(b'"' + raw + b'"'))
         except ValueError:
             raise Malformed from None
-        if key not in watched:
-            # K (Kelvin sign) and ſ (long s) fold to ASCII letters for some case-insensitive parsers.
-            folded = key.casefold()
-            if folded in watched:
-                raise RepeatedKey(folded)
-            return None
-        if key in seen:
-            raise RepeatedKey(key)
-        seen.add(key)
-        return key
+        entry = watched.get(key.encode())
+        if entry is not None:
+            return entry
+        # K (Kelvin sign) and ſ (long s) fold to ASCII letters for some case-insensitive parsers.
+        folded = key.casefold()
+        if folded.encode() in watched:
+            raise RepeatedKey(folded)
+        return None, None
 
     def _array(self, at: int, items: Shape) -> int:
-        self._count()
-        at = self._blank(at + 1)
+        at = self._inside(at)
         if self.body[at : at + 1] == b"]":
             return at + 1
-        while True:
-            at = self.value(at, items, None)
-            comma = _COMMA.match(self.body, at)
-            if comma is None:
-                return self._close(at, b"]")
-            at = comma.end()
-
-    def _blank(self, at: int) -> int:
-        found = _BLANK.match(self.body, at)
-        return found.end() if found else at
-
-    def _close(self, at: int, bracket: bytes) -> int:
-        at = self._blank(at)
-        if self.body[at : at + 1] != bracket:
-            raise Malformed
-        return at + 1
+        delimiter = b","
+        while delimiter == b",":
+            at, delimiter = self._next(_NEXT_ITEM, self.value(at, items, None))
+        return at
 
 
 def spans(body: bytes, shape: Shape) -> dict[tuple[str, ...], Span]:
@@ -182,7 +216,7 @@ def spans(body: bytes, shape: Shape) -> dict[tuple[str, ...], Span]:
     Raises Malformed, TooComplex or RepeatedKey. Linear in the size of the body.
     """
     scan = _Scan(body)
-    start = scan._blank(0)
+    start = scan._end(_BLANK.match(body))
     if body[start : start + 1] != b"{":
         raise Malformed
     scan.value(start, shape, ())

@@ -63,16 +63,6 @@ def delimiter(content_type: str) -> bytes:
     return b"--" + named[0].encode("ascii")
 
 
-def find_model(head: bytes, delimiter: bytes, complete: bool) -> Field | None:
-    """The model field in the first bytes of a body, or None if more bytes are needed to tell.
-
-    `complete`: no more bytes will come. Raises Refused as `FormReader.feed` does.
-    """
-    reader = FormReader(delimiter)
-    reader.feed(head, complete)
-    return reader.model if reader.decided else None
-
-
 class FormReader:
     """Reads one body as it comes. Linear in its size; holds at most the headers of a part.
 

@@ -71,21 +71,21 @@ def read_chat(body: bytes) -> Prompt:
     if not messages:
         raise Refused(INVALID_VALUE, "`messages` must be a list of at least one message.", "messages")
     for name in ("max_tokens", "max_completion_tokens"):
-        fields.count(parsed, name)
+        fields.count(parsed, name, least=0)
     return _prompt(body, parsed, spans, sum(map(_message_weight, messages)))
 
 
 def read_completion(body: bytes) -> Prompt:
     """A completion request; `prompt` is a string, a list of strings, of tokens, or of lists of tokens."""
     parsed, spans = fields.parse(body, COMPLETION)
-    fields.count(parsed, "max_tokens")
-    fields.count(parsed, "best_of", fields.MAX_CHOICES)
+    fields.count(parsed, "max_tokens", least=0)  # 0 with echo scores a text
+    fields.count(parsed, "best_of", most=fields.MAX_CHOICES)
     return _prompt(body, parsed, spans, input_weight(parsed.get("prompt"), "prompt"))
 
 
 def _prompt(body: bytes, parsed: Object, spans: Spans, weight: float) -> Prompt:
     stream = fields.flag(parsed, "stream")
-    fields.count(parsed, "n", fields.MAX_CHOICES)
+    fields.count(parsed, "n", most=fields.MAX_CHOICES)
     return Prompt(
         body=body,
         model=fields.text(parsed, "model"),

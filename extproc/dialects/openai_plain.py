@@ -25,7 +25,7 @@ def read_embedding(body: bytes) -> Prompt:
 def read_generation(body: bytes) -> Prompt:
     """An image generation request."""
     parsed, spans = fields.parse(body, GENERATION)
-    fields.count(parsed, "n", fields.MAX_CHOICES)
+    fields.count(parsed, "n", most=fields.MAX_CHOICES)
     prompt = fields.text(parsed, "prompt") or ""
     return Prompt(
         body,

@@ -29,7 +29,8 @@ class MemoryKeys:
     ) -> KeyRecord:
         if any(key.name == name and key.revoked_at is None for key in self._keys.values()):
             raise NameTaken(name)
-        record = KeyRecord(f"key_{next(self._numbers)}", name, hint, self._now(), expires_at, None, models)
+        until = None if expires_at is None else expires_at.astimezone(UTC)
+        record = KeyRecord(f"key_{next(self._numbers)}", name, hint, self._now(), until, None, models)
         self._keys[digest] = record
         self._revision += 1
         return record

@@ -537,7 +537,7 @@ UPGRADE = (
 async def test_websocket_is_426(gateway: Running) -> None:
     answer = await gateway.get("/v1/responses", UPGRADE)
     assert answer.status == 426
-    assert answer.error["code"] == "upgrade_not_supported"
+    assert answer.error["code"] == "websocket_not_served"
     assert "HTTP" in str(answer.error["message"])
     assert json.loads(answer.body)["request_id"] == answer.headers["x-request-id"]
     assert [seen.phase for seen in gateway.policy.seen] == ["response_headers"]

@@ -29,8 +29,8 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def running(provider: FakeProvider) -> Iterator[RunningGateway]:
-    pair = [{"backend": name} for name in BACKENDS]
-    settings = {
+    pair: list[Json] = [{"backend": name} for name in BACKENDS]
+    settings: Json = {
         "backends": {name: {"dialect": "openai", "url": provider.url(name)} for name in BACKENDS},
         "models": {
             MODEL: {"targets": [pair]},
@@ -146,8 +146,8 @@ async def test_a_pinned_call_never_fails_over(
         previous_response_id=first.value.id,
         stream=stream,
     )
-    assert isinstance(error, openai.InternalServerError)
     assert error.body["message"] == "The fake was asked to answer 500."  # the provider's own words
+    assert isinstance(error, openai.InternalServerError)
     assert only_call(fake)[0] == home
     assert running.record(error.response.headers["x-request-id"])["chain"] == [home]
 

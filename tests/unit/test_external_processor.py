@@ -46,7 +46,7 @@ CALLS: dict[str, tuple[Told, ...]] = {
         ResponseBody(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', end=False),
         ResponseBody(b"data: [DONE]\n\n", end=True),
     ),
-    "form": (FORM_HEAD, RequestBody(FORM[:40], end=False), RequestBody(FORM[40:]), answer(), ResponseBody(USED)),
+    "form": (FORM_HEAD, RequestBody(FORM), answer(), ResponseBody(USED)),
     "refused": (request(authorization=""),),
     "models": (request("/v1/models", "GET", end=True),),
     "provider error": (request(), RequestBody(CHAT), answer(status=500)),
@@ -110,7 +110,7 @@ async def test_a_good_call_gets_a_reply_of_the_right_kind_to_every_message(event
 
 
 async def test_a_form_is_answered_with_its_route_first_and_its_bytes_then() -> None:
-    envoy = FakeEnvoy(messages(CALLS["form"][:3]))
+    envoy = FakeEnvoy(messages([FORM_HEAD, RequestBody(FORM[:40], end=False), RequestBody(FORM[40:])]))
     replies = await run(Policy(), envoy)
     assert [reply.WhichOneof("response") for reply in replies] == ["request_headers", "request_body"]
     assert replies[0].request_headers.response.clear_route_cache

@@ -42,6 +42,7 @@ from tests.support.playbook import (
     RequestBody,
     RequestHeaders,
     ResponseBody,
+    ResponseHeaders,
     Told,
     answer,
     local_reply,
@@ -92,19 +93,19 @@ async def test_a_json_call_is_routed_relayed_and_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "mode"),
+    ("head", "mode"),
     [
-        ({"content_length": "4096"}, BodyMode.BUFFERED),
-        ({"content_length": "4097"}, BodyMode.STREAMED),
-        ({}, BodyMode.STREAMED),
-        ({"content_type": "audio/mpeg", "content_length": "9"}, BodyMode.STREAMED),
-        ({"content_encoding": "gzip", "content_length": "9"}, BodyMode.STREAMED),
-        ({"content_encoding": "Identity", "content_length": "9"}, BodyMode.BUFFERED),
-        ({"content_type": "Application/JSON; charset=utf-8", "content_length": "9"}, BodyMode.BUFFERED),
+        (answer(content_length="4096"), BodyMode.BUFFERED),
+        (answer(content_length="4097"), BodyMode.STREAMED),
+        (answer(), BodyMode.STREAMED),
+        (answer(content_type="audio/mpeg", content_length="9"), BodyMode.STREAMED),
+        (answer(content_encoding="gzip", content_length="9"), BodyMode.STREAMED),
+        (answer(content_encoding="Identity", content_length="9"), BodyMode.BUFFERED),
+        (answer(content_type="Application/JSON; charset=utf-8", content_length="9"), BodyMode.BUFFERED),
     ],
 )
-async def test_the_answer_decides_how_its_body_is_asked_for(headers: dict[str, str], mode: BodyMode) -> None:
-    await (routed(Playbook()) >> answer(**headers) << Relay(mode)).play()
+async def test_the_answer_decides_how_its_body_is_asked_for(head: ResponseHeaders, mode: BodyMode) -> None:
+    await (routed(Playbook()) >> head << Relay(mode)).play()
 
 
 async def test_a_stream_is_asked_to_report_usage_and_the_report_is_kept_from_the_client() -> None:
@@ -641,7 +642,9 @@ async def test_no_refusal_and_no_record_holds_text_of_the_call_or_a_key() -> Non
         orjson.dumps({"model": "gpt-4o", canary: 1, "messages": [{"content": 1}]}),
     ]
     policy = Policy()
-    for events in [[head] for head in heads] + [[request(), RequestBody(body)] for body in bodies]:
+    exchanges: list[list[Told]] = [[head] for head in heads]
+    exchanges += [[request(), RequestBody(body)] for body in bodies]
+    for events in exchanges:
         call = policy.pipeline.begin()
         for told in events:
             order = await told.tell(policy.pipeline, call)

@@ -22,13 +22,20 @@ def connect(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(url, parsed.database or "")
-        return create_engine(url, pool_pre_ping=True, pool_timeout=_WAIT)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise StoreUnavailable(f"stores.database is not a URL of a known database: {error}") from None
+        return create_engine(url, pool_pre_ping=True, pool_timeout=_WAIT, connect_args=_libpq(parsed.drivername))
+    except (ArgumentError, NoSuchModuleError, ValueError):  # their texts quote the URL, which may hold a password
+        raise StoreUnavailable("stores.database is not the URL of a known database") from None
     except ModuleNotFoundError as error:
         raise StoreUnavailable(f"stores.database needs the Python package {error.name}. Install it.") from None
     except OSError as error:
         raise StoreUnavailable(f"the database cannot be opened: {error.strerror}") from None
+
+
+def _libpq(driver: str) -> dict[str, int]:
+    """A PostgreSQL that is gone without a word fails in seconds; by default the kernel waits for a quarter hour."""
+    if driver not in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        return {}
+    return {"connect_timeout": int(_WAIT), "tcp_user_timeout": int(_WAIT * 1000)}
 
 
 def _sqlite(url: str, path: str) -> Engine:

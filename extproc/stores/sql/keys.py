@@ -22,7 +22,8 @@ class SqlKeys:
     def create(
         self, name: str, digest: str, hint: str, expires_at: datetime | None, models: tuple[str, ...] | None
     ) -> KeyRecord:
-        record = KeyRecord(f"key_{secrets.token_hex(8)}", name, hint, self._now(), expires_at, None, models)
+        until = _aware(_naive(expires_at))
+        record = KeyRecord(f"key_{secrets.token_hex(8)}", name, hint, self._now(), until, None, models)
         row = {
             "id": record.id,
             "digest": digest,

@@ -1,0 +1,175 @@
+"""Envoy's own records: what is counted of them, and which are worth a line."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client import REGISTRY
+
+from extproc.adapter.access_log import AccessLog
+from extproc.contract import ATTEMPT_LOG, LISTENER_LOG
+from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
+from tests.support.playbook import Records
+
+Message = StreamAccessLogsMessage
+
+
+def _entry(
+    status: int = 200, details: str = "via_upstream", cluster: str = "backend_one", **flags: bool
+) -> HTTPAccessLogEntry:
+    entry = HTTPAccessLogEntry()
+    entry.common_properties.upstream_cluster = cluster
+    entry.common_properties.start_time.FromMilliseconds(1_760_000_000_123)
+    entry.common_properties.duration.FromMicroseconds(1500)
+    entry.request.request_id = "r-1"
+    entry.response.response_code.value = status
+    entry.response.response_code_details = details
+    for name in flags:
+        setattr(entry.common_properties.response_flags, name, True)
+    return entry
+
+
+def _message(name: str, *entries: HTTPAccessLogEntry) -> Message:
+    message = Message(http_logs=Message.HTTPAccessLogEntries(log_entry=entries))
+    if name:
+        message.identifier.log_name = name
+    return message
+
+
+class Stream:
+    """Envoy's end of the stream; `hangs` keeps it open after the last message, as Envoy does."""
+
+    def __init__(self, *messages: Message, hangs: bool = False) -> None:
+        self._messages = list(messages)
+        self._hangs = hangs
+        self.waiting = asyncio.Event()
+
+    async def read(self) -> Any:
+        if self._messages:
+            return self._messages.pop(0)
+        if self._hangs:
+            self.waiting.set()
+            await asyncio.Event().wait()
+        return grpc.aio.EOF
+
+
+async def _told(name: str, *entries: HTTPAccessLogEntry) -> list[dict[str, Any]]:
+    records = Records()
+    assert await AccessLog(records).stream(None, Stream(_message(name, *entries))) == b""
+    return records
+
+
+def _count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+# ---- attempts ---------------------------------------------------------------------------------------
+
+
+async def test_a_good_attempt_is_counted_and_not_told() -> None:
+    before = _count("sluice_attempts_total", backend="one", status="200")
+    assert await _told(ATTEMPT_LOG, _entry()) == []
+    assert _count("sluice_attempts_total", backend="one", status="200") == before + 1
+
+
+async def test_a_failed_attempt_is_told_with_what_the_provider_asked_for() -> None:
+    entry = _entry(429)
+    entry.response.response_headers["retry-after"] = "3"
+    assert await _told(ATTEMPT_LOG, entry) == [
+        {
+            "kind": "attempt",
+            "time": 1_760_000_000.123,
+            "request_id": "r-1",
+            "status": 429,
+            "duration_ms": 1.5,
+            "backend": "one",
+            "retry_after": "3",
+        }
+    ]
+
+
+async def test_an_attempt_without_a_status_is_counted_by_its_flag() -> None:
+    before = _count("sluice_attempts_total", backend="one", status="upstream_connection_failure")
+    told = await _told(ATTEMPT_LOG, _entry(0, upstream_connection_failure=True))
+    assert told[0]["flag"] == "upstream_connection_failure"
+    assert _count("sluice_attempts_total", backend="one", status="upstream_connection_failure") == before + 1
+
+
+async def test_an_attempt_at_our_own_sink_is_none() -> None:
+    assert await _told(ATTEMPT_LOG, _entry(421, cluster="sink"), _entry(500, cluster="")) == []
+
+
+# ---- calls ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [_entry(), _entry(500), _entry(404, "sluice_model_not_found"), _entry(200, "direct_response")],
+    ids=["good", "provider's error", "our refusal", "health check"],
+)
+async def test_what_the_calls_own_record_says_is_not_said_again(entry: HTTPAccessLogEntry) -> None:
+    assert await _told(LISTENER_LOG, entry) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "by"),
+    [
+        (_entry(downstream_connection_termination=True), "client"),
+        (_entry(downstream_remote_reset=True), "client"),
+        (_entry(0, "sluice_answered", downstream_remote_reset=True), "client"),
+        (_entry(upstream_connection_termination=True), "upstream"),
+        (_entry(stream_idle_timeout=True), "upstream"),
+    ],
+)
+async def test_an_answer_that_broke_off_is_told_with_who_left(entry: HTTPAccessLogEntry, by: str) -> None:
+    before = _count("sluice_broken_calls_total", by=by)
+    told = await _told(LISTENER_LOG, entry)
+    assert [record["kind"] for record in told] == ["listener"]
+    assert told[0]["flag"]
+    assert _count("sluice_broken_calls_total", by=by) == before + 1
+
+
+async def test_what_envoy_refused_by_itself_is_told_without_the_text_of_the_socket() -> None:
+    told = await _told(LISTENER_LOG, _entry(400, "http1.codec_error{canary of a socket}"))
+    assert told[0]["details"] == "http1.codec_error"
+    assert told[0]["status"] == 400
+
+
+# ---- streams ----------------------------------------------------------------------------------------
+
+
+async def test_only_the_first_message_names_the_log() -> None:
+    records = Records()
+    await AccessLog(records).stream(
+        None, Stream(_message(ATTEMPT_LOG), _message("", _entry(429)), _message("", _entry(503)))
+    )
+    assert [(record["kind"], record["status"]) for record in records] == [("attempt", 429), ("attempt", 503)]
+
+
+async def test_records_of_an_unknown_log_are_none_of_ours() -> None:
+    assert await _told("another", _entry(500)) == []
+
+
+async def test_closing_ends_a_stream_that_envoy_keeps_open() -> None:
+    records = Records()
+    log = AccessLog(records)
+    stream = Stream(_message(ATTEMPT_LOG, _entry(429)), hangs=True)
+    serving = asyncio.ensure_future(log.stream(None, stream))
+    await stream.waiting.wait()
+    log.close()
+    async with asyncio.timeout(10):
+        assert await serving == b""
+    assert len(records) == 1
+
+
+async def test_a_cancelled_stream_leaves_no_reader_behind() -> None:
+    log = AccessLog(Records())
+    stream = Stream(hangs=True)
+    serving = asyncio.ensure_future(log.stream(None, stream))
+    await stream.waiting.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,230 @@
+"""The bench: that its parts measure what they say, and that a run of it ends as it should."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc import dataplane
+from loadtest import figures, load, null_extproc, setups
+from loadtest.bench import governed
+from protos.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# ---- the load generator ----
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n"
+ANSWER = HEAD + b'\r\n5\r\n{"a":\r\n2\r\n0}\r\n0\r\n\r\n'
+
+
+def test_an_answer_is_complete_at_its_last_chunk() -> None:
+    assert load.Answer().feed(ANSWER)
+
+
+def test_an_answer_byte_by_byte_is_complete_with_its_last_byte_only() -> None:
+    answer = load.Answer()
+    complete = [answer.feed(ANSWER[at : at + 1]) for at in range(len(ANSWER))]
+    assert complete == [False] * (len(ANSWER) - 1) + [True]
+
+
+@given(st.lists(st.integers(0, len(ANSWER)), max_size=4))
+def test_an_answer_in_any_pieces_is_complete_at_its_end(cuts: list[int]) -> None:
+    answer = load.Answer()
+    edges = [0, *sorted(cuts), len(ANSWER)]
+    complete = [answer.feed(ANSWER[start:end]) for start, end in pairwise(edges)]
+    assert any(complete)
+    assert not any(complete[: edges.index(len(ANSWER)) - 1])
+
+
+@pytest.mark.parametrize("status", [b"503 Service Unavailable", b"2000 OK", b"100 Continue"])
+def test_any_other_status_is_an_error(status: bytes) -> None:
+    with pytest.raises(load.LoadError, match="not a 200"):
+        load.Answer().feed(ANSWER.replace(b"200 OK", status))
+
+
+def test_another_status_is_an_error_before_it_is_complete() -> None:
+    answer = load.Answer()
+    for piece in (b"H", b"TTP/1.", b"1 "):
+        assert not answer.feed(piece)
+    with pytest.raises(load.LoadError, match="not a 200"):
+        answer.feed(b"4")
+
+
+def test_bytes_after_the_end_are_an_error() -> None:
+    with pytest.raises(load.LoadError, match="after the end"):
+        load.Answer().feed(ANSWER + b"H")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_request_is_about_a_kilobyte_and_says_its_length(stream: bool) -> None:
+    head, _, body = load.request(stream).partition(b"\r\n\r\n")
+    assert 1000 <= len(body) <= 1400
+    assert b"content-length: %d\r\n" % len(body) in head + b"\r\n"
+    assert json.loads(body)["stream"] is stream
+
+
+@given(st.lists(st.floats(0, 10), min_size=1), st.integers(1, 100))
+def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(values: list[float], percent: int) -> None:
+    found = load.percentile(sorted(values), percent)
+    needed = math.ceil(len(values) * percent / 100)
+    assert sum(value <= found for value in values) >= needed
+    assert sum(value < found for value in values) < needed
+
+
+# ---- the null policy ----
+
+ATTRIBUTED = ProcessingRequest()
+ATTRIBUTED.attributes["envoy.filters.http.ext_proc"].update({"xds.cluster_name": "backend_bench"})
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (ProcessingRequest(request_headers=HttpHeaders(end_of_stream=True)), "request_headers"),
+        (ProcessingRequest(response_headers=HttpHeaders()), "response_headers"),
+        (ProcessingRequest(request_body=HttpBody(body=b"{}", end_of_stream=True)), "request_body"),
+        (ProcessingRequest(response_body=HttpBody()), "response_body"),
+    ],
+)
+def test_null_answers_each_kind_of_message_with_its_kind(message: ProcessingRequest, kind: str) -> None:
+    message.MergeFrom(ATTRIBUTED)
+    reply = null_extproc.replies("bench")[message.SerializeToString()[0]]
+    assert ProcessingResponse.FromString(reply).WhichOneof("response") == kind
+
+
+# ---- Envoy alone ----
+
+
+def test_envoy_alone_asks_and_tells_no_worker() -> None:
+    gateway = setups.settings(1, 2, Path("state"))
+    files = dataplane.render(gateway, dataplane.Layout("config", "secrets", ("worker.sock",), "admin.sock"))
+    alone = setups.without_policy(files)
+    assert alone.keys() == files.keys()
+    assert "cluster: backend_bench" in alone["routes.yaml"]
+    text = "".join(alone.values())
+    for word in ("sluice.policy", "ExternalProcessor", "http_grpc", "worker.sock", "priority_group", "sluice.rewrite"):
+        assert word in "".join(files.values())
+        assert word not in text
+
+
+# ---- the figures ----
+
+SAMPLE = figures.Sample(
+    calls=100,
+    calls_per_second=1000,
+    p50_ms=1,
+    p99_ms=2,
+    policy_us=100,
+    envoy_us=50,
+    messages=4,
+    generator_cores=0.1,
+    provider_cores=0.2,
+)
+
+
+def one_round(drift: float, governed: float, cpu: float) -> dict[str, figures.Sample]:
+    """A machine that is `drift` times as fast, on which the gateway reaches `governed` of null's rate."""
+    null = replace(SAMPLE, calls_per_second=1000 * drift)
+    return {
+        "A": replace(SAMPLE, calls_per_second=2000 * drift, policy_us=0),
+        "B": null,
+        "C": replace(null, calls_per_second=1000 * drift * governed, policy_us=100 * cpu),
+    }
+
+
+def test_ratios_are_taken_round_by_round_so_that_drift_cancels() -> None:
+    found = figures.report({"json": [one_round(drift, 0.8, 1.5) for drift in (1, 9, 0.1)]})["json"]
+    assert found["setups"]["C"]["calls_per_second"] == pytest.approx({"median": 800, "min": 80, "max": 7200})
+    ratio = found["ratios"]["C / B, calls/s"]
+    assert [ratio[name] for name in ("median", "min", "max")] == pytest.approx([0.8, 0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("reached", "cpu", "verdicts"),
+    [(0.7, 2.0, [None, True, True]), (0.69, 2.0, [None, False, True]), (0.7, 2.01, [None, True, False])],
+)
+def test_targets_are_met_or_missed(reached: float, cpu: float, verdicts: list[bool | None]) -> None:
+    found = figures.report({"sse": [one_round(1, reached, cpu)]})
+    assert [ratio["met"] for ratio in found["sse"]["ratios"].values()] == verdicts
+    assert figures.table(found).count("MISSED") == verdicts.count(False)
+
+
+def test_only_calls_that_the_gateway_checked_and_counted_are_governed() -> None:
+    good = {"kind": "call", "ending": "complete", "key": "quickstart", "usage": {"source": "reported"}}
+    records: list[dict[str, Any]] = [
+        good,
+        {**good, "usage": {"source": "estimated"}},
+        {**good, "ending": "cut"},
+        {name: value for name, value in good.items() if name != "key"},
+        {name: value for name, value in good.items() if name != "usage"},
+        {"kind": "attempt"},
+    ]
+    assert governed(json.dumps(record).encode() for record in records) == 1
+
+
+# ---- a run ----
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where the bench makes its files: short, because Unix sockets stand in it."""
+    path = Path(tempfile.mkdtemp(prefix="b-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def bench(folder: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "loadtest.bench", "--concurrency", "2", *options],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Processes that were told a path in the folder, and the files in it."""
+    named = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in named if str(folder) in line] + [path.name for path in folder.iterdir()]
+
+
+def test_a_run_measures_all_setups_and_leaves_nothing_behind(folder: Path) -> None:
+    with bench(folder, "--rounds", "1", "--seconds", "0.2", "--json") as running:
+        out, progress = running.communicate(timeout=90)
+    assert running.returncode == 0, progress
+    found = json.loads(out)
+    for workload in figures.WORKLOADS:
+        measured = found["workloads"][workload]["setups"]
+        assert all(measured[name]["calls_per_second"]["median"] > 0 for name in figures.SETUPS)
+        assert [measured[name]["messages"]["median"] > 0 for name in figures.SETUPS] == [False, True, True]
+    both = [found["workloads"]["json"]["setups"][name]["messages"]["median"] for name in ("B", "C")]
+    assert both == pytest.approx([4, 4], rel=0.1)  # headers and body, there and back
+    assert found["governed_calls"] > 0
+    assert left_behind(folder) == []
+
+
+def test_a_run_that_is_told_to_end_leaves_nothing_behind(folder: Path) -> None:
+    with bench(folder, "--rounds", "50", "--seconds", "5") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline().startswith("round 1 of 50")
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert left_behind(folder) == []

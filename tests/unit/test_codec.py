@@ -1,0 +1,128 @@
+"""Orders as Envoy reads them."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from extproc.adapter import codec
+from extproc.call import UNCHANGED, BodyMode, Emit, Leg, Pass, Relay, Reply, Route
+from protos.ext_proc_pb2 import CommonResponse, HeaderValueOption, ProcessingMode, ProcessingResponse
+
+LEGS = (Leg("one", "/v1/chat/completions"), Leg("two", "/openai/x?api-version=1", "gpt-4o-swe"))
+ORDER = {
+    "sluice.order": {
+        "priority_groups": [
+            {"name": "g0", "clusters": [{"cluster_name": "backend_one", "weight": 1}]},
+            {"name": "g1", "clusters": [{"cluster_name": "backend_two", "weight": 1}]},
+        ]
+    },
+    "sluice.chain": {
+        "path": {"backend_one": "/v1/chat/completions", "backend_two": "/openai/x?api-version=1"},
+        "model": {"backend_two": "gpt-4o-swe"},
+    },
+}
+
+
+def _parse(reply: bytes) -> ProcessingResponse:
+    return ProcessingResponse.FromString(reply)
+
+
+def _metadata(reply: ProcessingResponse) -> dict[str, Any]:
+    found: dict[str, Any] = MessageToDict(reply.dynamic_metadata)
+    return found
+
+
+def _headers(response: CommonResponse) -> dict[str, bytes]:
+    """The headers that are set, each over whatever was there."""
+    options = response.header_mutation.set_headers
+    assert all(option.append_action == HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD for option in options)
+    assert all(not option.header.value for option in options), "only raw_value is read"
+    return {option.header.key: option.header.raw_value for option in options}
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (codec.PROCEED_REQUEST_HEADERS, "request_headers"),
+        (codec.PROCEED_REQUEST_TRAILERS, "request_trailers"),
+        (codec.PROCEED_RESPONSE_TRAILERS, "response_trailers"),
+        (codec.UNCHANGED_RESPONSE_BODY, "response_body"),
+    ],
+)
+def test_a_constant_reply_answers_in_kind_and_changes_nothing(reply: bytes, kind: str) -> None:
+    parsed = MessageToDict(_parse(reply), preserving_proto_field_name=True)
+    assert parsed == {kind: {}}
+
+
+def test_a_route_after_the_body_orders_clusters_paths_names_and_length() -> None:
+    parsed = _parse(codec.route_after_body(Route(LEGS, ("cookie", "authorization"), b"changed", 7, 10, 16)))
+    assert parsed.WhichOneof("response") == "request_body"
+    response = parsed.request_body.response
+    assert response.clear_route_cache, "or the order is never looked at"
+    assert _headers(response) == {"x-sluice-routed": b"1", "x-envoy-max-retries": b"1", "content-length": b"7"}
+    assert list(response.header_mutation.remove_headers) == ["cookie", "authorization"]
+    assert response.body_mutation.body == b"changed"
+    # Numbers are strings: Envoy would turn them into doubles.
+    assert _metadata(parsed) == ORDER | {"sluice.call": {"cl": "7", "at": "10", "to": "16"}}
+
+
+def test_a_route_that_changes_nothing_leaves_the_body_alone() -> None:
+    parsed = _parse(codec.route_after_body(Route(LEGS[:1], length=5)))
+    assert not parsed.request_body.response.HasField("body_mutation")
+    assert _headers(parsed.request_body.response)["x-envoy-max-retries"] == b"0"
+    assert _headers(parsed.request_body.response)["content-length"] == b"5"
+
+
+def test_a_route_after_the_headers_answers_the_headers() -> None:
+    parsed = _parse(codec.route_after_headers(Route(LEGS)))
+    assert parsed.WhichOneof("response") == "request_headers"
+    assert "content-length" not in _headers(parsed.request_headers.response), "unknown: it is left to Envoy"
+    assert _metadata(parsed) == ORDER | {"sluice.call": {"at": "0", "to": "0"}}
+
+
+def test_routes_over_the_same_legs_share_nothing_else() -> None:
+    for at in (1, 2, 3):
+        parsed = _parse(codec.route_after_body(Route(LEGS, length=at, at=at, to=at + 1)))
+        assert _metadata(parsed)["sluice.call"] == {"cl": str(at), "at": str(at), "to": str(at + 1)}
+        assert len(_metadata(parsed)["sluice.order"]["priority_groups"]) == 2, "merged, not repeated"
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_a_piece_of_a_form(end: bool) -> None:
+    parsed = _parse(codec.request_chunk(Pass(b"\x00\xff", end)))
+    assert parsed.WhichOneof("response") == "request_body"
+    streamed = parsed.request_body.response.body_mutation.streamed_response
+    assert (streamed.body, streamed.end_of_stream) == (b"\x00\xff", end)
+
+
+def test_an_answer_of_our_own() -> None:
+    order = Reply(429, (("content-type", "application/json"), ("x-odd", "é")), b'{"a":1}', "sluice_code")
+    parsed = _parse(codec.reply(order)).immediate_response
+    assert (parsed.status.code, parsed.body, parsed.details) == (429, b'{"a":1}', "sluice_code")
+    set_headers = {option.header.key: option.header.raw_value for option in parsed.headers.set_headers}
+    assert set_headers == {"content-type": b"application/json", "x-odd": b"\xe9"}
+
+
+@pytest.mark.parametrize("resized", [True, False])
+@pytest.mark.parametrize("mode", BodyMode)
+def test_a_relay_names_the_whole_mode_and_drops_a_length_that_may_change(mode: BodyMode, resized: bool) -> None:
+    parsed = _parse(codec.relay(Relay(mode, resized)))
+    assert parsed.WhichOneof("response") == "response_headers"
+    removed = list(parsed.response_headers.response.header_mutation.remove_headers)
+    assert removed == (["content-length"] if resized else [])
+    if mode is BodyMode.NONE:
+        assert not parsed.HasField("mode_override")
+        return
+    assert parsed.mode_override.response_body_mode == ProcessingMode.BodySendMode.Value(mode.name)
+    assert parsed.mode_override.request_header_mode == ProcessingMode.SEND
+    assert parsed.mode_override.response_header_mode == ProcessingMode.SEND
+
+
+def test_a_piece_of_the_answer() -> None:
+    assert codec.emit(UNCHANGED) == codec.UNCHANGED_RESPONSE_BODY
+    changed = _parse(codec.emit(Emit(b"new"))).response_body.response.body_mutation
+    assert changed.body == b"new"
+    nothing = _parse(codec.emit(Emit(b""))).response_body.response.body_mutation
+    assert nothing.WhichOneof("mutation") == "clear_body", "an empty `body` would be no mutation at all"
+    assert nothing.clear_body

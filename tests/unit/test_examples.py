@@ -1,0 +1,81 @@
+"""Every configuration that a user starts from works as it stands; so does the demo client."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.support.fake import FakeProvider
+from tests.support.gateway import RunningGateway
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/gateway.yaml"))
+SECRETS = {
+    "openai": ["OPENAI_API_KEY"],
+    "azure-openai": ["AZURE_SWE_KEY", "AZURE_FRA_KEY"],
+    "anthropic": ["ANTHROPIC_API_KEY"],
+    "ollama": [],
+    "quickstart": [],
+}
+"""What each example wants in the environment."""
+
+
+def check(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "extproc.cli", "check", "--config", f"examples/{name}/gateway.yaml"]
+    bare = {"PATH": os.environ["PATH"], **environ}
+    return subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_accepted_by_sluice_and_by_envoy(name: str) -> None:
+    run = check(name, dict.fromkeys(SECRETS[name], "a-secret"))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("OK: ")
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if SECRETS[name]])
+def test_an_example_without_its_secret_names_every_variable_that_is_missing(name: str) -> None:
+    run = check(name, {})
+    assert run.returncode == 1
+    for variable in SECRETS[name]:
+        assert f"the environment variable {variable} is not set" in run.stderr
+
+
+@pytest.fixture(scope="module")
+def quickstart() -> Iterator[RunningGateway]:
+    """The quickstart, on free ports and with a fake provider whose port is free, too."""
+    settings = YAML(typ="safe").load(ROOT / "examples/quickstart/gateway.yaml")
+    with FakeProvider("fake") as fake:
+        for backend in settings["backends"].values():
+            backend["url"] = fake.url("fake")
+        for chosen in ("listener", "fake_backend"):
+            del settings[chosen]
+        with RunningGateway(settings) as gateway:
+            yield gateway
+
+
+def test_the_demo_client_calls_every_api_of_the_quickstart(quickstart: RunningGateway) -> None:
+    run = subprocess.run(
+        [sys.executable, "examples/demo_client/demo.py"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "SLUICE_URL": quickstart.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    shown = [line for line in run.stdout.splitlines() if line.startswith("--- ")]
+    apis = ("models", "chat", "stream", "tools", "embeddings", "responses", "transcription", "messages (Anthropic)")
+    assert shown == [f"--- {api}" for api in apis]
+    assert "the model asks for get_weather(" in run.stdout
+    assert "2 vectors of 1536 numbers" in run.stdout
+
+
+def test_every_model_of_the_quickstart_is_in_its_list(quickstart: RunningGateway) -> None:
+    wanted = YAML(typ="safe").load(ROOT / "examples/quickstart/gateway.yaml")["models"]
+    assert set(quickstart.settings["models"]) == set(wanted)

@@ -1,0 +1,98 @@
+"""What is counted of a call, under labels that no caller can choose."""
+
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from extproc import refusals
+from extproc.call import Call
+from extproc.model import Chain, Ending, Outcome, PublicModel, Target, Usage, UsageSource
+from extproc.refusals import Refusal
+from extproc.surfaces import Face, Place, Surface
+from extproc.telemetry import metrics
+from tests.support.playbook import ONE, Playbook, Policy, RequestBody, catalogue, request
+
+
+def _value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+class Counted:
+    """How much a sample has grown since this was made."""
+
+    def __init__(self, name: str, **labels: str) -> None:
+        self._name, self._labels = name, labels
+        self._before = _value(name, **labels)
+
+    @property
+    def grown(self) -> float:
+        return _value(self._name, **self._labels) - self._before
+
+
+def _call(**facts: Any) -> Call:
+    target = Target(ONE, "m")
+    call = Call(started=100.0, catalogue=catalogue(), place=Place(Surface.CHAT, Face.OPENAI))
+    call.chain = Chain(PublicModel("m", ((target,),)), (target,))
+    for name, value in facts.items():
+        setattr(call, name, value)
+    return call
+
+
+def test_a_call_is_counted_once_with_its_duration_and_first_byte() -> None:
+    labels = {"surface": "chat", "model": "m", "backend": "one", "status": "200", "ending": "complete"}
+    calls = Counted("sluice_calls_total", **labels)
+    duration = Counted("sluice_call_duration_seconds_sum", surface="chat")
+    first = Counted("sluice_first_byte_seconds_sum", surface="chat")
+    metrics.count_call(_call(first_byte=100.5), Outcome(Ending.COMPLETE, 200, backend="one"), 2.0)
+    assert (calls.grown, duration.grown) == (1, pytest.approx(2.0))
+    assert first.grown == pytest.approx(0.5)
+
+
+def test_a_call_without_an_answer_has_no_first_byte() -> None:
+    first = Counted("sluice_first_byte_seconds_count", surface="chat")
+    metrics.count_call(_call(), Outcome(Ending.CUT, 0), 2.0)
+    assert first.grown == 0
+
+
+def test_tokens_are_counted_by_kind_and_source() -> None:
+    labels = {"surface": "chat", "model": "m", "backend": "one", "source": "estimated"}
+    counted = {
+        kind: Counted("sluice_tokens_total", kind=kind, **labels)
+        for kind in ("input", "output", "reasoning", "cached_input")
+    }
+    usage = Usage(12, 9, reasoning=2, source=UsageSource.ESTIMATED)
+    metrics.count_call(_call(), Outcome(Ending.CUT, 200, usage, backend="one"), 1.0)
+    assert {kind: one.grown for kind, one in counted.items()} == {
+        "input": 12,
+        "output": 9,
+        "reasoning": 2,
+        "cached_input": 0,
+    }
+
+
+def test_a_refusal_is_counted_with_who_is_to_blame() -> None:
+    refused = Counted("sluice_refusals_total", surface="chat", code="store_unavailable", blame="gateway")
+    call = _call(refusal=Refusal(refusals.STORE_UNAVAILABLE, "text"), chain=None)
+    metrics.count_call(call, Outcome(Ending.REFUSED, 503, refusal="store_unavailable"), 1.0)
+    assert refused.grown == 1
+
+
+async def test_no_label_is_what_a_caller_typed() -> None:
+    canary = "canary-of-a-caller"
+    body = f'{{"model":"{canary}","messages":[{{"role":"user","content":"{canary}"}}],"user":"{canary}"}}'.encode()
+    for head in (request(), request(f"/v1/{canary}"), request(f"/openai/deployments/{canary}/chat/completions")):
+        await (Playbook() >> head).play()
+    await (Playbook() >> request() >> RequestBody(body)).play()
+    labels = {value for family in REGISTRY.collect() for sample in family.samples for value in sample.labels.values()}
+    assert not any(canary in value for value in labels)
+
+
+async def test_calls_in_flight_return_to_nothing() -> None:
+    flying = Counted("sluice_calls_in_flight")
+    policy = Policy()
+    calls = [policy.pipeline.begin() for _ in range(3)]
+    assert flying.grown == 3
+    for call in calls:
+        policy.pipeline.end(call)
+    assert flying.grown == 0
