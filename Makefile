@@ -82,6 +82,7 @@ check-style: $(VENV)/dev.stamp
 .PHONY: check-types
 check-types: $(VENV)/dev.stamp
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples docs .ci
 
 .PHONY: check-layers
 check-layers: $(VENV)/dev.stamp

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +85,9 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
     background = asyncio.gather(keyring.keep_fresh(), _publish(pipeline, journal))
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     await server.start()
     log.info("worker serves on %s", socket)
     await stopping.wait()

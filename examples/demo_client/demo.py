@@ -88,8 +88,9 @@ def one_second_of_silence() -> bytes:
 
 
 def messages(client: anthropic.Anthropic) -> None:
+    model = next(listed.id for listed in client.models.list() if listed.id.startswith("claude"))
     with client.messages.stream(
-        model="claude-sonnet-4-5", max_tokens=100, messages=[{"role": "user", "content": "Say hello!"}]
+        model=model, max_tokens=100, messages=[{"role": "user", "content": "Say hello!"}]
     ) as answer:
         for text in answer.text_stream:
             print(text, end="", flush=True)

@@ -160,7 +160,7 @@ def _table(records: list[KeyRecord], with_state: bool) -> Table:
     table.add_column("expires (UTC)", no_wrap=True)
     table.add_column("models", overflow="fold")
     for record in records:
-        models = "all" if record.models is None else ", ".join(record.models)
+        models = "all" if record.models is None else ", ".join(record.models) or "none"
         state = [_state(record)] if with_state else []
         # As Text: a name may look like the table's markup.
         table.add_row(*map(Text, (record.name, record.hint, *state, _minute(record.expires_at), models)))

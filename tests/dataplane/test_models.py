@@ -103,7 +103,7 @@ async def test_the_sdks_read_the_list(door: str, running: RunningGateway, narrow
     assert "usage" not in record
 
 
-@pytest.mark.parametrize("door", ["openai", "openai-async", "azure-legacy", "azure-v1", "anthropic-root"])
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("name", [*MODELS, ALIAS])
 async def test_a_model_can_be_asked_for_by_any_of_its_names(name: str, door: str, running: RunningGateway) -> None:
     async with client_at(DOORS[door], running.url, running.key) as client:
@@ -112,19 +112,16 @@ async def test_a_model_can_be_asked_for_by_any_of_its_names(name: str, door: str
     assert answer.value.id in (name, "gpt-4o")
 
 
-@pytest.mark.parametrize("door", ["openai", "azure-legacy", "azure-v1", "anthropic-root", "anthropic"])
-@pytest.mark.parametrize("name", ["claude-sonnet-4-5", "nobody", "gpt-4o%2F..%2F"])
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("name", ["claude-sonnet-4-5", "nobody"])
 async def test_a_model_that_the_key_may_not_use_is_not_told_apart_from_none(
     name: str, door: str, running: RunningGateway, narrow: str
 ) -> None:
     async with client_at(DOORS[door], running.url, narrow) as client:
         field = "model_id" if DOORS[door].family == "anthropic" else "model"
         error = await refusal(client, "models.retrieve", **{field: name})
-    if "%2F" not in name:  # Envoy refuses an encoded slash before anybody reads the path
-        assert (error.status_code, error.response.json()["error"]["code"]) == (404, "model_not_found")
-        assert name not in error.response.text
-    else:
-        assert error.status_code in (400, 404)
+    assert (error.status_code, error.response.json()["error"]["code"]) == (404, "model_not_found")
+    assert name not in error.response.text
 
 
 @pytest.mark.parametrize("surface", ["chat.completions.create", "responses.create"])

@@ -297,6 +297,22 @@ async def test_what_was_not_stored_cannot_be_continued(fake: FakeProvider, clien
     assert nobody_called(fake)
 
 
+@pytest.mark.parametrize("form", ["id", "object"])
+@pytest.mark.parametrize("home", BACKENDS)
+async def test_a_conversation_is_continued_where_it_is_kept(
+    home: str, form: str, fake: FakeProvider, client: Any
+) -> None:
+    kept = f"conv_{home}_{form}"
+    first = {"id": f"resp_{kept}", "object": "response", "output": [], "conversation": {"id": kept}}
+    begins = {"x_fake": {"error_body": json.dumps(first), "status": 200}}
+    await ask(client, "responses.create", model=f"gpt-4o-{home}", input="hi", extra_body=begins)
+    for _ in range(4):  # a draw would find the other backend sooner or later
+        fake.reset()
+        conversation = kept if form == "id" else {"id": kept}
+        await ask(client, "responses.create", model=MODEL, input="on", conversation=conversation)
+        assert only_call(fake)[0] == home
+
+
 # ---- stored responses by id ---------------------------------------------------------------------------
 
 ITEM_DOORS = ("openai", "openai-async", "azure-legacy", "azure-v1")

@@ -72,7 +72,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_nesting_without_end_is_an_error_of_the_file(tmp_path: Path) -> None:
-    assert _problems(tmp_path, "[" * 5_000) == [
+    assert _problems(tmp_path, "[" * 500) == [
         "gateway.yaml: not usable: nested too deeply, or an alias inside its own anchor"
     ]
 

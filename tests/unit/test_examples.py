@@ -37,11 +37,10 @@ def test_an_example_is_accepted_by_sluice_and_by_envoy(name: str) -> None:
     assert run.stdout.startswith("OK: ")
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if SECRETS[name]])
-def test_an_example_without_its_secret_names_every_variable_that_is_missing(name: str) -> None:
-    run = check(name, {})
+def test_an_example_without_its_secrets_names_every_variable_that_is_missing() -> None:
+    run = check("azure-openai", {})
     assert run.returncode == 1
-    for variable in SECRETS[name]:
+    for variable in SECRETS["azure-openai"]:
         assert f"the environment variable {variable} is not set" in run.stderr
 
 
@@ -72,10 +71,6 @@ def test_the_demo_client_calls_every_api_of_the_quickstart(quickstart: RunningGa
     shown = [line for line in run.stdout.splitlines() if line.startswith("--- ")]
     apis = ("models", "chat", "stream", "tools", "embeddings", "responses", "transcription", "messages (Anthropic)")
     assert shown == [f"--- {api}" for api in apis]
+    assert ", ".join(quickstart.settings["models"]) in run.stdout
     assert "the model asks for get_weather(" in run.stdout
     assert "2 vectors of 1536 numbers" in run.stdout
-
-
-def test_every_model_of_the_quickstart_is_in_its_list(quickstart: RunningGateway) -> None:
-    wanted = YAML(typ="safe").load(ROOT / "examples/quickstart/gateway.yaml")["models"]
-    assert set(quickstart.settings["models"]) == set(wanted)

@@ -627,6 +627,15 @@ def test_usage_is_counted_only_for_an_answer_that_a_backend_gave(start: list[Tol
             assert "usage" not in record
 
 
+async def test_calls_in_flight_return_to_nothing() -> None:
+    pipeline = Policy().pipeline
+    calls = [pipeline.begin() for _ in range(3)]
+    assert pipeline.in_flight == 3
+    for call in calls:
+        pipeline.end(call)
+    assert pipeline.in_flight == 0
+
+
 async def test_no_refusal_and_no_record_holds_text_of_the_call_or_a_key() -> None:
     canary = "sk-sluice-" + "C" * 49
     heads = [

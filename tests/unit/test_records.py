@@ -81,7 +81,7 @@ def test_usage_of_nothing_is_told_apart_from_usage_unknown() -> None:
 
 
 def test_no_secret_and_no_text_of_a_call_is_in_its_record() -> None:
-    call = _call(pending=b"canary", query="key=canary", content_type="canary", stripped=["canary"])
+    call = _call(pending=b"canary", query="key=canary", stripped=["canary"])
     assert "canary" not in json.dumps(access_record(call, Outcome(Ending.CUT, 0), 1.0, 1.0))
 
 
@@ -161,7 +161,7 @@ def test_a_log_that_is_gone_is_counted_and_harmless() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb", buffering=0) as out:
-        writer = RecordWriter(out)  # type: ignore[arg-type]
+        writer = RecordWriter(out)
         writer.write({"a": 1})
         writer.close()
     assert writer.dropped == 1

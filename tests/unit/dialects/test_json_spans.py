@@ -27,7 +27,7 @@ SHAPE = Shape(
 )
 # The same, outside arrays, for the reading that the scanner is compared with.
 WATCHED: dict[str, Any] = {
-    **dict.fromkeys(("model", "stream", "task", "messages"), {}),
+    **{key: {} for key in ("model", "stream", "task", "messages")},
     "stream_options": {"include_usage": {}, "inner": {"model": {}}},
 }
 KNOWN = ("model", "stream", "task", "stream_options", "include_usage", "inner", "messages", "role", "content", "text")

@@ -1,0 +1,218 @@
+"""Real child processes: started, read, started again, and always ended."""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+
+from extproc.supervisor import Child, Program, python, wait_until
+
+SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
+class Output:
+    """The lines that a child printed, and the ids of its runs that ended."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, bytes]] = []
+        self.ended: list[int] = []
+
+    def line(self, name: str, line: bytes) -> None:
+        self.lines.append((name, line))
+
+    @property
+    def texts(self) -> list[bytes]:
+        return [line for _, line in self.lines]
+
+
+def program(code: str, restart: bool = False, stdin: bytes = b"", **environ: str) -> Program:
+    return Program("child", [sys.executable, "-S", "-c", code], stdin, environ, restart)
+
+
+@asynccontextmanager
+async def child(of: Program, output: Output) -> AsyncIterator[Child]:
+    """A running child that is ended whatever the test does."""
+    running = Child(of, output.line, output.ended.append)
+    try:
+        yield running
+    finally:
+        pid = running.pid
+        await running.stop(5)
+        if pid is not None and psutil.pid_exists(pid):
+            psutil.Process(pid).kill()
+            pytest.fail("a process is left behind")
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0.01)
+
+
+async def test_its_input_its_environment_and_its_lines() -> None:
+    code = "import os, sys; print(sys.stdin.read(), os.environ['COLOUR']); print('odd', file=sys.stderr)"
+    output = Output()
+    async with child(program(code, stdin=b"given", COLOUR="red"), output) as running:
+        await until(running.gone.is_set, "its end")
+    assert sorted(output.lines) == [("child", b"given red"), ("child", b"odd")]
+    assert output.ended == [running.pid]
+
+
+async def test_a_last_line_without_an_end_is_told_too() -> None:
+    output = Output()
+    async with child(program("import sys; sys.stdout.write('a\\n\\nlast')"), output) as running:
+        await until(running.gone.is_set, "its end")
+    assert output.texts == [b"a", b"", b"last"]
+
+
+async def test_a_child_that_dies_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    output = Output()
+    async with child(
+        program("import os; print(os.getpid(), flush=True); os._exit(3)", restart=True), output
+    ) as running:
+        await until(lambda: len(output.ended) >= 3, "three runs")
+        assert not running.gone.is_set()
+    assert [int(line) for line in output.texts[:3]] == output.ended[:3]
+    assert len(set(output.ended)) == len(output.ended)
+    assert "child ended with status 3; starting it again" in caplog.text
+
+
+async def test_a_killed_child_is_started_again() -> None:
+    output = Output()
+    async with child(program(SLEEPER, restart=True), output) as running:
+        await until(lambda: output.texts == [b"up"], "the first run")
+        first = running.pid
+        assert first is not None
+        psutil.Process(first).kill()
+        await until(lambda: output.texts == [b"up", b"up"], "the second run")
+        assert running.pid != first
+        assert output.ended == [first]
+
+
+async def test_a_child_that_is_not_to_be_started_again_is_gone() -> None:
+    output = Output()
+    async with child(program("pass"), output) as running:
+        await until(running.gone.is_set, "its end")
+    assert len(output.ended) == 1
+
+
+async def test_stopping_ends_it_with_sigterm_and_does_not_start_it_again() -> None:
+    output = Output()
+    async with child(program(SLEEPER, restart=True), output) as running:
+        await until(lambda: output.texts, "its start")
+        await running.stop(20)
+        assert running.gone.is_set()
+        assert len(output.ended) == 1
+
+
+async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+    output = Output()
+    async with child(program(STUBBORN, restart=True), output) as running:
+        await until(lambda: output.texts, "its start")
+        await running.stop(0.2)
+        assert len(output.ended) == 1
+    assert "child did not end in time and is killed" in caplog.text
+
+
+async def test_stopping_before_it_has_begun_ends_at_once() -> None:
+    running = Child(program(SLEEPER), Output().line)
+    async with asyncio.timeout(20):
+        await running.stop(60)
+    assert running.pid is None
+
+
+async def test_stopping_while_it_is_being_started_leaves_nothing_behind() -> None:
+    before = set(psutil.Process().children())
+    running = Child(program(SLEEPER), Output().line)
+    await asyncio.sleep(0)  # its first step has been made: the program is on its way
+    async with asyncio.timeout(20):
+        await running.stop(60)
+    await until(lambda: set(psutil.Process().children()) == before, "the program to end")
+
+
+async def test_stopping_between_two_runs_ends_it() -> None:
+    output = Output()
+    async with child(program("pass", restart=True), output) as running:
+        await until(lambda: len(output.ended) >= 4, "a long pause")
+        async with asyncio.timeout(20):
+            await running.stop(60)
+        runs = len(output.ended)
+        await asyncio.sleep(0.05)
+        assert len(output.ended) == runs
+
+
+async def test_a_child_has_a_session_of_its_own() -> None:
+    output = Output()
+    async with child(program(SLEEPER), output) as running:
+        await until(lambda: output.texts, "its start")
+        assert running.pid is not None
+        assert os.getsid(running.pid) == running.pid, "or a Ctrl-C would reach it, too"
+
+
+async def test_a_program_that_is_not_there_is_told_and_gone(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        async with child(Program("child", ["/nonexistent/envoy"], restart=False), Output()) as running:
+            await until(running.gone.is_set, "it to give up")
+    assert "child" in caplog.text
+    assert "/nonexistent/envoy" in caplog.text
+
+
+async def test_an_endless_line_does_not_end_the_supervision() -> None:
+    code = "print('x' * 3_000_000); print('after', flush=True); import time; time.sleep(60)"
+    output = Output()
+    async with child(program(code), output) as running:
+        await until(lambda: b"after" in output.texts or running.gone.is_set(), "the next line")
+        assert not running.gone.is_set(), "it still runs"
+
+
+async def test_a_line_that_cannot_be_told_does_not_end_the_supervision() -> None:
+    class Closed(Output):
+        """A terminal that is gone."""
+
+        def line(self, name: str, line: bytes) -> None:
+            super().line(name, line)
+            raise BrokenPipeError
+
+    output = Closed()
+    code = "import time\nwhile True: print('line', flush=True); time.sleep(0.01)"
+    async with child(program(code), output) as running:
+        await until(lambda: len(output.lines) > 2 or running.gone.is_set(), "the next line")
+        assert not running.gone.is_set(), "it still runs"
+
+
+# ---- waiting ----------------------------------------------------------------------------------------
+
+
+async def test_waiting_ends_with_the_first_yes() -> None:
+    answers = iter([False, False, True])
+
+    async def ready() -> bool:
+        return next(answers)
+
+    assert await wait_until(ready, [], 20)
+
+
+async def _never() -> bool:
+    return False
+
+
+async def test_waiting_ends_when_time_is_up() -> None:
+    assert not await wait_until(_never, [], 0.01)
+
+
+async def test_waiting_ends_when_a_child_has_gone() -> None:
+    async with child(program("pass"), Output()) as running:
+        async with asyncio.timeout(20):
+            assert not await wait_until(_never, [running], 600)
+
+
+def test_our_own_modules_run_under_this_python() -> None:
+    assert python("extproc.worker", "a", "b") == [sys.executable, "-m", "extproc.worker", "a", "b"]
