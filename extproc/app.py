@@ -44,6 +44,7 @@ async def _publish(pipeline: Pipeline, journal: RecordWriter) -> None:
     while True:
         metrics.IN_FLIGHT.set(pipeline.in_flight)
         metrics.RECORDS_DROPPED.set(journal.dropped)
+        metrics.publish()
         await asyncio.sleep(1)
 
 
@@ -86,8 +87,7 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
         loop.add_signal_handler(signum, stopping.set)
     background = asyncio.gather(keyring.keep_fresh(), _publish(pipeline, journal))
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.freeze()  # what is loaded now stays: no collection need look at it again
     await server.start()
     log.info("worker serves on %s", socket)
     await stopping.wait()
@@ -96,4 +96,5 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await background
     await asyncio.to_thread(journal.close)
+    metrics.publish()
     stores.close()

@@ -5,7 +5,7 @@ Events are told in the past tense (`RequestHeaders` arrived), orders are imperat
 "go on without the policy", so whatever is not in the table raises, and the adapter fails the stream.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from extproc.dialects.answers import Answer
@@ -71,7 +71,7 @@ class Call:
     caller: Caller | None = None
     content_length: int | None = None
     form: FormReader | None = None  # of a multipart body
-    stripped: list[str] = field(default_factory=list)  # request headers that no provider may see
+    stripped: tuple[str, ...] = ()  # request headers that no provider may see
     retries: str = ""  # the client's own retry count, where its SDK tells it
 
     pending: bytes = b""  # the start of a multipart body, until its model is known

@@ -1,6 +1,6 @@
 """HTTP headers of one message, as Envoy hands them over: lower-case names, raw byte values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 class Headers:
@@ -8,9 +8,15 @@ class Headers:
 
     __slots__ = ("_first", "_pairs")
 
-    def __init__(self, pairs: list[tuple[str, bytes]]) -> None:
+    def __init__(self, first: Mapping[str, bytes], pairs: list[tuple[str, bytes]] | None = None) -> None:
+        """`first` has the first value of each name; `pairs` everything, where a name comes more than once."""
+        self._first = first
         self._pairs = pairs
-        self._first = dict(reversed(pairs))
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, bytes]]) -> "Headers":
+        """From all headers in their order."""
+        return cls(dict(reversed(pairs)), pairs)
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
@@ -19,6 +25,9 @@ class Headers:
 
     def all(self, name: str) -> list[str]:
         """Every value of a header, in order."""
+        if self._pairs is None:
+            value = self.get(name)
+            return [] if value is None else [value]
         return [value.decode("latin-1") for given, value in self._pairs if given == name]
 
     def __contains__(self, name: str) -> bool:

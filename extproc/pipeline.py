@@ -186,7 +186,7 @@ class Pipeline:
         call.pinned = True
         call.chain = route.pinned(model, place, backend or "")
         call.phase = Phase.ROUTED
-        return Route(forward.legs(call.chain, place, call.query, None), tuple(call.stripped))
+        return Route(forward.legs(call.chain, place, call.query, None), call.stripped)
 
     # ---- request body: what may leave, where to, at what price -----------------------------------------
 
@@ -348,7 +348,7 @@ class Pipeline:
         try:
             await self._affinity.remember(made, call.backend, call.chain.model.name, call.caller.key_id)
         except StoreUnavailable:
-            metrics.AFFINITY_LOST.inc()
+            metrics.count(metrics.AFFINITY_LOST)
 
     async def trailers(self, call: Call, event: Event) -> Proceed:
         call.note(event)

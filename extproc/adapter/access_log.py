@@ -67,7 +67,7 @@ class AccessLog:
         if backend is None:
             return
         status = entry.response.response_code.value
-        metrics.ATTEMPTS.labels(backend, str(status or _flag(entry))).inc()
+        metrics.count(metrics.ATTEMPTS, backend, str(status or _flag(entry)))
         if status < 400 and not _flag(entry):
             return
         retry_after = entry.response.response_headers.get("retry-after")
@@ -77,9 +77,9 @@ class AccessLog:
         flags = entry.common_properties.response_flags
         details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
         if flags.downstream_connection_termination or flags.downstream_remote_reset:
-            metrics.BROKEN.labels("client").inc()
+            metrics.count(metrics.BROKEN, "client")
         elif details == "via_upstream" and _flag(entry):
-            metrics.BROKEN.labels("upstream").inc()
+            metrics.count(metrics.BROKEN, "upstream")
         elif details == "via_upstream" or details.startswith("sluice_") or entry.response.response_code.value < 400:
             return
         self._tell(entry, "listener", details=details)

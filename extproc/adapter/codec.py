@@ -4,7 +4,9 @@ Replies that never vary are serialised once, at import. The part of a route that
 is serialised once per combination: protobuf merges concatenated messages, so the parts are joined as bytes.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from extproc.call import BodyMode, Emit, Leg, Pass, Relay, Reply, Route
 from extproc.contract import CALL, CHAIN, ORDER, ROUTED_HEADER, cluster_of
@@ -59,62 +61,97 @@ def relay(order: Relay) -> bytes:
     return _RELAYS[order]
 
 
-@lru_cache(maxsize=4096)
-def _legs(legs: tuple[Leg, ...]) -> bytes:
-    """The order of the clusters, and each one's path and model name."""
-    reply = ProcessingResponse()
+def _fields(legs: tuple[Leg, ...]) -> dict[str, Any]:
+    """The order of the clusters, and each one's path and model name, as dynamic metadata."""
     clusters = [cluster_of(leg.backend) for leg in legs]
-    reply.dynamic_metadata.update(
-        {
-            ORDER: {
-                "priority_groups": [
-                    {"name": f"g{number}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
-                    for number, cluster in enumerate(clusters)
-                ]
-            },
-            CHAIN: {
-                "path": {cluster: leg.path for cluster, leg in zip(clusters, legs, strict=True)},
-                "model": {cluster: leg.model for cluster, leg in zip(clusters, legs, strict=True) if leg.model},
-            },
-        }
-    )
-    return reply.SerializeToString()
+    return {
+        ORDER: {
+            "priority_groups": [
+                {"name": f"g{number}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
+                for number, cluster in enumerate(clusters)
+            ]
+        },
+        CHAIN: {
+            "path": {cluster: leg.path for cluster, leg in zip(clusters, legs, strict=True)},
+            "model": {cluster: leg.model for cluster, leg in zip(clusters, legs, strict=True) if leg.model},
+        },
+    }
 
 
-def _common(route: Route) -> CommonResponse:
-    """The route's headers. Clearing the route cache counts only in a reply that also mutates a header."""
-    headers = [_header(ROUTED_HEADER, "1"), _header("x-envoy-max-retries", str(len(route.legs) - 1))]
-    if route.body is not None or route.length is not None:
-        headers.append(_header("content-length", str(route.length)))
-    return CommonResponse(
-        header_mutation=HeaderMutation(set_headers=headers, remove_headers=route.remove),
-        body_mutation=None if route.body is None else BodyMutation(body=route.body),
+def _steer(phase: str, legs: tuple[Leg, ...], remove: tuple[str, ...]) -> bytes:
+    """What all calls with these legs and headers have in common. `phase` is the message that is answered.
+
+    Clearing the route cache counts only in a reply that also mutates a header.
+    """
+    common = CommonResponse(
+        header_mutation=HeaderMutation(
+            set_headers=[_header(ROUTED_HEADER, "1"), _header("x-envoy-max-retries", str(len(legs) - 1))],
+            remove_headers=remove,
+        ),
         clear_route_cache=True,
     )
+    reply = ProcessingResponse(**{phase: _ANSWERS[phase](response=common)})  # type: ignore[arg-type]
+    reply.dynamic_metadata.update(_fields(legs))
+    return reply.SerializeToString()
 
 
-def _call_metadata(route: Route) -> bytes:
+_ANSWERS: dict[str, type[HeadersResponse] | type[BodyResponse]] = {
+    "request_headers": HeadersResponse,
+    "request_body": BodyResponse,
+}
+_steer_often = lru_cache(maxsize=1024)(_steer)
+_LONGEST_KEPT = 1024  # characters of paths and names: what a caller chooses must not fill the memory
+
+
+def _steering(phase: str, route: Route) -> bytes:
+    size = sum(len(leg.path) for leg in route.legs) + sum(map(len, route.remove))
+    steer = _steer_often if size <= _LONGEST_KEPT else _steer
+    return steer(phase, route.legs, route.remove)
+
+
+def _call_metadata(facts: Mapping[str, str]) -> bytes:
     """Strings, because Envoy turns numbers into doubles."""
     reply = ProcessingResponse()
-    facts = reply.dynamic_metadata.fields[CALL].struct_value.fields
-    if route.length is not None:
-        facts["cl"].string_value = str(route.length)
-    if any(leg.model for leg in route.legs):
-        facts["at"].string_value = str(route.at)
-        facts["to"].string_value = str(route.to)
+    for name, value in facts.items():
+        reply.dynamic_metadata.fields[CALL].struct_value.fields[name].string_value = value
     return reply.SerializeToString()
+
+
+@lru_cache(maxsize=16)
+def _around_length(digits: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a length of so many digits: nothing else in it varies."""
+    probe = "x" * digits
+    before, _, behind = _call_metadata({"cl": probe}).partition(probe.encode())
+    return before, behind
+
+
+def _facts(route: Route) -> bytes:
+    if any(leg.model for leg in route.legs):
+        place = {"at": str(route.at), "to": str(route.to)}
+        return _call_metadata(place if route.length is None else {"cl": str(route.length), **place})
+    if route.length is None:
+        return b""
+    length = b"%d" % route.length
+    before, behind = _around_length(len(length))
+    return before + length + behind
+
+
+def _changed_body(body: bytes) -> bytes:
+    """A new body must come with its length, or Envoy refuses the reply."""
+    length = HeaderMutation(set_headers=[_header("content-length", str(len(body)))])
+    common = CommonResponse(header_mutation=length, body_mutation=BodyMutation(body=body))
+    return ProcessingResponse(request_body=BodyResponse(response=common)).SerializeToString()
 
 
 def route_after_headers(route: Route) -> bytes:
-    """The route as the reply to request headers."""
-    reply = ProcessingResponse(request_headers=HeadersResponse(response=_common(route)))
-    return reply.SerializeToString() + _legs(route.legs) + _call_metadata(route)
+    """The route as the reply to request headers. The clusters set the content-length."""
+    return _steering("request_headers", route) + _facts(route)
 
 
 def route_after_body(route: Route) -> bytes:
     """The route as the reply to a buffered request body."""
-    reply = ProcessingResponse(request_body=BodyResponse(response=_common(route)))
-    return reply.SerializeToString() + _legs(route.legs) + _call_metadata(route)
+    steering = _steering("request_body", route) + _facts(route)
+    return steering if route.body is None else steering + _changed_body(route.body)
 
 
 def request_chunk(order: Pass) -> bytes:

@@ -131,4 +131,8 @@ class ExternalProcessor:
 
 
 def _headers(message: HttpHeaders) -> Headers:
-    return Headers([(pair.key, pair.raw_value) for pair in message.headers.headers])
+    pairs = message.headers.headers
+    values = {pair.key: pair.raw_value for pair in pairs}
+    if len(values) == len(pairs):
+        return Headers(values)
+    return Headers.of([(pair.key, pair.raw_value) for pair in pairs])  # a name comes more than once

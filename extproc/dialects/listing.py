@@ -28,5 +28,11 @@ def model(listed: PublicModel, face: Face) -> bytes:
 
 def _entry(listed: PublicModel, face: Face) -> dict[str, object]:
     if face is Face.ANTHROPIC:
-        return {"type": "model", "id": listed.name, "display_name": listed.name, "created_at": _CREATED_AT}
+        return {
+            "type": "model",
+            "id": listed.name,
+            "display_name": listed.name,
+            "created_at": _CREATED_AT,
+            "lifecycle": "active",  # listed means served
+        }
     return {"id": listed.name, "object": "model", "created": _CREATED, "owned_by": "sluice"}

@@ -112,9 +112,8 @@ class FormReader:
                 return self._headers()
             case _Inside.VALUE | _Inside.MODEL:
                 return self._value()
-            case _Inside.EPILOGUE:
-                self._held.clear()
-                return False
+        self._held.clear()  # the epilogue
+        return False
 
     def _start(self) -> bool:
         if not self._held.startswith(self._delimiter[: len(self._held)]):

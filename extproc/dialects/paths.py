@@ -1,6 +1,6 @@
 """Which backend can serve which surface, and under which path."""
 
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote_plus
 
 from extproc.model import Backend, Dialect, Target
 from extproc.surfaces import OPERATION_PATHS, Place, Surface
@@ -25,6 +25,7 @@ _SERVES = {
     Dialect.ANTHROPIC: frozenset({Surface.MESSAGES, Surface.COUNT_TOKENS}),
 }
 _WITHOUT_DEPLOYMENT = frozenset({Surface.RESPONSES, Surface.RESPONSE_ITEM})
+_API_VERSION = "api-version"
 _V1_API_VERSIONS = frozenset({"v1", "preview", "latest"})  # what Azure's /openai/v1 still takes as api-version
 
 
@@ -71,17 +72,19 @@ def _join(path: str, query: str) -> str:
 
 
 def _query(query: str, api_version: str | None) -> str:
-    """The caller's query with our api-version, or with none, in place of the caller's."""
-    if "api-version" not in query:  # the usual case; any other query passes untouched
-        if api_version is None:
-            return query
-        return f"{query}&api-version={api_version}" if query else f"api-version={api_version}"
-    kept = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name != "api-version"]
+    """The caller's query with our api-version, or with none, in place of the caller's; the rest as it was."""
+    kept = [part for part in query.split("&") if part and _parameter(part)[0] != _API_VERSION]
     if api_version is not None:
-        kept.append(("api-version", api_version))
-    return urlencode(kept)
+        kept.append(f"{_API_VERSION}={api_version}")
+    return "&".join(kept)
 
 
 def _v1_query(query: str) -> str:
-    given = dict(parse_qsl(query)).get("api-version") if query else None
-    return query if given in _V1_API_VERSIONS else _query(query, None)
+    given = [value for name, value in map(_parameter, query.split("&")) if name == _API_VERSION]
+    return query if _V1_API_VERSIONS.issuperset(given) else _query(query, None)
+
+
+def _parameter(part: str) -> tuple[str, str]:
+    """A parameter as Azure reads it: the case of its name does not matter."""
+    name, _, value = part.partition("=")
+    return unquote_plus(name).lower(), unquote_plus(value)

@@ -25,9 +25,9 @@ _PASS = frozenset(
 _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 
 
-def stripped(headers: Headers) -> list[str]:
+def stripped(headers: Headers) -> tuple[str, ...]:
     """The request headers that no provider may see: credentials, cookies, and whatever is ours or unknown."""
-    return [name for name in headers if name not in _PASS and not name.startswith(_PASS_PREFIXES)]
+    return tuple([name for name in headers if name not in _PASS and not name.startswith(_PASS_PREFIXES)])
 
 
 def legs(chain: Chain, place: Place, query: str, in_body: str | None) -> tuple[Leg, ...]:
@@ -49,7 +49,7 @@ def asks_usage(prompt: Prompt, chain: Chain) -> bool:
     return prompt.usage_edit is not None and all(paths.reports_stream_usage(target.backend) for target in chain.targets)
 
 
-def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: list[str]) -> Route:
+def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: tuple[str, ...]) -> Route:
     """The route of a call with a JSON body: only the spans that must change are changed."""
     ask = prompt.usage_edit if asks_usage(prompt, chain) else None
     write = _model_edit(prompt, chain, place)
@@ -59,7 +59,7 @@ def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: l
     at, to = _model_position(prompt, ask, write, chain.model.name)
     return Route(
         legs=legs(chain, place, query, named),
-        remove=tuple(remove),
+        remove=remove,
         body=body,
         length=len(prompt.body if body is None else body),
         at=at,
@@ -116,5 +116,5 @@ def form_pass(call: Call, chain: Chain, place: Place, field: Field, held: bytes)
     name = by_body[0].model if by_body else field.model
     body = held if name == field.model else json_spans.splice(held, [Edit(field.span, name.encode())])
     length = None if call.content_length is None else call.content_length + len(body) - len(held)
-    sent = Route(legs(chain, place, call.query, None), tuple(call.stripped), length=length)
+    sent = Route(legs(chain, place, call.query, None), call.stripped, length=length)
     return Pass(body, call.request_ended, sent)

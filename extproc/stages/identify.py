@@ -24,6 +24,10 @@ def identify(headers: Headers, find: FindCaller) -> Caller:
     candidates = list(_credentials(headers))
     if not candidates:
         raise Refused(MISSING_KEY, "Send your Sluice key as `Authorization: Bearer`, `api-key` or `x-api-key`.")
+    if len(candidates) == 1 and candidates[0][1].startswith(keys.PREFIX):
+        caller = find(keys.digest(candidates[0][1]))
+        if caller is not None:
+            return caller  # a known key needs no further look at its spelling
     ours = {given: header for header, given in candidates if keys.is_well_formed(given)}
     if not ours:
         mistyped = any(given.startswith(keys.PREFIX) for _, given in candidates)

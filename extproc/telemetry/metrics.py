@@ -1,9 +1,10 @@
 """Prometheus metrics. Labels are bounded: surfaces, configured names and closed sets, never what a caller typed.
 
-Children are resolved once per combination and kept, so that counting costs a dictionary look-up.
+Writing a shared counter costs more than deciding a call's route, so counts are tallied in this process and
+written once a second by `publish`.
 """
 
-from functools import lru_cache
+from collections import Counter as Tally
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -20,7 +21,7 @@ DURATION = Histogram(
     "sluice_call_duration_seconds", "Whole call, as the policy sees it.", ["surface"], buckets=_SECONDS
 )
 FIRST_BYTE = Histogram(
-    "sluice_first_byte_seconds", "Until the first byte of the answer.", ["surface"], buckets=_SECONDS
+    "sluice_first_byte_seconds", "Until the first byte of a streamed answer.", ["surface"], buckets=_SECONDS
 )
 IN_FLIGHT = Gauge("sluice_calls_in_flight", "Calls that have begun and not ended.", multiprocess_mode="livesum")
 ATTEMPTS = Counter("sluice_attempts", "Attempts at a backend, as Envoy reports them.", ["backend", "status"])
@@ -31,23 +32,24 @@ RECORDS_DROPPED = Gauge(
 )
 
 _NONE = ""
+_KINDS = ("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "reasoning")
+
+_tallies: dict[Counter, Tally[tuple[str, ...]]] = {
+    counter: Tally() for counter in (CALLS, REFUSALS, TOKENS, ATTEMPTS, BROKEN, AFFINITY_LOST)
+}
 
 
-@lru_cache(maxsize=4096)
-def _call_children(
-    surface: str, model: str, backend: str, status: str, ending: str
-) -> tuple[Counter, Histogram, Histogram]:
-    return (
-        CALLS.labels(surface, model, backend, status, ending),
-        DURATION.labels(surface),
-        FIRST_BYTE.labels(surface),
-    )
+def count(counter: Counter, *labels: str, amount: int = 1) -> None:
+    """Add to a counter; it shows within a second."""
+    _tallies[counter][labels] += amount
 
 
-@lru_cache(maxsize=4096)
-def _token_children(surface: str, model: str, backend: str, source: str) -> dict[str, Counter]:
-    kinds = ("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "reasoning")
-    return {kind: TOKENS.labels(surface, model, backend, kind, source) for kind in kinds}
+def publish() -> None:
+    """Write what has been tallied since the last time."""
+    for counter, tally in _tallies.items():
+        for labels, amount in tally.items():
+            (counter.labels(*labels) if labels else counter).inc(amount)
+        tally.clear()
 
 
 def count_call(call: Call, outcome: Outcome, duration: float) -> None:
@@ -55,16 +57,14 @@ def count_call(call: Call, outcome: Outcome, duration: float) -> None:
     surface = call.place.surface.value if call.place else _NONE
     model = call.chain.model.name if call.chain else _NONE
     backend = outcome.backend or _NONE
-    calls, whole, first = _call_children(surface, model, backend, str(outcome.status), outcome.ending.value)
-    calls.inc()
-    whole.observe(duration)
-    if call.first_byte is not None:
-        first.observe(call.first_byte - call.started)
+    count(CALLS, surface, model, backend, str(outcome.status), outcome.ending.value)
+    DURATION.labels(surface).observe(duration)
+    if call.stream and call.first_byte is not None:
+        FIRST_BYTE.labels(surface).observe(call.first_byte - call.started)
     if call.refusal is not None:
-        REFUSALS.labels(surface, call.refusal.kind.code, call.refusal.kind.blame.value).inc()
+        count(REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame.value)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
-        for kind, child in _token_children(surface, model, backend, usage.source.value).items():
-            amount = getattr(usage, kind)
-            if amount:
-                child.inc(amount)
+        for kind in _KINDS:
+            if amount := getattr(usage, kind):
+                count(TOKENS, surface, model, backend, kind, usage.source.value, amount=amount)

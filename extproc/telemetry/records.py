@@ -13,7 +13,7 @@ from typing import BinaryIO
 import orjson
 
 from extproc.call import Call
-from extproc.model import Outcome, Usage
+from extproc.model import Outcome, Usage, UsageSource
 
 _CLOSE_SECONDS = 5.0
 _PERIOD = 0.05  # seconds
@@ -49,18 +49,14 @@ def _milliseconds(seconds: float) -> float:
 
 
 def _usage(usage: Usage) -> dict[str, object] | None:
-    counts = {
-        "input": usage.input,
-        "output": usage.output,
-        "cached_input": usage.cached_input,
-        "cache_write": usage.cache_write,
-        "audio_input": usage.audio_input,
-        "audio_output": usage.audio_output,
-        "reasoning": usage.reasoning,
-        "seconds": usage.seconds,
-    }
-    told = {name: count for name, count in counts.items() if count or name in ("input", "output")}
-    return None if usage.source.value == "none" else {**told, "source": usage.source.value}
+    if usage.source is UsageSource.NONE:
+        return None
+    told: dict[str, object] = {"input": usage.input, "output": usage.output}
+    for name in ("cached_input", "cache_write", "audio_input", "audio_output", "reasoning", "seconds"):
+        if amount := getattr(usage, name):
+            told[name] = amount
+    told["source"] = usage.source.value
+    return told
 
 
 class RecordWriter:

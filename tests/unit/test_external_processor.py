@@ -119,6 +119,30 @@ async def test_a_form_is_answered_with_its_route_first_and_its_bytes_then() -> N
     assert (streamed.body, streamed.end_of_stream) == (FORM, True)
 
 
+async def test_a_form_flows_on_piece_by_piece_and_is_ended_once() -> None:
+    pieces = (RequestBody(FORM[:-8], end=False), RequestBody(FORM[-8:]), RequestBody(FORM[-8:]))
+    replies = await run(Policy(), FakeEnvoy(messages([FORM_HEAD, *pieces])))
+    streamed = [reply.request_body.response.body_mutation.streamed_response for reply in replies[1:]]
+    assert b"".join(piece.body for piece in streamed) == FORM
+    assert [piece.end_of_stream for piece in streamed] == [False, True]
+
+
+async def test_a_form_that_names_no_model_is_refused_in_place_of_its_route() -> None:
+    body = FORM.replace(b'name="model"', b'name="other"')
+    replies = await run(Policy(), FakeEnvoy(messages([FORM_HEAD, RequestBody(body)])))
+    assert [reply.WhichOneof("response") for reply in replies] == ["immediate_response"]
+
+
+async def test_a_stored_response_is_routed_at_its_head() -> None:
+    policy = Policy()
+    policy.affinity.store.remember(["resp_1"], "one", "gpt-4o", "key_1")
+    head = request("/v1/responses/resp_1", "GET", end=True)
+    replies = await run(policy, FakeEnvoy(messages([head, answer(), ResponseBody(USED)])))
+    kinds = [reply.WhichOneof("response") for reply in replies]
+    assert kinds == ["request_headers", "response_headers", "response_body"]
+    assert "sluice.order" in replies[0].dynamic_metadata.fields
+
+
 async def test_the_mode_of_the_answer_is_ordered_at_its_head() -> None:
     replies = await run(Policy(), FakeEnvoy(messages(CALLS["json"][:3])))
     assert replies[2].mode_override.response_body_mode == ProcessingMode.BUFFERED

@@ -36,7 +36,7 @@ def _chain(*targets: Target) -> Chain:
 
 
 def _stripped(*names: str) -> list[str]:
-    return stripped(Headers([(name, b"x") for name in names]))
+    return stripped(Headers.of([(name, b"x") for name in names]))
 
 
 def test_every_credential_header_stays_behind() -> None:

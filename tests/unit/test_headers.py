@@ -9,7 +9,7 @@ PAIRS = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.binary(max_size=
 
 
 def test_the_first_value_counts_and_all_are_kept_in_order() -> None:
-    headers = Headers([("a", b"1"), ("b", b"2"), ("a", b"3")])
+    headers = Headers.of([("a", b"1"), ("b", b"2"), ("a", b"3")])
     assert headers.get("a") == "1"
     assert headers.all("a") == ["1", "3"]
     assert headers.all("c") == []
@@ -20,7 +20,7 @@ def test_the_first_value_counts_and_all_are_kept_in_order() -> None:
 
 
 def test_an_empty_value_is_a_value() -> None:
-    headers = Headers([("a", b"")])
+    headers = Headers.of([("a", b"")])
     assert headers.get("a") == ""
     assert "a" in headers
 

@@ -20,7 +20,7 @@ Pairs = list[tuple[str, bytes]]
 
 
 def _identify(*pairs: tuple[str, str]) -> Caller:
-    return identify(Headers([(name, value.encode("latin-1")) for name, value in pairs]), CALLERS.get)
+    return identify(Headers.of([(name, value.encode("latin-1")) for name, value in pairs]), CALLERS.get)
 
 
 def _refusal(*pairs: tuple[str, str]) -> Refused:
@@ -162,8 +162,8 @@ def test_a_key_that_is_not_well_formed_is_never_looked_up() -> None:
 
     for given_key in (OURS[:-1], "sk-proj-1", "' OR 1=1", ""):
         with pytest.raises(Refused):
-            identify(Headers([("authorization", given_key.encode())]), find)
+            identify(Headers.of([("authorization", given_key.encode())]), find)
     assert asked == []
     with pytest.raises(Refused):
-        identify(Headers([("authorization", OURS.encode())]), find)
+        identify(Headers.of([("authorization", OURS.encode())]), find)
     assert asked == [keys.digest(OURS)], "only the digest of a key is ever looked up"

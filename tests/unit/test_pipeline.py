@@ -443,6 +443,24 @@ async def test_a_stored_response_is_asked_for_where_it_is(method: str, action: s
     assert "usage" not in record, "reading again uses nothing"
 
 
+async def test_one_model_is_told_to_who_may_use_it() -> None:
+    policy = Policy()
+    order = await request("/v1/models/gpt-4o", "GET", end=True).tell(policy.pipeline, policy.pipeline.begin())
+    assert isinstance(order, Reply)
+    assert json.loads(order.body)["id"] == "gpt-4o"
+
+
+async def test_a_stored_response_of_a_backend_that_is_configured_no_more_is_unknown() -> None:
+    book = Playbook(held(backend="gone")) >> request("/v1/responses/resp_1", "GET", end=True)
+    await (book << Refusal(refusals.STATE_NOT_FOUND)).play()
+
+
+async def test_encrypted_content_that_nobody_knows_pins_nothing() -> None:
+    body = b'{"model":"gpt-4o","input":[{"type":"reasoning","encrypted_content":"sealed"}]}'
+    record = await (Playbook() >> request("/v1/responses") >> RequestBody(body) << Route).play()
+    assert record["chain"] == ["one", "legacy"]
+
+
 async def test_a_stored_response_may_be_asked_for_with_a_body() -> None:
     head = request("/v1/responses/resp_1/cancel", "POST")
     await (Playbook(held(backend="one")) >> head << PROCEED >> RequestBody(b"{}") << Route).play()

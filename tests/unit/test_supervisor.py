@@ -1,11 +1,12 @@
 """Real child processes: started, read, started again, and always ended."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import psutil
@@ -15,6 +16,12 @@ from extproc.supervisor import Child, Program, python, wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_open() -> Iterator[None]:
+    yield
+    gc.collect()  # a pipe that is still open fails this test, not a later one
 
 
 class Output:

@@ -40,6 +40,7 @@ def test_anthropic_s_model() -> None:
         "id": "gpt-4o",
         "display_name": "gpt-4o",
         "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
     }
 
 

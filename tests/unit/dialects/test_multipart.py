@@ -209,6 +209,12 @@ def test_a_form_without_a_file_is_decided_by_its_end_or_by_the_prefix() -> None:
     assert reader.decided
 
 
+def test_a_file_in_one_chunk_is_watched_beyond_the_prefix() -> None:
+    body = MODEL + part(FILE, b"x" * 2 * PREFIX)
+    assert read([body + END]) == read([MODEL + END])
+    assert read([body + MODEL + END]) is DUPLICATE_FIELD
+
+
 def test_a_streaming_file_is_not_held() -> None:
     reader = FormReader(B)
     reader.feed(MODEL + SOUND_FILE[:-2], end=False)

@@ -1,0 +1,279 @@
+"""Answers in pieces: whatever the pieces, the client gets the same bytes and the meter the same counts."""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.dialects import usage
+from extproc.dialects.answers import PARSE_WHOLE, Answer, Document, Opaque, Stream
+from extproc.dialects.meters import AnthropicMeter, ChatMeter, Meter, PlainMeter, ResponsesMeter
+from extproc.model import Usage, UsageSource
+
+CAP = 100_000
+
+
+def chunked(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
+    return [raw[start:end] for start, end in pairwise([0, *sorted(cuts), len(raw)])]
+
+
+def splits(raw: bytes) -> Iterable[list[bytes]]:
+    return (chunked(raw, [at]) for at in range(len(raw) + 1))
+
+
+def sent(answer: Answer, chunks: Sequence[bytes]) -> bytes:
+    """What the client gets for these chunks, the last of which ends the answer."""
+    out = []
+    for number, chunk in enumerate(chunks, 1):
+        changed = answer.feed(chunk, number == len(chunks))
+        out.append(chunk if changed is None else changed)
+    return b"".join(out)
+
+
+# ---- streams --------------------------------------------------------------------------------------------
+
+Event = tuple[bytes, bool]  # its bytes, and whether it is the one that the client did not ask for
+
+
+def chunk(text: str, index: int = 0) -> object:
+    return {"choices": [{"index": index, "delta": {"content": text}}], "usage": None}
+
+
+def usage_event(made: int) -> object:
+    return {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": made}}
+
+
+def framed(value: object, end: bytes = b"\n", ascii_only: bool = False) -> bytes:
+    data = json.dumps(value, ensure_ascii=ascii_only).encode()
+    return b"data: " + data + end + end
+
+
+_ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
+_texts = st.sampled_from(
+    ["Hel", "lo", "d\u00e9j\u00e0", "\u4f60\u597d", "\U0001f600", '"}]', "\u0645\u0631\u062d\u0628\u0627"]
+)
+_content = st.builds(
+    lambda text, index, end: (framed(chunk(text, index), end), False), _texts, st.integers(0, 1), _ends
+)
+_noise = st.sampled_from(
+    [b": ping\n\n", b"event: x\r\n\r\n", b"data: {broken\n\n", b'data: {"choices":[]}\n\n', b"\n\n"]
+).map(lambda raw: (raw, False))
+_hidden = st.builds(lambda made, end: (framed(usage_event(made), end), True), st.integers(1, 9), _ends)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Event]:
+    """Choices interleaved, noise between them, no, one or two usage events, an end or none, blank line or none."""
+    events: list[Event] = draw(st.lists(_content | _noise, max_size=6))
+    events += draw(st.lists(_hidden, max_size=2))
+    events += [(b"data: [DONE]\n\n", False)] * draw(st.integers(0, 1))
+    if draw(st.booleans()) and events:
+        raw, hidden = events[-1]
+        events[-1] = (raw.rstrip(b"\r\n"), hidden)
+    return events
+
+
+def joined(events: Iterable[Event]) -> bytes:
+    return b"".join(raw for raw, _ in events)
+
+
+@given(streams(), st.data())
+def test_the_client_gets_all_but_the_usage_event_however_it_is_cut(events: list[Event], data: st.DataObject) -> None:
+    raw = joined(events)
+    expected = joined(event for event in events if not event[1])
+    meter = ChatMeter(hide_usage=True)
+    assert sent(Stream(meter, hides=True, cap=CAP), [raw]) == expected
+    for chunks in (
+        *splits(raw),
+        chunked(raw, range(len(raw))),
+        chunked(raw, data.draw(st.lists(st.integers(0, len(raw))))),
+    ):
+        again = ChatMeter(hide_usage=True)
+        assert sent(Stream(again, hides=True, cap=CAP), chunks) == expected
+        assert (again.finished, again.total(5)) == (meter.finished, meter.total(5))
+
+
+@given(streams(), st.data())
+def test_where_nothing_is_hidden_no_chunk_is_touched(events: list[Event], data: st.DataObject) -> None:
+    raw = joined(events)
+    hiding = ChatMeter(hide_usage=True)
+    sent(Stream(hiding, hides=True, cap=CAP), [raw])
+    cuts = data.draw(st.lists(st.integers(0, len(raw)), max_size=9))
+    for chunks in (chunked(raw, cuts), chunked(raw, range(len(raw)))):
+        meter = ChatMeter(hide_usage=False)
+        stream = Stream(meter, hides=False, cap=CAP)
+        assert [stream.feed(piece, number == len(chunks)) for number, piece in enumerate(chunks, 1)] == [None] * len(
+            chunks
+        )
+        assert (meter.finished, meter.total(5)) == (hiding.finished, hiding.total(5))
+
+
+def test_the_usage_of_a_hidden_event_counts() -> None:
+    raw = framed(chunk("a")) + framed(usage_event(3)) + b"data: [DONE]\n\n"
+    meter = ChatMeter(hide_usage=True)
+    assert sent(Stream(meter, hides=True, cap=CAP), [raw]) == framed(chunk("a")) + b"data: [DONE]\n\n"
+    assert meter.finished
+    assert meter.total(0) == Usage(7, 3, source=UsageSource.REPORTED)
+
+
+def test_whole_events_are_not_held_back() -> None:
+    stream = Stream(ChatMeter(hide_usage=True), hides=True, cap=CAP)
+    first, second = framed(chunk("a")), framed(chunk("b"))
+    assert stream.feed(first, end=False) is None
+    assert stream.feed(second[:9], end=False) == b""
+    assert stream.feed(second[9:] + first[:5], end=False) == second
+    assert stream.feed(first[5:], end=False) == first
+    assert stream.feed(b"", end=True) is None
+
+
+def test_a_stream_that_breaks_off_still_gives_out_what_came() -> None:
+    meter = ChatMeter(hide_usage=True)
+    stream = Stream(meter, hides=True, cap=CAP)
+    raw = framed(chunk("fourfour")) + framed(chunk("four"))[:20]
+    assert stream.feed(raw, end=False) == framed(chunk("fourfour"))
+    assert stream.feed(b"", end=True) == framed(chunk("four"))[:20]
+    assert meter.total(4) == Usage(4, 2, source=UsageSource.ESTIMATED)
+
+
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 64, 99])
+@pytest.mark.parametrize("last", [b"", b"\n\n" + framed(usage_event(3))])
+def test_an_event_beyond_the_cap_passes_unread_with_all_that_follows(hides: bool, size: int, last: bytes) -> None:
+    raw = framed(chunk("four")) + b"data: " + b"x" * 300 + last
+    meter = ChatMeter(hide_usage=hides)
+    assert sent(Stream(meter, hides, cap=100), chunked(raw, range(size, len(raw), size))) == raw
+    assert meter.total(5) == Usage(5, 1, source=UsageSource.ESTIMATED)
+
+
+def test_an_event_at_the_cap_is_read() -> None:
+    raw = framed(usage_event(3))
+    for cap, read in ((len(raw) - 1, True), (len(raw) - 2, False)):
+        meter = ChatMeter(hide_usage=True)
+        assert sent(Stream(meter, hides=True, cap=cap), [raw[:-1], raw[-1:]]) == (b"" if read else raw)
+        assert (meter.usage is not None) is read
+
+
+def test_a_stream_of_responses_gives_its_ids_as_it_flows() -> None:
+    meter = ResponsesMeter()
+    stream = Stream(meter, hides=False, cap=CAP)
+    created = framed({"type": "response.created", "response": {"id": "resp_1"}})
+    stream.feed(b"event: response.created\n" + created[:-1], end=False)
+    assert meter.made_ids() == []
+    stream.feed(created[-1:], end=False)
+    assert meter.made_ids() == ["resp_1"]
+
+
+# ---- documents ------------------------------------------------------------------------------------------
+
+CHAT_USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
+USED = Usage(9, 4, cached_input=2, source=UsageSource.REPORTED)
+
+
+def total(meter: Meter, chunks: Sequence[bytes]) -> Usage:
+    assert sent(Document(meter), chunks) == b"".join(chunks)
+    return meter.total(5)
+
+
+def test_a_document_is_counted_however_it_is_cut() -> None:
+    raw = json.dumps(
+        {"choices": [{"message": {"content": "d\u00e9j\u00e0"}}], "usage": CHAT_USAGE}, ensure_ascii=False
+    ).encode()
+    for chunks in (*splits(raw), chunked(raw, range(len(raw)))):
+        meter = ChatMeter()
+        assert total(meter, chunks) == USED
+        assert meter.finished
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"<html>502</html>", b'{"choices":[', b'{"usage":{"prompt_tokens":9}} x', b"\xff"]
+)
+def test_a_document_that_is_no_json_is_not_finished(raw: bytes) -> None:
+    meter = ChatMeter()
+    assert total(meter, [raw]) == Usage(5, source=UsageSource.ESTIMATED)
+    assert not meter.finished
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"null", b'"text"', b"{}", b' {"data":[]} '])
+def test_a_document_without_usage_is_finished_and_estimated(raw: bytes) -> None:
+    meter = PlainMeter()
+    assert total(meter, [raw]) == Usage(5, source=UsageSource.ESTIMATED)
+    assert meter.finished
+
+
+def test_a_document_is_not_counted_before_its_end() -> None:
+    meter = PlainMeter()
+    Document(meter).feed(b'{"usage":{"prompt_tokens":9}}', end=False)
+    assert not meter.finished
+
+
+def large(filling: int, **last: Any) -> bytes:
+    return (json.dumps({"id": "resp_1", "data": "x" * filling})[:-1] + "," + json.dumps(last)[1:]).encode()
+
+
+SIZES = [1000, 70_000, PARSE_WHOLE, 10**9]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("spare", [-1, 0, 1, 300_000])
+def test_usage_at_the_end_is_found_in_documents_of_any_size(size: int, spare: int) -> None:
+    raw = large(0, usage=CHAT_USAGE, metadata={"a": "b"})
+    raw = large(PARSE_WHOLE - len(raw) + spare, usage=CHAT_USAGE, metadata={"a": "b"})
+    assert len(raw) == PARSE_WHOLE + spare
+    meter = ChatMeter()
+    assert total(meter, chunked(raw, range(size, len(raw), size))) == USED
+    assert meter.finished
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("beyond", [0, 1, usage.TAIL, 3 * usage.TAIL])
+def test_a_large_document_is_read_by_its_tail_alone_however_it_is_cut(size: int, beyond: int) -> None:
+    raw = large(PARSE_WHOLE, usage=CHAT_USAGE, metadata={"a": ""})
+    behind = len(raw) - raw.index(b'"usage"')
+    raw = large(PARSE_WHOLE, usage=CHAT_USAGE, metadata={"a": "b" * (usage.TAIL - behind + beyond)})
+    meter = ChatMeter()
+    expected = Usage(5, source=UsageSource.ESTIMATED) if beyond else USED
+    assert total(meter, chunked(raw, range(size, len(raw), size))) == expected
+    assert meter.finished
+
+
+def test_a_large_document_is_never_held_whole() -> None:
+    document = Document(PlainMeter())
+    for _ in range(1000):
+        document.feed(b"x" * 10_000, end=False)
+        assert sum(map(len, document._parts)) <= PARSE_WHOLE
+
+
+@pytest.mark.parametrize(
+    ("start", "made"),
+    [
+        (b'{"id":"resp_1",', ["resp_1"]),
+        (b' {\n  "id" : "resp_1",\n', ["resp_1"]),
+        (b'{"object":"response","id":"resp_1",', []),
+        (b'{"id":5,', []),
+        (b'{"id":"a\\u0062",', []),
+    ],
+)
+def test_a_large_response_gives_the_id_that_it_starts_with(start: bytes, made: list[str]) -> None:
+    raw = start + b'"output":"' + b"x" * PARSE_WHOLE + b'","usage":{"input_tokens":3}}'
+    meter = ResponsesMeter()
+    assert total(meter, chunked(raw, range(1000, len(raw), 1000))).input == 3
+    assert meter.made_ids() == made
+
+
+@given(st.integers(0, 400_000), st.lists(st.integers(0, 400_000), max_size=8))
+def test_an_anthropic_document_of_any_size_and_cut(filling: int, cuts: list[int]) -> None:
+    raw = large(filling, usage={"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens": 1})
+    meter = AnthropicMeter()
+    expected = Usage(5, 1, cached_input=2, source=UsageSource.REPORTED)
+    assert total(meter, chunked(raw, [min(cut, len(raw)) for cut in cuts])) == expected
+
+
+# ---- neither --------------------------------------------------------------------------------------------
+
+
+def test_an_opaque_answer_passes() -> None:
+    assert sent(Opaque(), [b"ID3\0", b"\xff", b""]) == b"ID3\0\xff"
