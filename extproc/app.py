@@ -22,6 +22,7 @@ from extproc.telemetry.records import RecordWriter
 
 log = logging.getLogger(__name__)
 
+_SETTLE_WAIT = 5.0  # seconds
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
 T = TypeVar("T")
 
@@ -37,6 +38,14 @@ class ThreadedAffinity:
 
     async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None:
         await _bounded(lambda: self._store.remember(ids, backend, model, owner))
+
+
+async def _settled(pipeline: Pipeline) -> None:
+    """Wait until the last calls have told their records: the server stops a moment before they do."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SETTLE_WAIT):
+            while pipeline.in_flight:  # noqa: ASYNC110 - once in a worker's life
+                await asyncio.sleep(0.01)
 
 
 async def _publish(pipeline: Pipeline, journal: RecordWriter) -> None:
@@ -92,6 +101,7 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     log.info("worker serves on %s", socket)
     await stopping.wait()
     await server.stop(gateway.timeouts.drain.total_seconds())
+    await _settled(pipeline)
     background.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await background

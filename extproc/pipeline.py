@@ -170,7 +170,7 @@ class Pipeline:
             raise Refused(INVALID_JSON if wanted == "application/json" else BAD_REQUEST, "The request body is empty.")
         if place.surface not in MULTIPART:
             return PROCEED
-        call.form = FormReader(multipart.delimiter(content_type))
+        call.form = FormReader(multipart.delimiter(content_type), required=place.deployment is None)
         length = headers.get("content-length") or ""
         call.content_length = int(length) if length.isdecimal() else None
         return WITHHOLD
@@ -247,16 +247,16 @@ class Pipeline:
         if call.phase is not Phase.IDENTIFIED:
             return Pass(chunk, end)
         call.pending += chunk
-        field = call.form.model
-        if field is None or not call.form.decided:
+        if not call.form.decided:
             return WITHHOLD
-        clean = guard.clean(Prompt(b"", field.model, None))
-        model = route.model_for(caller, place, field.model, call.catalogue)
+        named = call.form.model.model if call.form.model else None
+        clean = guard.clean(Prompt(b"", named, None))
+        model = route.model_for(caller, place, named, call.catalogue)
         chain = forward.same_form(route.chain(model, place, clean, self._draw), place)
         budget.reserve(caller, clean, chain, call.request_id)
         self._routed(call, chain, clean.prompt)
         held, call.pending = call.pending, b""
-        return forward.form_pass(call, chain, place, field, held)
+        return forward.form_pass(call, chain, place, call.form, held)
 
     # ---- response: what came, what it used ------------------------------------------------------------
 

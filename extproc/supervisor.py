@@ -5,6 +5,7 @@ order. A worker that dies is started again, with a growing pause while it keeps 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ Line = Callable[[str, bytes], None]
 """Takes the name of a child and one line of its output."""
 
 _HEALTHY_AFTER = 5.0  # seconds a child must live for its next death to count as the first
+_FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _LINE_LIMIT = 1 << 20
 
@@ -42,7 +44,7 @@ class Child:
         self._line = line
         self._on_exit = on_exit  # told the process id of every run that ended
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self.gone = asyncio.Event()  # it ended and will not be started again
         self._keeper = asyncio.ensure_future(self._keep())
 
@@ -51,30 +53,40 @@ class Child:
         return self._process.pid if self._process else None
 
     async def _keep(self) -> None:
-        pause = 0.1
-        try:
-            while not self._stopping:
-                began = time.monotonic()
-                code = await self._run_once()
-                if self._stopping or not self.program.restart:
-                    return
-                log.error("%s ended with status %s; starting it again", self.program.name, code)
-                pause = 0.1 if time.monotonic() - began > _HEALTHY_AFTER else min(pause * 2, _LONGEST_PAUSE)
-                await asyncio.sleep(pause)
-        finally:
-            self.gone.set()
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            code = await self._run_once()
+            if self._stopping.is_set():
+                break
+            if not self.program.restart:
+                log.error("%s ended with status %s", self.program.name, code)
+                break
+            log.error("%s ended with status %s; starting it again", self.program.name, code)
+            lived = time.monotonic() - began > _HEALTHY_AFTER
+            pause = _FIRST_PAUSE if lived else min(pause * 2, _LONGEST_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+        self.gone.set()
 
-    async def _run_once(self) -> int:
-        process = await asyncio.create_subprocess_exec(
-            *self.program.argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **self.program.environ},
-            start_new_session=True,
-            limit=_LINE_LIMIT,
-        )
+    async def _run_once(self) -> int | None:
+        """Run it to its end; the exit status, or None where it could not be started."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.program.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, **self.program.environ},
+                start_new_session=True,
+                limit=_LINE_LIMIT,
+            )
+        except OSError as error:
+            log.error("%s cannot be started: %s: %s", self.program.name, self.program.argv[0], error.strerror)
+            return None
         self._process = process
+        if self._stopping.is_set():  # told to stop while it was being started
+            self._signal(signal.SIGTERM)
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise AssertionError("pipes were asked for")
         process.stdin.write(self.program.stdin)
@@ -86,15 +98,21 @@ class Child:
         return code
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
-        while line := await stream.readline():
-            self._line(self.program.name, line.rstrip(b"\n"))
+        """Pass the lines on. Whatever becomes of them, the stream is read to its end: a full pipe would stop it."""
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                continue  # longer than a line may be: asyncio has dropped it
+            if not line:
+                return
+            with contextlib.suppress(OSError, ValueError):  # who reads our own output may have left
+                self._line(self.program.name, line.rstrip(b"\n"))
 
     async def stop(self, patience: float) -> None:
         """End it with SIGTERM, and with SIGKILL after `patience` seconds."""
-        self._stopping = True
-        if not self._signal(signal.SIGTERM):
-            self._keeper.cancel()  # it is between two runs, or has not begun
-            self.gone.set()
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(self.gone.wait(), patience)
         except TimeoutError:
@@ -102,11 +120,9 @@ class Child:
             self._signal(signal.SIGKILL)
             await self.gone.wait()
 
-    def _signal(self, signum: int) -> bool:
-        if self._process is None or self._process.returncode is not None:
-            return False
-        self._process.send_signal(signum)
-        return True
+    def _signal(self, signum: int) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signum)
 
 
 async def wait_until(ready: Callable[[], Awaitable[bool]], children: Sequence[Child], patience: float) -> bool:

@@ -71,9 +71,10 @@ OPERATION_PATHS = {surface: path for path, surface in (_OPERATIONS | _V1_ONLY).i
 
 _ID = r"[A-Za-z0-9_.:\-]{1,128}"
 _DEPLOYMENT = re.compile(rf"/openai/deployments/({_ID})(/[a-z/]+)")
-_ITEM = re.compile(
-    rf"(?P<base>/v1|/openai/v1|/openai)/(?:(?P<kind>models)/(?P<model>[\x21-\x2e\x30-\x7e]{{1,200}})|responses/(?P<id>{_ID})(?P<action>|/cancel|/input_items))"
-)
+_MODEL_ITEM = re.compile(r"(/v1|/openai/v1|/openai|/anthropic/v1)/models/([\x21-\x7e]{1,200})")
+_RESPONSE_ITEM = re.compile(rf"(/v1|/openai/v1|/openai)/responses/({_ID})(|/cancel|/input_items)")
+_ITEM_FACES = {"/v1": Face.OPENAI, "/anthropic/v1": Face.ANTHROPIC}  # else Azure's
+_ITEM_METHODS = {"": ("GET", "DELETE"), "/cancel": ("POST",), "/input_items": ("GET",)}
 
 
 def _exact_paths() -> dict[str, Place]:
@@ -103,12 +104,12 @@ def locate(path: str) -> Place | None:
     if found := _DEPLOYMENT.fullmatch(path):
         surface = _OPERATIONS.get(found[2])
         return None if surface is None else Place(surface, Face.AZURE, deployment=found[1])
-    if found := _ITEM.fullmatch(path):
-        face = Face.OPENAI if found["base"] == "/v1" else Face.AZURE
-        if found["kind"]:
-            return Place(Surface.MODEL_ITEM, face, ("GET",), item=found["model"])
-        methods = {"": ("GET", "DELETE"), "/cancel": ("POST",), "/input_items": ("GET",)}[found["action"]]
-        return Place(Surface.RESPONSE_ITEM, face, methods, item=found["id"], action=found["action"])
+    if found := _RESPONSE_ITEM.fullmatch(path):
+        base, item, action = found.groups()
+        face = _ITEM_FACES.get(base, Face.AZURE)
+        return Place(Surface.RESPONSE_ITEM, face, _ITEM_METHODS[action], item=item, action=action)
+    if found := _MODEL_ITEM.fullmatch(path):
+        return Place(Surface.MODEL_ITEM, _ITEM_FACES.get(found[1], Face.AZURE), ("GET",), item=found[2])
     return None
 
 
@@ -123,7 +124,8 @@ def face_of(path: str) -> Face:
 
 def suggestion(path: str) -> str | None:
     """The served path that the caller probably meant: `/v1` missing or written twice."""
-    for candidate in (f"/v1{path}", path.replace("/v1/v1/", "/v1/", 1), path.rstrip("/")):
+    base, _, rest = path.removeprefix("/").partition("/")
+    for candidate in (f"/v1{path}", f"/{base}/v1/{rest}", path.replace("/v1/v1/", "/v1/", 1), path.rstrip("/")):
         if candidate != path and locate(candidate) is not None:
             return candidate
     return None

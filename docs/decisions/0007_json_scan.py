@@ -32,17 +32,17 @@ def bodies() -> dict[str, bytes]:
         "1,000,000 keys at the top": chat("x", **{f"k{k}": 1 for k in range(1_000_000)}),
         "4,000,000 brackets deep": b'{"model":"gpt-4o","x":' + b"[" * 4_000_000,
         "100 deep, closed": chat("x", metadata=None).replace(b"null", b"[" * 100 + b"]" * 100),
-        "4,000,000 empty objects": chat("x", metadata=None).replace(b"null", b"[" + b"{}," * 2_700_000 + b"{}]"),
+        "2,700,000 empty objects": chat("x", metadata=None).replace(b"null", b"[" + b"{}," * 2_700_000 + b"{}]"),
     }
 
 
 def milliseconds(read: Callable[[bytes], object], body: bytes) -> float:
-    """The best of up to five runs, within about a second."""
+    """CPU time, the best of up to five runs within about a second."""
     best, spent = float("inf"), 0.0
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         outcome(read, body)
-        took = time.perf_counter() - began
+        took = time.process_time() - began
         best, spent = min(best, took), spent + took
         if spent > 1:
             break

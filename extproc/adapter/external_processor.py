@@ -54,14 +54,19 @@ class ExternalProcessor:
                 for reply in await self._answer(call, request):
                     await stream.write(reply)
         except Exception as error:
-            # The text of an exception may hold text of the call, and Envoy would log and tell it.
-            frames = traceback.extract_tb(error.__traceback__)
-            where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
-            self._pipeline.fail(call)
-            log.error("call failed inside the policy: %s at %s", type(error).__name__, where)
+            if not call.answer_ended or isinstance(error, ProtocolViolation):
+                self._failed(call, error)
+            # Else the server stops under a call that is over.
             await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
         finally:
             self._pipeline.end(call)
+
+    def _failed(self, call: Call, error: Exception) -> None:
+        """Log where it failed, not what: the text of an exception may hold text of the call."""
+        self._pipeline.fail(call)
+        frames = traceback.extract_tb(error.__traceback__)
+        where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
+        log.error("call failed inside the policy: %s at %s", type(error).__name__, where)
 
     async def _answer(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
         kind = request.WhichOneof("request")

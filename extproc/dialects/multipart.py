@@ -66,13 +66,15 @@ def delimiter(content_type: str) -> bytes:
 class FormReader:
     """Reads one body as it comes. Linear in its size; holds at most the headers of a part.
 
-    `decided` turns true when all that stands before the file is known: `model` is set from then on.
+    `decided` turns true when all that stands before the file is known: `model` is what it is from then on,
+    and None only where it is not `required`, because the path names it.
     """
 
-    __slots__ = ("_delimiter", "_end", "_held", "_inside", "_offset", "_searched", "decided", "model")
+    __slots__ = ("_delimiter", "_end", "_held", "_inside", "_offset", "_required", "_searched", "decided", "model")
 
-    def __init__(self, delimiter: bytes) -> None:
+    def __init__(self, delimiter: bytes, required: bool = True) -> None:
         self.decided = False
+        self._required = required
         self.model: Field | None = None
         self._delimiter = delimiter
         self._end = b"\r\n" + delimiter
@@ -80,6 +82,11 @@ class FormReader:
         self._offset = 0  # of the held bytes in the body
         self._searched = 0  # held bytes in which what is looked for does not begin
         self._inside = _Inside.START
+
+    def part(self, name: str, value: str) -> bytes:
+        """A field of this form, as it stands before any other."""
+        disposition = f'Content-Disposition: form-data; name="{name}"'
+        return self._delimiter + f"\r\n{disposition}\r\n\r\n{value}\r\n".encode()
 
     def feed(self, chunk: bytes, end: bool) -> None:
         """Take the next bytes; `end` with the last ones.
@@ -170,7 +177,7 @@ class FormReader:
         return Field(text.decode("ascii"), Span(self._offset, self._offset + len(text)))
 
     def _decide(self) -> None:
-        if self.model is None:
+        if self.model is None and self._required:
             raise Refused(
                 MISSING_MODEL,
                 f"Send the form field `model` before the file, within the first {PREFIX // 1024} KiB of the body.",

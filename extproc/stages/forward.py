@@ -2,7 +2,7 @@
 
 from extproc.call import Call, Leg, Pass, Route
 from extproc.dialects import json_spans, paths
-from extproc.dialects.multipart import Field
+from extproc.dialects.multipart import FormReader
 from extproc.headers import Headers
 from extproc.model import Chain, Edit, Prompt, Span
 from extproc.surfaces import Place
@@ -110,11 +110,18 @@ def same_form(chain: Chain, place: Place) -> Chain:
     return Chain(chain.model, tuple(kept))
 
 
-def form_pass(call: Call, chain: Chain, place: Place, field: Field, held: bytes) -> Pass:
+def form_pass(call: Call, chain: Chain, place: Place, form: FormReader, held: bytes) -> Pass:
     """The route of a multipart call with the start of its body, in which the model has the targets' name."""
     by_body = [target for target in chain.targets if not paths.names_model_in_path(target.backend, place.surface)]
-    name = by_body[0].model if by_body else field.model
-    body = held if name == field.model else json_spans.splice(held, [Edit(field.span, name.encode())])
+    edit = _form_edit(form, by_body[0].model) if by_body else None
+    body = json_spans.splice(held, [edit]) if edit else held
     length = None if call.content_length is None else call.content_length + len(body) - len(held)
     sent = Route(legs(chain, place, call.query, None), call.stripped, length=length)
     return Pass(body, call.request_ended, sent)
+
+
+def _form_edit(form: FormReader, name: str) -> Edit | None:
+    """Write the model's name over another one, or as a new first field; None where it stands there already."""
+    if form.model is None:
+        return Edit(Span(0, 0), form.part("model", name))
+    return None if form.model.model == name else Edit(form.model.span, name.encode())

@@ -56,7 +56,7 @@ class RequestHeaders:
         return ProcessingRequest(request_headers=HttpHeaders(headers=_map(self.headers), end_of_stream=self.end))
 
     async def tell(self, pipeline: Pipeline, call: Call) -> object:
-        return await pipeline.request_headers(call, Headers(list(self.headers)), self.end)
+        return await pipeline.request_headers(call, Headers.of(list(self.headers)), self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class ResponseHeaders:
         return request
 
     async def tell(self, pipeline: Pipeline, call: Call) -> object:
-        return await pipeline.response_headers(call, Headers(list(self.headers)), self.origin, self.end)
+        return await pipeline.response_headers(call, Headers.of(list(self.headers)), self.origin, self.end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand, for what no client library sends: torn, odd or hostile requests, and answers read frame by frame."""
+"""HTTP/1.1 by hand, for what no client library sends: torn, odd or hostile requests; answers read piece by piece."""
 
 import socket
 from collections.abc import Iterator, Mapping

@@ -7,7 +7,6 @@ is met where a bug in the product would put it.
 import asyncio
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,9 @@ from grpc_health.v1._async import HealthServicer
 
 from extproc import keys
 from extproc.adapter.external_processor import ExternalProcessor
+from extproc.cli import processes
 from extproc.cli.envoy_admin import envoy_is_ready
+from extproc.cli.processes import State
 from extproc.config import compile as compiled
 from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write, write_secrets
@@ -35,7 +36,6 @@ from extproc.stores.ports import Affinity
 from protos.ext_proc_pb2 import ProcessingRequest
 from tests.support.gateway import free_port, until
 
-_ENVOY = Path(sys.executable).with_name("envoy")
 _START_SECONDS = 30
 _LARGEST_MESSAGE = 80 << 20
 
@@ -120,12 +120,7 @@ class RogueGateway:
         self.folder = Path(tempfile.mkdtemp(prefix="rogue-"))
         self._gateway = Gateway.model_validate({"listener": {"port": self.port}, **settings})
         self._environ = environ
-        self._layout = Layout(
-            str(self.folder / "envoy"),
-            str(self.folder / "secrets"),
-            (str(self.folder / "worker-0.sock"),),
-            str(self.folder / "admin.sock"),
-        )
+        self._state = State(self.folder)
         self._envoy: subprocess.Popen[bytes] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -150,16 +145,13 @@ class RogueGateway:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        write_secrets(self._gateway, self._environ, Path(self._layout.secrets_dir))
-        write(render(self._gateway, self._layout), Path(self._layout.config_dir))
+        self._state.make()
+        write_secrets(self._gateway, self._environ, self._state.secrets)
+        write(render(self._gateway, self._layout()), self._state.envoy)
         self.start_worker()
         with (self.folder / "envoy.log").open("wb") as log:
-            self._envoy = subprocess.Popen(
-                [str(_ENVOY), "-c", f"{self._layout.config_dir}/bootstrap.yaml", "-l", "warn"]
-                + ["--component-log-level", "ext_proc:debug", "--concurrency", "1", "--disable-hot-restart"],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            argv = processes.envoy(self._state).argv
+            self._envoy = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
         try:
             until(self._ready, _START_SECONDS, "the rogue's Envoy")
         except BaseException:
@@ -189,10 +181,15 @@ class RogueGateway:
             asyncio.run_coroutine_threadsafe(self._server.stop(0), self._loop).result(_START_SECONDS)
             self._server = None
 
+    def _layout(self) -> Layout:
+        state = self._state
+        sockets = (str(state.worker_socket(0)),)
+        return Layout(str(state.envoy), str(state.secrets), sockets, str(state.admin_socket))
+
     def _ready(self) -> bool:
         if self._envoy is None or self._envoy.poll() is not None:
             raise AssertionError("Envoy did not start:\n" + self.log())
-        asked = asyncio.run_coroutine_threadsafe(envoy_is_ready(self.folder / "admin.sock"), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(envoy_is_ready(self._state.admin_socket), self._loop)
         return asked.result(_START_SECONDS) and self.stat("cluster.extproc.membership_healthy") == 1
 
     # ---- what happened ----
@@ -202,12 +199,12 @@ class RogueGateway:
         return self._envoy is not None and self._envoy.poll() is None
 
     def log(self) -> str:
-        """Envoy's log, with all that its ext_proc filter tells."""
+        """Envoy's log, at the levels at which the product runs it."""
         return (self.folder / "envoy.log").read_text(errors="replace")
 
     def stat(self, name: str) -> int:
         """A counter or gauge of Envoy by its full name; 0 where there is none."""
-        transport = httpx.HTTPTransport(uds=str(self.folder / "admin.sock"))
+        transport = httpx.HTTPTransport(uds=str(self._state.admin_socket))
         with httpx.Client(transport=transport, base_url="http://admin") as client:
             text = client.get(f"/stats?filter=^{name}$").text
         return sum(int(line.rpartition(": ")[2]) for line in text.splitlines())
@@ -228,7 +225,7 @@ class RogueGateway:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Process": process}),))
         health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, self._server)
-        self._server.add_insecure_port(f"unix:{self._layout.worker_sockets[0]}")
+        self._server.add_insecure_port(f"unix:{self._state.worker_socket(0)}")
         await self._server.start()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
 

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from extproc.adapter.access_log import AccessLog
 from extproc.contract import ATTEMPT_LOG, LISTENER_LOG
+from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
 from tests.support.playbook import Records
 
@@ -61,6 +62,7 @@ async def _told(name: str, *entries: HTTPAccessLogEntry) -> list[dict[str, Any]]
 
 
 def _count(name: str, **labels: str) -> float:
+    metrics.publish()
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 

@@ -67,25 +67,37 @@ def test_a_route_after_the_body_orders_clusters_paths_names_and_length() -> None
     assert _metadata(parsed) == ORDER | {"sluice.call": {"cl": "7", "at": "10", "to": "16"}}
 
 
-def test_a_route_that_changes_nothing_leaves_the_body_alone() -> None:
+def test_a_route_that_changes_nothing_leaves_the_body_and_its_length_alone() -> None:
     parsed = _parse(codec.route_after_body(Route(LEGS[:1], length=5)))
     assert not parsed.request_body.response.HasField("body_mutation")
-    assert _headers(parsed.request_body.response)["x-envoy-max-retries"] == b"0"
-    assert _headers(parsed.request_body.response)["content-length"] == b"5"
+    assert _headers(parsed.request_body.response) == {"x-sluice-routed": b"1", "x-envoy-max-retries": b"0"}
+    assert _metadata(parsed)["sluice.call"] == {"cl": "5"}, "the clusters set it on every attempt"
 
 
 def test_a_route_after_the_headers_answers_the_headers() -> None:
-    parsed = _parse(codec.route_after_headers(Route(LEGS)))
+    parsed = _parse(codec.route_after_headers(Route(LEGS[:1])))
     assert parsed.WhichOneof("response") == "request_headers"
-    assert "content-length" not in _headers(parsed.request_headers.response), "unknown: it is left to Envoy"
-    assert _metadata(parsed) == ORDER | {"sluice.call": {"at": "0", "to": "0"}}
+    assert parsed.request_headers.response.clear_route_cache
+    assert _metadata(parsed)["sluice.chain"] == {"path": {"backend_one": "/v1/chat/completions"}, "model": {}}
+    assert "sluice.call" not in _metadata(parsed), "there is no body whose length could be told"
 
 
-def test_routes_over_the_same_legs_share_nothing_else() -> None:
-    for at in (1, 2, 3):
-        parsed = _parse(codec.route_after_body(Route(LEGS, length=at, at=at, to=at + 1)))
-        assert _metadata(parsed)["sluice.call"] == {"cl": str(at), "at": str(at), "to": str(at + 1)}
-        assert len(_metadata(parsed)["sluice.order"]["priority_groups"]) == 2, "merged, not repeated"
+@pytest.mark.parametrize("legs", [LEGS, LEGS[:1]], ids=["renamed", "same name"])
+@pytest.mark.parametrize("length", [0, 9, 10, 99_999, 100_000, 8 * 2**20])
+def test_routes_over_the_same_legs_share_nothing_of_their_own(legs: tuple[Leg, ...], length: int) -> None:
+    for at in (1, 22):
+        parsed = _parse(codec.route_after_body(Route(legs, length=length, at=at, to=at + 1)))
+        names = {"at": str(at), "to": str(at + 1)} if legs is LEGS else {}
+        assert _metadata(parsed)["sluice.call"] == {"cl": str(length), **names}
+        assert len(_metadata(parsed)["sluice.order"]["priority_groups"]) == len(legs), "merged, not repeated"
+
+
+def test_a_long_query_of_a_caller_is_steered_like_any_other_and_not_kept() -> None:
+    before = codec._steer_often.cache_info().currsize
+    path = "/v1/chat/completions?" + "x" * 5000
+    parsed = _parse(codec.route_after_body(Route((Leg("one", path),), length=1)))
+    assert _metadata(parsed)["sluice.chain"]["path"] == {"backend_one": path}
+    assert codec._steer_often.cache_info().currsize == before
 
 
 @pytest.mark.parametrize("end", [True, False])

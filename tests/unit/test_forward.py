@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from extproc.call import Call, Leg, Phase, Route
 from extproc.contract import CREDENTIAL_HEADERS
 from extproc.dialects import paths
-from extproc.dialects.multipart import Field
+from extproc.dialects.multipart import FormReader
 from extproc.dialects.openai_chat import read_chat
 from extproc.headers import Headers
-from extproc.model import Backend, Chain, Dialect, PublicModel, Span, Target
+from extproc.model import Backend, Chain, Dialect, PublicModel, Target
 from extproc.stages.forward import asks_usage, body_route, form_pass, legs, same_form, stripped
 from extproc.surfaces import Face, Place, Surface
 from tests.support.playbook import catalogue
@@ -36,7 +36,7 @@ def _chain(*targets: Target) -> Chain:
 
 
 def _stripped(*names: str) -> list[str]:
-    return stripped(Headers.of([(name, b"x") for name in names]))
+    return list(stripped(Headers.of([(name, b"x") for name in names])))
 
 
 def test_every_credential_header_stays_behind() -> None:
@@ -219,7 +219,7 @@ def _wanted(case: Case, chain: Chain, target: Target) -> dict[str, Any]:
 @settings(deadline=None)
 def test_a_provider_reads_the_callers_object_with_only_model_and_usage_changed(chain: Chain, case: Case) -> None:
     prompt = read_chat(case.body)
-    route = body_route(prompt, chain, CHAT, "", ["cookie"])
+    route = body_route(prompt, chain, CHAT, "", ("cookie",))
     assert route.remove == ("cookie",)
     sendable = case.sendable()
     assert sendable.fullmatch(case.body), "the pattern itself must fit"
@@ -232,19 +232,19 @@ def test_a_provider_reads_the_callers_object_with_only_model_and_usage_changed(c
 def test_what_need_not_change_is_not_touched() -> None:
     for model in ("plain", "spaced", "escaped value", "escaped key"):
         body = b"{" + (MODELS[model] or b"") + b',"messages":[{"role":"user"}]}'
-        route = body_route(read_chat(body), CHAINS["same name"], CHAT, "", [])
+        route = body_route(read_chat(body), CHAINS["same name"], CHAT, "", ())
         assert (route.body, route.length, route.legs[0].model) == (None, len(body), None)
 
 
 def test_a_body_without_a_model_stays_so_where_no_target_reads_it() -> None:
     body = b'{"messages":[{"role":"user"}]}'
-    route = body_route(read_chat(body), CHAINS["by path"], CHAT, "", [])
+    route = body_route(read_chat(body), CHAINS["by path"], CHAT, "", ())
     assert (route.body, route.at, route.to) == (None, 0, 0)
 
 
 def test_the_model_of_a_deployment_path_replaces_the_one_in_the_body() -> None:
     body = b'{"model":"ignored","messages":[{"role":"user"}]}'
-    route = body_route(read_chat(body), CHAINS["same name"], CHAT, "", [])
+    route = body_route(read_chat(body), CHAINS["same name"], CHAT, "", ())
     assert json.loads(_sent(route, body, route.legs[0]))["model"] == "gpt-4o"
 
 
@@ -264,14 +264,20 @@ def test_usage_that_the_caller_asked_for_is_not_asked_again() -> None:
 # ---- forms ------------------------------------------------------------------------------------------
 
 UPLOAD = Place(Surface.TRANSCRIPTIONS, Face.OPENAI)
-HEAD = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--B'
-FIELD = Field("whisper-1", Span(HEAD.index(b"whisper"), HEAD.index(b"whisper") + 9))
+FILE = b'--B\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nRIFF'
+NAMED = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n' + FILE
 
 
-def _form_call(length: int | None) -> Call:
+def _form_pass(held: bytes, target: Target, length: int | None = 1000) -> tuple[bytes, Route]:
+    """The bytes and the route that a form with this start is sent with."""
     call = Call(started=0.0, catalogue=catalogue(), phase=Phase.ROUTED)
-    call.content_length, call.stripped = length, ["cookie"]
-    return call
+    call.content_length, call.stripped = length, ("cookie",)
+    form = FormReader(b"--B", required=False)
+    form.feed(held, False)
+    order = form_pass(call, _chain(target), UPLOAD, form, held)
+    assert not order.end
+    assert order.route is not None
+    return order.body, order.route
 
 
 def test_a_streamed_form_is_changed_once_so_all_targets_must_take_the_same() -> None:
@@ -283,26 +289,32 @@ def test_a_streamed_form_is_changed_once_so_all_targets_must_take_the_same() -> 
 
 
 def test_a_form_that_needs_no_other_name_is_sent_as_it_came() -> None:
-    order = form_pass(_form_call(1000), _chain(Target(OPENAI, "whisper-1")), UPLOAD, FIELD, HEAD)
-    assert order.body == HEAD
-    assert order.route == Route((Leg("openai", "/v1/audio/transcriptions"),), ("cookie",), length=1000)
-    assert not order.end
+    body, route = _form_pass(NAMED, Target(OPENAI, "whisper-1"))
+    assert body == NAMED
+    assert route == Route((Leg("openai", "/v1/audio/transcriptions"),), ("cookie",), length=1000)
 
 
 @pytest.mark.parametrize("name", ["w", "a-much-longer-name"])
 def test_a_renamed_model_changes_its_span_and_the_length_alone(name: str) -> None:
-    order = form_pass(_form_call(1000), _chain(Target(OPENAI, name)), UPLOAD, FIELD, HEAD)
-    assert order.body == HEAD.replace(b"whisper-1", name.encode())
-    assert order.route is not None
-    assert order.route.length == 1000 + len(name) - len("whisper-1")
+    body, route = _form_pass(NAMED, Target(OPENAI, name))
+    assert body == NAMED.replace(b"whisper-1", name.encode())
+    assert route.length == 1000 + len(name) - len("whisper-1")
+
+
+def test_a_form_whose_path_named_the_model_gets_it_as_its_first_field() -> None:
+    body, route = _form_pass(FILE, Target(OPENAI, "whisper-1"))
+    assert body.endswith(FILE)
+    read = FormReader(b"--B")
+    read.feed(body, False)
+    assert read.model is not None
+    assert read.model.model == "whisper-1"
+    assert route.length == 1000 + len(body) - len(FILE)
 
 
 def test_a_form_of_unknown_length_stays_so() -> None:
-    order = form_pass(_form_call(None), _chain(Target(OPENAI, "w")), UPLOAD, FIELD, HEAD)
-    assert order.route is not None
-    assert order.route.length is None
+    assert _form_pass(NAMED, Target(OPENAI, "w"), length=None)[1].length is None
 
 
-def test_a_backend_that_reads_the_path_gets_the_form_as_it_came() -> None:
-    order = form_pass(_form_call(None), _chain(Target(LEGACY, "swe")), UPLOAD, FIELD, HEAD)
-    assert order.body == HEAD
+@pytest.mark.parametrize("held", [NAMED, FILE])
+def test_a_backend_that_reads_the_path_gets_the_form_as_it_came(held: bytes) -> None:
+    assert _form_pass(held, Target(LEGACY, "swe"))[0] == held

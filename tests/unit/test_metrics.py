@@ -15,6 +15,7 @@ from tests.support.playbook import ONE, Playbook, RequestBody, catalogue, reques
 
 
 def _value(name: str, **labels: str) -> float:
+    metrics.publish()
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
@@ -44,16 +45,26 @@ def test_a_call_is_counted_once_with_its_duration_and_first_byte() -> None:
     calls = Counted("sluice_calls_total", **labels)
     duration = Counted("sluice_call_duration_seconds_sum", surface="chat")
     first = Counted("sluice_first_byte_seconds_sum", surface="chat")
-    metrics.count_call(_call(first_byte=100.5), Outcome(Ending.COMPLETE, 200, backend="one"), 2.0)
+    metrics.count_call(_call(first_byte=100.5, stream=True), Outcome(Ending.COMPLETE, 200, backend="one"), 2.0)
     assert calls.grown == 1
     assert duration.grown == pytest.approx(2.0)
     assert first.grown == pytest.approx(0.5)
 
 
-def test_a_call_without_an_answer_has_no_first_byte() -> None:
+def test_only_a_stream_that_began_has_a_first_byte() -> None:
     first = Counted("sluice_first_byte_seconds_count", surface="chat")
-    metrics.count_call(_call(), Outcome(Ending.CUT, 0), 2.0)
+    metrics.count_call(_call(stream=True), Outcome(Ending.CUT, 0), 2.0)
+    metrics.count_call(_call(first_byte=100.5), Outcome(Ending.COMPLETE, 200), 2.0)
     assert first.grown == 0
+
+
+def test_what_is_tallied_is_published_once() -> None:
+    counted = Counted("sluice_broken_calls_total", by="client")
+    metrics.count(metrics.BROKEN, "client")
+    metrics.count(metrics.BROKEN, "client", amount=2)
+    metrics.publish()
+    metrics.publish()
+    assert counted.grown == 3
 
 
 def test_tokens_are_counted_by_kind_and_source() -> None:
@@ -85,5 +96,6 @@ async def test_no_label_is_what_a_caller_typed() -> None:
     for head in (request(), request(f"/v1/{canary}"), request(f"/openai/deployments/{canary}/chat/completions")):
         await (Playbook() >> head).play()
     await (Playbook() >> request() >> RequestBody(body)).play()
+    metrics.publish()
     labels = {value for family in REGISTRY.collect() for sample in family.samples for value in sample.labels.values()}
     assert not any(canary in value for value in labels)

@@ -287,6 +287,26 @@ async def test_a_form_without_a_model_before_its_file_is_refused() -> None:
     ).play()
 
 
+async def test_a_form_whose_path_names_the_model_needs_none_of_its_own() -> None:
+    path = "/openai/deployments/whisper-1/audio/transcriptions"
+    body = b"--B\r\n" + FORM_FILE + b"\r\n--B--\r\n"
+    record = await (Playbook() >> request(path, content_type=FORM_TYPE) << WITHHOLD >> RequestBody(body) << Pass).play()
+    assert (record["model"], record["chain"]) == ("whisper-1", ["one"])
+
+
+async def test_a_second_model_behind_the_file_ends_a_form_that_flows() -> None:
+    late = b'\r\n--B\r\ncontent-disposition: form-data; name="model"\r\n\r\ngpt-4o\r\n--B--\r\n'
+    await (
+        Playbook()
+        >> form()
+        << WITHHOLD
+        >> RequestBody(FORM_MODEL + FORM_FILE, end=False)
+        << Pass
+        >> RequestBody(late)
+        << Refusal(refusals.DUPLICATE_FIELD)
+    ).play()
+
+
 # ---- what we answer by ourselves --------------------------------------------------------------------
 
 

@@ -81,7 +81,7 @@ def test_usage_of_nothing_is_told_apart_from_usage_unknown() -> None:
 
 
 def test_no_secret_and_no_text_of_a_call_is_in_its_record() -> None:
-    call = _call(pending=b"canary", query="key=canary", stripped=["canary"])
+    call = _call(pending=b"canary", query="key=canary", stripped=("canary",))
     assert "canary" not in json.dumps(access_record(call, Outcome(Ending.CUT, 0), 1.0, 1.0))
 
 

@@ -115,9 +115,10 @@ def test_weight_0_is_never_drawn() -> None:
     assert all(_names(_model({"a": 0, "b": 1}, {"c": 1}), draw) == ["b", "c"] for _ in range(50))
 
 
-def test_a_backend_stands_in_a_chain_once_at_its_first_place() -> None:
-    draw = random.Random(3)
-    assert _names(_model({"a": 1}, {"b": 1}, {"a": 1}), draw) == ["a", "b"]
+def test_a_backend_stands_in_a_chain_once_at_its_first_place_under_its_first_name() -> None:
+    first, second, again = Target(BACKENDS["a"], "x"), Target(BACKENDS["b"], "m"), Target(BACKENDS["a"], "y")
+    model = PublicModel("m", ((first,), (second,), (again,)))
+    assert chain(model, CHAT, CLEAN, random.Random(3).random).targets == (first, second)
 
 
 def test_a_target_that_cannot_serve_the_surface_is_skipped() -> None:
