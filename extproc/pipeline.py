@@ -171,8 +171,7 @@ class Pipeline:
         if place.surface not in MULTIPART:
             return PROCEED
         call.form = FormReader(multipart.delimiter(content_type), required=place.deployment is None)
-        length = headers.get("content-length") or ""
-        call.content_length = int(length) if length.isdecimal() else None
+        call.content_length = _length(headers)
         return WITHHOLD
 
     async def _stored_item(self, call: Call, caller: Caller, place: Place) -> Route:
@@ -325,9 +324,8 @@ class Pipeline:
             call.answer = answers.Opaque()
             return Relay(BodyMode.STREAMED)
         call.answer = answers.Document(meter)
-        length = headers.get("content-length") or ""
-        whole = length.isdecimal() and int(length) <= cap
-        return Relay(BodyMode.BUFFERED if whole else BodyMode.STREAMED)
+        length = _length(headers)
+        return Relay(BodyMode.BUFFERED if length is not None and length <= cap else BodyMode.STREAMED)
 
     async def response_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
         call.note(Event.RESPONSE_BODY)
@@ -385,6 +383,12 @@ class Pipeline:
         call.ending = Ending.ANSWERED
         call.phase = Phase.ANSWERED
         return Reply(200, _JSON, body, "sluice_answered")
+
+
+def _length(headers: Headers) -> int | None:
+    """The content-length, where there is one that can be true."""
+    text = headers.get("content-length") or ""
+    return int(text) if text.isdecimal() and len(text) < 16 else None
 
 
 def _stands_in(model: PublicModel, backend: str | None) -> bool:

@@ -27,13 +27,14 @@ _LINE_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `stdin` is fed once, at the start."""
+    """What to run. `stdin` is fed once, at the start. `inherits`: it writes to our own standard output, not to us."""
 
     name: str
     argv: Sequence[str]
     stdin: bytes = b""
     environ: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
+    inherits: bool = False
 
 
 class Child:
@@ -75,7 +76,7 @@ class Child:
             process = await asyncio.create_subprocess_exec(
                 *self.program.argv,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=None if self.program.inherits else asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={**os.environ, **self.program.environ},
                 start_new_session=True,
@@ -87,11 +88,10 @@ class Child:
         self._process = process
         if self._stopping.is_set():  # told to stop while it was being started
             self._signal(signal.SIGTERM)
-        if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise AssertionError("pipes were asked for")
-        process.stdin.write(self.program.stdin)
-        process.stdin.close()
-        await asyncio.gather(self._read(process.stdout), self._read(process.stderr))
+        if process.stdin is not None:
+            process.stdin.write(self.program.stdin)
+            process.stdin.close()
+        await asyncio.gather(*(self._read(stream) for stream in (process.stdout, process.stderr) if stream is not None))
         code = await process.wait()
         if self._on_exit is not None:
             self._on_exit(process.pid)

@@ -187,7 +187,7 @@ def _policy(
         return None
     if name == "B":
         return start(stack, python("loadtest.null_extproc", str(state.worker_socket(0)), BACKEND), **output)
-    worker = processes.workers(gateway, state)[0]
+    worker = processes.workers(gateway, state, as_json=True)[0]
     return start(stack, worker.argv, stdin=worker.stdin, env={**os.environ, **worker.environ}, **output)
 
 

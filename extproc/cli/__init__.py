@@ -11,6 +11,7 @@ from extproc.cli import check, keys, render, serve, up
 app = typer.Typer(
     name="sluice",
     help="A self-hosted AI gateway: Envoy moves the bytes, Python decides.",
+    epilog="Start here: sluice up --config examples/quickstart/gateway.yaml",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -49,8 +49,11 @@ def state_of(gateway: Gateway) -> State:
     return State(gateway.state_dir.resolve())
 
 
-def workers(gateway: Gateway, state: State) -> list[Program]:
-    """One program per worker; each gets the checked configuration on its standard input."""
+def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
+    """One program per worker; each gets the checked configuration on its standard input.
+
+    Records that are wanted as JSON go straight out: passing each on would cost a second process its time.
+    """
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(state.metrics), "PYTHONUNBUFFERED": "1"}
     return [
         Program(
@@ -58,6 +61,7 @@ def workers(gateway: Gateway, state: State) -> list[Program]:
             python("extproc.worker", str(state.worker_socket(number))),
             stdin=gateway.model_dump_json().encode(),
             environ=environ,
+            inherits=as_json,
         )
         for number in range(gateway.workers)
     ]

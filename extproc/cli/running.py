@@ -52,13 +52,13 @@ def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:
     return stop
 
 
-async def start_workers(gateway: Gateway, state: State, line: Line) -> list[Child]:
+async def start_workers(gateway: Gateway, state: State, line: Line, as_json: bool) -> list[Child]:
     """All workers, once each answers on its socket."""
 
     def forget(pid: int) -> None:
         mark_process_dead(pid, str(state.metrics))
 
-    children = [Child(program, line, on_exit=forget) for program in workers(gateway, state)]
+    children = [Child(program, line, on_exit=forget) for program in workers(gateway, state, as_json)]
     sockets = [state.worker_socket(number) for number in range(gateway.workers)]
 
     async def listening() -> bool:

@@ -42,7 +42,7 @@ async def _serve(gateway: Gateway, as_json: bool) -> None:
     state = state_of(gateway)
     running.prepare(gateway, state)
     stopping = running.stop_event()
-    children = await running.start_workers(gateway, state, Console(as_json).line)
+    children = await running.start_workers(gateway, state, Console(as_json).line, as_json)
     stop_metrics = running.serve_metrics(gateway, state)
     await stopping.wait()
     await running.stop_workers(gateway, children)

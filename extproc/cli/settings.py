@@ -16,8 +16,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         envvar="SLUICE_CONFIG",
-        show_default="gateway.yaml, if there is one",
-        help="Configuration file. Settings in the environment (SLUICE__...) win over it.",
+        show_default=False,
+        help="Configuration file; gateway.yaml, if there is one. Settings in the environment (SLUICE__...) win.",
     ),
 ]
 

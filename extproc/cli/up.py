@@ -74,7 +74,7 @@ async def _up(gateway: Gateway, as_json: bool) -> None:
             fake = Child(processes.fake_backend(gateway.fake_backend.port), console.line)
             started.push_async_callback(fake.stop, _STOP_PATIENCE)
             others.append(fake)
-        workers = await running.start_workers(gateway, state, console.line)
+        workers = await running.start_workers(gateway, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers)
         envoy = Child(processes.envoy(state), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)

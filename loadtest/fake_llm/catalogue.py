@@ -14,7 +14,7 @@ MODELS = (
     "gpt-image-1",
     "text-embedding-3-small",
     "whisper-1",
-    "claude-sonnet-4-5",
+    "claude-sonnet-5-5",
 )
 FLAG = "[flag]"
 """A text that contains this is flagged by the moderation call."""

@@ -41,7 +41,7 @@ def standard_settings(fake: FakeProvider) -> dict[str, Any]:
                     [{"backend": "azure-v1", "model": "a-much-longer-deployment-name"}],
                 ]
             },
-            "claude-sonnet-4-5": {"targets": [[{"backend": "anthropic"}]]},
+            "claude-sonnet-5-5": {"targets": [[{"backend": "anthropic"}]]},
             "text-embedding-3-small": {"targets": [[{"backend": "openai"}]]},
             "whisper-1": {"targets": [[{"backend": "openai"}]]},
             "whisper-chain": {

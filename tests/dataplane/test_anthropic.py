@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The model 'claude:DeprecationWar
 
 Json = dict[str, Any]
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-sonnet-5-5"
 SAY: Json = {"model": MODEL, "max_tokens": 60, "messages": [{"role": "user", "content": "Hello!"}]}
 NAMES = [door.name for door in ANTHROPIC_DOORS]
 RAW_PATHS = [

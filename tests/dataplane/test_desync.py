@@ -138,7 +138,7 @@ def assert_answered(answer: httpx.Response, token: str) -> None:
 def test_a_chain_that_fails_in_every_way_sends_only_right_requests(
     order: tuple[str, ...], chained: RunningGateway, providers: FakeProvider
 ) -> None:
-    """One kept-alive client; none, the first, or the first two backends fail, each in each way, with and without SSE."""
+    """One kept-alive client; none, the first or the first two backends fail, each in each way, with and without SSE."""
     plans = [(), *itertools.product(FAULTS), *itertools.product(FAULTS, FAULTS)]
     with chained.client() as client:
         for number, (faults, stream) in enumerate(itertools.product(plans, (False, True))):
@@ -171,10 +171,10 @@ def test_a_chain_of_which_all_fail_ends_with_the_last_ones_answer(
 
 def test_a_hanging_backend_of_a_chain_holds_only_its_own_call(chained: RunningGateway, providers: FakeProvider) -> None:
     """A caller leaves a hanging attempt; the connection it was on is not used for the next one's request."""
-    providers.script("openai", [{"hang": True}] * 3)
     order = ("openai", "v1", "legacy")
     with chained.client() as client:
         for number in range(3):
+            providers.script("openai", [{"hang": True}])
             with pytest.raises(httpx.ReadTimeout):
                 client.post("/v1/chat/completions", json=chat(public("chat", order), "left", 1000), timeout=0.3)
             asked = chat(public("chat", order), f"token{number}", 1000)

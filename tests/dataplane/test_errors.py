@@ -34,7 +34,7 @@ MODELS = {
     "openai": "gpt-4o",
     "azure-legacy": "gpt-4o-azure",
     "azure-v1": "gpt-4o-azure-v1",
-    "anthropic": "claude-sonnet-4-5",
+    "anthropic": "claude-sonnet-5-5",
 }
 """A model for each family whose backend speaks the family's dialect."""
 

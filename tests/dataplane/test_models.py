@@ -15,7 +15,7 @@ from tests.support.sdk import DOORS, ask, client_at, refusal
 
 Json = dict[str, Any]
 
-MODELS = ["gpt-4o", "claude-sonnet-4-5", "org/phi-4:latest"]
+MODELS = ["gpt-4o", "claude-sonnet-5-5", "org/phi-4:latest"]
 ALIAS = "my-gpt"
 LISTS = {
     "/v1/models": {},
@@ -104,7 +104,7 @@ async def test_the_sdks_read_the_list(door: str, running: RunningGateway, narrow
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("name", ["gpt-4o", "claude-sonnet-4-5", ALIAS])
+@pytest.mark.parametrize("name", ["gpt-4o", "claude-sonnet-5-5", ALIAS])
 async def test_a_model_can_be_asked_for_by_any_of_its_names(name: str, door: str, running: RunningGateway) -> None:
     async with client_at(DOORS[door], running.url, running.key) as client:
         field = "model_id" if DOORS[door].family == "anthropic" else "model"
@@ -119,7 +119,7 @@ def test_a_name_with_a_slash_is_served_as_it_is_and_refused_escaped(running: Run
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("name", ["claude-sonnet-4-5", "nobody"])
+@pytest.mark.parametrize("name", ["claude-sonnet-5-5", "nobody"])
 async def test_a_model_that_the_key_may_not_use_is_not_told_apart_from_none(
     name: str, door: str, running: RunningGateway, narrow: str
 ) -> None:
@@ -138,7 +138,7 @@ async def test_a_model_that_the_key_may_not_use_cannot_be_called(
         {"input": "hi"} if surface.startswith("responses") else {"messages": [{"role": "user", "content": "hi"}]}
     )
     async with client_at(DOORS["openai"], running.url, narrow) as client:
-        error = await refusal(client, surface, model="claude-sonnet-4-5", **asks)
+        error = await refusal(client, surface, model="claude-sonnet-5-5", **asks)
         assert (error.status_code, error.code) == (404, "model_not_found")
         assert provider.calls("one") == []
         answer = await ask(client, surface, model=ALIAS, **asks)  # an alias is as good as the name

@@ -307,7 +307,7 @@ def message_fields(*parts: Json) -> Json:
 MESSAGES = Surface(
     "messages.create",
     message_fields(),
-    "claude-sonnet-4-5",
+    "claude-sonnet-5-5",
     {
         "plain": Feature({}, check_message),
         "tools": Feature(
@@ -362,7 +362,7 @@ def check_moderation(answer: Answer, stream: bool) -> None:
 
 
 def check_models(answer: Answer, stream: bool) -> None:
-    assert {"gpt-4o", "claude-sonnet-4-5"} <= {model.id for model in answer.value.data}
+    assert {"gpt-4o", "claude-sonnet-5-5"} <= {model.id for model in answer.value.data}
 
 
 def check_count(answer: Answer, stream: bool) -> None:
@@ -393,7 +393,7 @@ ANTHROPIC_SURFACES = {
     "count_tokens": simple(
         "messages.count_tokens",
         check_count,
-        "claude-sonnet-4-5",
+        "claude-sonnet-5-5",
         messages=[{"role": "user", "content": HELLO}],
     ),
     "models": simple("models.list", check_models, None),
@@ -492,7 +492,7 @@ BACKENDS = {
     "azure": "gpt-4o-azure",
     "azure-v1": "gpt-4o-azure-v1",
     "chain": "gpt-4o-chain",
-    "anthropic": "claude-sonnet-4-5",
+    "anthropic": "claude-sonnet-5-5",
 }
 """A model for each kind of backend."""
 

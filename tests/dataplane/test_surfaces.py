@@ -100,14 +100,14 @@ CASES = {
             "messages.create",
             "messages",
             "/v1/messages",
-            {"model": "claude-sonnet-4-5", "messages": SAY, "max_tokens": 50},
+            {"model": "claude-sonnet-5-5", "messages": SAY, "max_tokens": 50},
         ),
         Case(
             "anthropic",
             "messages.count_tokens",
             "count_tokens",
             "/v1/messages/count_tokens",
-            {"model": "claude-sonnet-4-5", "messages": SAY},
+            {"model": "claude-sonnet-5-5", "messages": SAY},
         ),
     )
 }

@@ -48,6 +48,14 @@ def until(condition: Callable[[], Any], patience: float = 10.0, what: str = "it"
     raise AssertionError(f"waited {patience} s in vain for {what}")
 
 
+def _command_line(process: psutil.Process) -> list[str]:
+    """Empty for a process that has ended meanwhile, or waits to be reaped."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 class RunningGateway:
     """Starts on entering, ends on leaving; `settings` is the configuration without ports and folders."""
 
@@ -191,7 +199,7 @@ class RunningGateway:
 
     def processes(self, word: str) -> list[psutil.Process]:
         """Its child processes whose command line has the word: `extproc.worker`, `envoy`, `fake_llm`."""
-        return [child for child in self._tree() if any(word in part for part in child.cmdline())]
+        return [child for child in self._tree() if any(word in part for part in _command_line(child))]
 
     @property
     def pid(self) -> int:

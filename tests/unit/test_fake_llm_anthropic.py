@@ -135,7 +135,7 @@ async def test_the_async_client(fake: FakeProvider) -> None:
 
 
 def test_models_in_anthropic_shape(client: Anthropic) -> None:
-    assert "claude-sonnet-4-5" in [model.id for model in client.models.list()]
+    assert "claude-sonnet-5-5" in [model.id for model in client.models.list()]
 
 
 @pytest.mark.parametrize(
