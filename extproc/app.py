@@ -97,6 +97,7 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     background = asyncio.gather(keyring.keep_fresh(), _publish(pipeline, journal))
     gc.collect()
     gc.freeze()  # what is loaded now stays: no collection need look at it again
+    gc.set_threshold(10_000, 20, 20)  # a call makes hundreds of objects and no cycle: look seldom
     await server.start()
     log.info("worker serves on %s", socket)
     await stopping.wait()

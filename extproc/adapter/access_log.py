@@ -66,21 +66,24 @@ class AccessLog:
         backend = backend_of(entry.common_properties.upstream_cluster)
         if backend is None:
             return
-        status = entry.response.response_code.value
-        metrics.count(metrics.ATTEMPTS, backend, str(status or _flag(entry)))
-        if status < 400 and not _flag(entry):
+        status, flag = entry.response.response_code.value, _flag(entry)
+        metrics.count(metrics.ATTEMPTS, backend, str(status or flag))
+        if status < 400 and not flag:
             return
         retry_after = entry.response.response_headers.get("retry-after")
         self._tell(entry, "attempt", backend=backend, retry_after=retry_after)
 
     def _call(self, entry: HTTPAccessLogEntry) -> None:
-        flags = entry.common_properties.response_flags
         details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
+        ours = details == "via_upstream" or details.startswith("sluice_") or entry.response.response_code.value < 400
+        if ours and not _flag(entry):
+            return
+        flags = entry.common_properties.response_flags
         if flags.downstream_connection_termination or flags.downstream_remote_reset:
             metrics.count(metrics.BROKEN, "client")
-        elif details == "via_upstream" and _flag(entry):
+        elif details == "via_upstream":
             metrics.count(metrics.BROKEN, "upstream")
-        elif details == "via_upstream" or details.startswith("sluice_") or entry.response.response_code.value < 400:
+        elif ours:
             return
         self._tell(entry, "listener", details=details)
 

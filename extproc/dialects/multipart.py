@@ -153,11 +153,13 @@ class FormReader:
 
     def _part(self, headers: bytes) -> _Inside:
         name, is_file = _disposition(headers)
-        is_model = name.lower() == b"model"
-        if is_model and (self.model is not None or name != b"model"):
-            raise Refused(DUPLICATE_FIELD, "The field `model` is given twice, or in another spelling.", "model")
         if is_file and not self.decided:
             self._decide()
+        is_model = name.lower() == b"model"
+        if is_model and (self.decided or self.model is not None or name != b"model"):
+            raise Refused(
+                DUPLICATE_FIELD, "The field `model` is given twice, in another spelling, or behind the file.", "model"
+            )
         return _Inside.MODEL if is_model else _Inside.VALUE
 
     def _value(self) -> bool:
@@ -177,7 +179,7 @@ class FormReader:
         return Field(text.decode("ascii"), Span(self._offset, self._offset + len(text)))
 
     def _decide(self) -> None:
-        if self.model is None and self._required:
+        if self.model is None and (self._required or self._inside is _Inside.MODEL):
             raise Refused(
                 MISSING_MODEL,
                 f"Send the form field `model` before the file, within the first {PREFIX // 1024} KiB of the body.",

@@ -60,7 +60,7 @@ _content = st.builds(
     lambda text, index, end: (framed(chunk(text, index), end), False), _texts, st.integers(0, 1), _ends
 )
 _noise = st.sampled_from(
-    [b": ping\n\n", b"event: x\r\n\r\n", b"data: {broken\n\n", b'data: {"choices":[]}\n\n', b"\n\n"]
+    [b": ping\n\n", b"event: x\r\n\r\n", b"data: {broken\n\n", b'data: {"choices":[]}\n\n', b":\n\n"]
 ).map(lambda raw: (raw, False))
 _hidden = st.builds(lambda made, end: (framed(usage_event(made), end), True), st.integers(1, 9), _ends)
 

@@ -322,5 +322,17 @@ def test_what_is_cut_off_or_misspelt_is_malformed(body: bytes) -> None:
         json_spans.spans(body, SHAPE)
 
 
+@pytest.mark.parametrize(
+    "value", [b"[]", b"[ \n]", b"{}", b"{ \t}", b"[[],{}]", b"[ {} , [ ] ]", b'""', b"-1e+9", b"null"]
+)
+@pytest.mark.parametrize("key", [b"messages", b"stream_options", b"model"])
+@pytest.mark.parametrize("space", [b"", b" ", b"\r\n"])
+def test_an_empty_or_odd_value_ends_where_it_ends(value: bytes, key: bytes, space: bytes) -> None:
+    body = b'{"%b"%b:%b%b%b,"task":1%b}' % (key, space, space, value, space, space)
+    spans = json_spans.spans(body, SHAPE)
+    assert sliced(body, spans[(key.decode(),)]) == value
+    assert sliced(body, spans[("task",)]) == b"1"
+
+
 def test_keys_inside_arrays_have_no_span() -> None:
     assert json_spans.spans(b'{"messages":[{"role":"user","content":[{"text":"x"}]}]}', SHAPE).keys() == {("messages",)}

@@ -339,6 +339,7 @@ def test_a_client_that_leaves_a_message_is_charged_for_the_input_said_and_the_ou
 def test_a_message_that_starts_without_usage_is_estimated_from_the_request() -> None:
     meter = fed(AnthropicMeter(), {"type": "message_start", "message": {}}, {"type": "ping"}, text_delta("four"))
     assert meter.total(5) == estimated(input=5, output=1)
+    assert (meter.finished, meter.failed) == (False, False)
 
 
 def test_an_error_event_of_a_message_is_a_failure() -> None:

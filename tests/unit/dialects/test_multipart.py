@@ -34,9 +34,9 @@ SOUND_FILE = part(FILE, SOUND, "Content-Type: audio/wav")
 END = b"--B--\r\n"
 
 
-def read(chunks: Iterable[bytes]) -> Field | Kind:
+def read(chunks: Iterable[bytes], required: bool = True) -> Field | Kind | None:
     """The model of a form, or the kind of refusal."""
-    reader = FormReader(B)
+    reader = FormReader(B, required)
     whole = list(chunks)
     try:
         for number, chunk in enumerate(whole, 1):
@@ -44,7 +44,7 @@ def read(chunks: Iterable[bytes]) -> Field | Kind:
     except Refused as refused:
         return refused.refusal.kind
     assert reader.decided
-    assert reader.model is not None
+    assert reader.model is not None or not required
     return reader.model
 
 
@@ -243,6 +243,36 @@ def test_single_bytes_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert reader.decided
     assert type(reader._held) is Counted
     assert searched <= 8 * len(body)
+
+
+# ---- a model that the path names already -----------------------------------------------------------------
+
+FIELDS = named("prompt", "x") + SOUND_FILE
+NOT_REQUIRED: dict[str, tuple[bytes, Field | Kind | None]] = {
+    "absent": (FIELDS + END, None),
+    "absent, no file": (named("prompt", "x") + END, None),
+    "given": (MODEL + FIELDS + END, Field("whisper-1", Span(53, 62))),
+    "behind the file": (FIELDS + MODEL + END, DUPLICATE_FIELD),
+    "beyond the prefix": (named("prompt", "x" * PREFIX) + MODEL + END, DUPLICATE_FIELD),
+    "across the prefix": (named("prompt", "x" * (PREFIX - 130)) + MODEL + END, MISSING_MODEL),
+    "twice": (MODEL + MODEL + END, DUPLICATE_FIELD),
+    "another spelling": (named("Model", "x") + FIELDS, DUPLICATE_FIELD),
+    "as a file": (part('form-data; name="model"; filename="m"', b"x") + END, DUPLICATE_FIELD),
+    "cut in its value": (MODEL[:-4], MISSING_MODEL),
+    "with blanks": (named("model", "whisper 1") + FIELDS, INVALID_VALUE),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), NOT_REQUIRED.values(), ids=NOT_REQUIRED)
+def test_a_model_named_by_the_path_may_be_absent_but_not_late(body: bytes, expected: Field | Kind | None) -> None:
+    for size in (1, 7, 1000, len(body)):
+        chunks = [*chunked(body, range(size, len(body), size)), b""]
+        assert read(chunks, required=False) == expected
+
+
+def test_a_field_of_a_form_is_read_as_what_it_says() -> None:
+    first = FormReader(B).part("model", "whisper-1")
+    assert read([first + FIELDS + END]) == Field("whisper-1", Span(len(first) - 11, len(first) - 2))
 
 
 # ---- the content-type header ----------------------------------------------------------------------------

@@ -39,6 +39,7 @@ OPENAI: dict[str, tuple[Mapping[str, object], Usage]] = {
         Usage(14, 2, audio_input=10),
     ),
     "transcription by time": ({"type": "duration", "seconds": 9}, Usage(seconds=9.0)),
+    "no time": ({"seconds": 0}, Usage()),
     "part of a second": ({"seconds": 1.5}, Usage(seconds=1.5)),
     "embedding": ({"prompt_tokens": 5, "total_tokens": 5}, Usage(5)),
     "total only": ({"total_tokens": 7}, Usage(7)),
