@@ -1,6 +1,7 @@
 """HTTP/1.1 by hand, for what no client library sends: torn, odd or hostile requests; answers read piece by piece."""
 
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,6 +11,7 @@ import httptools
 import orjson
 
 _PIECE = 64 * 1024
+_LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
@@ -48,6 +50,11 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def reset(self) -> None:
+        """Leave without a word: the peer gets a TCP reset."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self._socket.close()
+
     def half_close(self) -> None:
         """Say that nothing more will be sent, and go on reading."""
         self._socket.shutdown(socket.SHUT_WR)
@@ -65,16 +72,19 @@ class Connection:
 
     def answer(self) -> Answer:
         """Read one answer to its end, or as far as it comes. Interim answers (100) are passed over."""
+        return [Answer(), *self.progress()][-1]
+
+    def progress(self) -> Iterator[Answer]:
+        """The answer as far as it has come, after each read from the socket."""
         reader = _Reader()
-        for _ in self._pieces(reader):
-            pass
-        return reader.answer
+        while not reader.answer.whole and (data := self._receive()):
+            reader.feed(data)
+            yield reader.answer
 
     def pieces(self) -> Iterator[Answer]:
-        """The answer as far as it has come, after each read from the socket that brought some of its body."""
-        reader = _Reader()
+        """The answer as far as it has come, after each read that brought some of its body."""
         size = 0
-        for answer in self._pieces(reader):
+        for answer in self.progress():
             if len(answer.body) > size:
                 size = len(answer.body)
                 yield answer
@@ -85,11 +95,6 @@ class Connection:
         while data := self._receive():
             received += data
         return received
-
-    def _pieces(self, reader: "_Reader") -> Iterator[Answer]:
-        while not reader.answer.whole and (data := self._receive()):
-            reader.feed(data)
-            yield reader.answer
 
     def _receive(self) -> bytes:
         try:

@@ -254,7 +254,7 @@ NOT_REQUIRED: dict[str, tuple[bytes, Field | Kind | None]] = {
     "given": (MODEL + FIELDS + END, Field("whisper-1", Span(53, 62))),
     "behind the file": (FIELDS + MODEL + END, DUPLICATE_FIELD),
     "beyond the prefix": (named("prompt", "x" * PREFIX) + MODEL + END, DUPLICATE_FIELD),
-    "across the prefix": (named("prompt", "x" * (PREFIX - 130)) + MODEL + END, MISSING_MODEL),
+    "across the prefix": (named("prompt", "x" * (PREFIX - 120)) + MODEL + END, MISSING_MODEL),
     "twice": (MODEL + MODEL + END, DUPLICATE_FIELD),
     "another spelling": (named("Model", "x") + FIELDS, DUPLICATE_FIELD),
     "as a file": (part('form-data; name="model"; filename="m"', b"x") + END, DUPLICATE_FIELD),
