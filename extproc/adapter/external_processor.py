@@ -51,6 +51,11 @@ class ExternalProcessor:
         call = self._pipeline.begin()
         try:
             while (request := await stream.read()) is not grpc.aio.EOF:
+                if request.HasField("response_body"):  # first and by itself: a stream has hundreds of these
+                    body = request.response_body
+                    order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
+                    await stream.write(codec.emit(order))
+                    continue
                 for reply in await self._answer(call, request):
                     await stream.write(reply)
         except Exception as error:
@@ -70,9 +75,6 @@ class ExternalProcessor:
 
     async def _answer(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
         kind = request.WhichOneof("request")
-        if kind == "response_body":  # first: a stream has hundreds of these
-            body = request.response_body
-            return (codec.emit(await self._pipeline.response_body(call, body.body, body.end_of_stream)),)
         if kind == "request_headers":
             return await self._request_headers(call, request.request_headers)
         if kind == "request_body":

@@ -4,7 +4,7 @@ A meter is told of every event of a stream, or of the whole JSON answer. It neve
 sends: an answer that cannot be read is passed on and its usage is estimated.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -48,10 +48,9 @@ def _load(data: bytes) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _objects(value: object) -> Iterator[Mapping[str, object]]:
+def _objects(value: object) -> Sequence[Mapping[str, object]]:
     """The objects of a list; nothing where there is none."""
-    if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, dict))
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else ()
 
 
 class _Counting:
@@ -89,6 +88,9 @@ class _Counting:
         return Usage(input=estimated_input, output=estimate.tokens(self.weight), source=UsageSource.ESTIMATED)
 
 
+_SAID = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+
+
 class ChatMeter(_Counting):
     """Chat completions and completions of OpenAI and those who speak its dialect."""
 
@@ -122,8 +124,9 @@ class ChatMeter(_Counting):
         if not isinstance(delta, dict):
             self._note(choice.get("text"))
             return
-        for name in ("content", "reasoning_content", "reasoning", "refusal"):
-            self._note(delta.get(name))
+        for name, said in delta.items():  # of a delta nearly always one
+            if name in _SAID:
+                self._note(said)
         for call in _objects(delta.get("tool_calls")):
             function = call.get("function")
             if isinstance(function, dict):
