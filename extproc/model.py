@@ -17,12 +17,16 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One provider endpoint. `prefix` comes before every path, without a trailing slash."""
+    """One provider endpoint. `prefix` comes before every path, without a trailing slash.
+
+    `version` follows it at OpenAI-compatible APIs; it is empty where the URL names another base than /v1.
+    """
 
     name: str
     dialect: Dialect
     prefix: str = ""
     api_version: str | None = None
+    version: str = "/v1"
 
 
 @dataclass(frozen=True, slots=True)

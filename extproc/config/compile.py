@@ -30,5 +30,11 @@ def catalogue(gateway: schema.Gateway) -> Catalogue:
 
 
 def _backend(name: str, given: schema.Backend) -> Backend:
-    prefix = urlsplit(given.url).path.rstrip("/").removesuffix("/v1").removesuffix("/openai")
-    return Backend(name, Dialect(given.dialect), prefix, given.api_version)
+    """The URL is taken as the provider's own SDK takes it: OpenAI's wants the base with its version, or none."""
+    path = urlsplit(given.url).path.rstrip("/")
+    dialect = Dialect(given.dialect)
+    if dialect is Dialect.AZURE:
+        return Backend(name, dialect, path.removesuffix("/v1").removesuffix("/openai"), given.api_version)
+    if path and not path.endswith("/v1") and dialect is Dialect.OPENAI:
+        return Backend(name, dialect, path, version="")  # such as /v1beta/openai
+    return Backend(name, dialect, path.removesuffix("/v1"))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -27,6 +27,18 @@ def _duration(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return timedelta(seconds=value)
     return value
+
+
+_URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port, where there is one, is a number that a port can be."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 Duration = Annotated[
@@ -123,19 +135,23 @@ class Backend(Strict):
     """One provider endpoint: it becomes one Envoy cluster."""
 
     dialect: Dialect = Field(description="what the endpoint speaks")
-    url: str = Field(description="scheme, host and optional port and path prefix; a trailing /v1 is understood")
+    url: str = Field(description="as the provider's SDK takes it: host, port, and a path where it is not the usual /v1")
     api_version: str | None = Field(
-        default=None, description="azure-openai only: use the legacy deployment paths with this api-version"
+        default=None,
+        pattern=r"^[0-9A-Za-z.-]+$",
+        description="azure-openai only: use the legacy deployment paths with this api-version",
     )
     credential: Credential | None = Field(default=None, description="absent: no credential is sent")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ValueError("url must look like https://host[:port][/prefix]")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise ValueError("url must have no query, fragment or user; secrets belong into `credential`")
+        if not self.url.isprintable() or not _URL_PATH.fullmatch(parts.path) or not _HOST.fullmatch(parts.netloc):
+            raise ValueError("url has characters that an address does not have")
         if self.api_version is not None and self.dialect != "azure-openai":
             raise ValueError("api_version is for the dialect azure-openai only")
         return self

@@ -21,8 +21,8 @@ __all__ = [
     "Layout",
     "credential_problems",
     "render",
-    "render_for_validation",
     "write",
+    "write_for_validation",
     "write_secrets",
 ]
 

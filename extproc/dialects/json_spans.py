@@ -20,6 +20,11 @@ from extproc.model import Edit, Span
 MAX_DEPTH = 128
 MAX_BRACKETS = 100_000
 """Brackets that are looked at in one body (flat containers count nothing)."""
+MAX_CONTAINERS = 100_000
+MAX_PAIRS = 150_000
+MAX_ITEMS = 400_000
+"""Arrays and objects, keys, and list items in one body: each takes the parser some 50 ms. An embeddings request may
+have 300,000 tokens."""
 MAX_FIELDS = 50_000
 """Keys of watched objects in one body; a million-token agent conversation has under 20,000."""
 
@@ -42,7 +47,7 @@ _MEMBER = re.compile(
     + rb"([,}]))?+",
     re.DOTALL,
 )
-_LONG_STRING = re.compile(_STRING, re.DOTALL)
+_ANY_STRING = re.compile(_STRING, re.DOTALL)
 _WORD = re.compile(rb'[^\s,\[\]{}"]++')
 _NEXT_MEMBER = re.compile(_SPACE + rb"([,}])")
 _NEXT_ITEM = re.compile(_SPACE + rb"([,\]])(?:(?<=,)" + _SPACE + rb")?+")
@@ -109,7 +114,7 @@ class _Scan:
             end = body.find(b'"', at + 1)
             if end >= 0 and body.find(b"\\", at + 1, end) < 0:
                 return end + 1
-            return self._end(_LONG_STRING.match(body, at))
+            return self._end(_ANY_STRING.match(body, at))
         return self._end(_WORD.match(body, at))
 
     @staticmethod
@@ -221,6 +226,26 @@ def spans(body: bytes, shape: Shape) -> dict[tuple[str, ...], Span]:
         raise Malformed
     scan.value(start, shape, ())
     return scan.spans
+
+
+def measure(body: bytes) -> None:
+    """Refuse a body that would take the parser long, wherever its parts stand. Raises TooComplex.
+
+    A small body cannot, and few signs of structure in a large one are enough to let it pass; only else are
+    its strings, which may quote any amount of JSON, taken out before the signs are counted.
+    """
+    if len(body) <= MAX_CONTAINERS or not _crowded(body):
+        return
+    if _crowded(_ANY_STRING.sub(b"", body)):
+        raise TooComplex
+
+
+def _crowded(body: bytes) -> bool:
+    return (
+        body.count(b"[") + body.count(b"{") > MAX_CONTAINERS
+        or body.count(b":") > MAX_PAIRS
+        or body.count(b",") > MAX_ITEMS
+    )
 
 
 def splice(body: bytes, edits: Iterable[Edit]) -> bytes:

@@ -52,7 +52,7 @@ def upstream(target: Target, place: Place, query: str) -> str:
         return _join(backend.prefix + suffix, query)
     operation = _operation(place)
     if backend.dialect is Dialect.OPENAI:
-        return _join(f"{backend.prefix}/v1{operation}", _query(query, None))
+        return _join(f"{backend.prefix}{backend.version}{operation}", _query(query, None))
     if backend.api_version is None:
         return _join(f"{backend.prefix}/openai/v1{operation}", _v1_query(query))
     base = f"{backend.prefix}/openai"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway, until
-from tests.support.raw_http import Connection, form, head, request
+from tests.support.raw_http import Connection, form, request
 
 Json = dict[str, Any]
 
@@ -38,10 +38,8 @@ class Streaming:
             fields = {**self.fields, "x_fake": json.dumps(fault)}
             kind, body = form(fields, b"RIFF")
             return request(self.path, body, key, kind)
-        extra = {"anthropic-version": "2023-06-01"} if self.backend == "anthropic" else {}
         body = json.dumps({**self.fields, "stream": True, "x_fake": fault}).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), **extra}
-        return head("POST", self.path, headers, key) + body
+        return request(self.path, body, key, anthropic_version="2023-06-01")
 
 
 SURFACES = {

@@ -142,9 +142,10 @@ def head(method: str, path: str, headers: Mapping[str, str] | list[tuple[str, st
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def request(path: str, body: bytes, key: str | None, content_type: str = "application/json") -> bytes:
-    """A whole POST with a content-length."""
+def request(path: str, body: bytes, key: str | None, content_type: str = "application/json", **more: str) -> bytes:
+    """A whole POST with a content-length; `more` headers have dashes where Python wants underscores."""
     headers = {"content-type": content_type, "content-length": str(len(body))}
+    headers |= {name.replace("_", "-"): value for name, value in more.items()}
     return head("POST", path, headers, key) + body
 
 

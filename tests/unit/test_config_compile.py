@@ -4,11 +4,13 @@ import dataclasses
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from extproc.config import compile as compiled
 from extproc.config.schema import Gateway
+from extproc.dialects import paths
 from extproc.model import Backend, Dialect, Target
-from extproc.surfaces import Surface
+from extproc.surfaces import Face, Place, Surface
 
 
 def _gateway(**more: Any) -> Gateway:
@@ -43,26 +45,49 @@ def test_targets_keep_their_groups_weights_and_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "prefix"),
+    ("dialect", "url", "path"),
     [
-        ("https://api.openai.com", ""),
-        ("https://api.openai.com/", ""),
-        ("https://api.openai.com/v1", ""),
-        ("https://api.openai.com/v1/", ""),
-        ("http://127.0.0.1:8090/llm/v1", "/llm"),
-        ("http://host/a/b/", "/a/b"),
-        ("https://x.openai.azure.com/openai/v1", ""),
-        ("https://x.openai.azure.com/openai", ""),
-        ("https://proxy/team/openai/v1/", "/team"),
-        ("http://host/v1/models", "/v1/models"),
-        ("http://host/myv1", "/myv1"),
+        ("openai", "https://api.openai.com", "/v1"),
+        ("openai", "https://api.openai.com/", "/v1"),
+        ("openai", "https://api.openai.com/v1", "/v1"),
+        ("openai", "https://api.openai.com/v1/", "/v1"),
+        ("openai", "http://127.0.0.1:8090/llm/v1", "/llm/v1"),
+        ("openai", "https://api.groq.com/openai/v1", "/openai/v1"),
+        ("openai", "https://generativelanguage.googleapis.com/v1beta/openai/", "/v1beta/openai"),
+        ("openai", "https://open.bigmodel.cn/api/paas/v4", "/api/paas/v4"),
+        ("openai", "http://host/myv1", "/myv1"),
+        ("azure-openai", "https://x.openai.azure.com/openai/v1", "/openai/v1"),
+        ("azure-openai", "https://x.openai.azure.com/openai", "/openai/v1"),
+        ("azure-openai", "https://x.openai.azure.com", "/openai/v1"),
+        ("azure-openai", "https://proxy/team/openai/v1/", "/team/openai/v1"),
     ],
 )
-def test_the_prefix_of_a_backend_is_its_url_without_what_we_add(url: str, prefix: str) -> None:
-    catalogue = compiled.catalogue(
+def test_a_url_is_taken_as_the_providers_sdk_takes_it(dialect: str, url: str, path: str) -> None:
+    given = {name: {"dialect": dialect, "url": url} for name in ("one", "swe")}
+    backend = compiled.catalogue(_gateway(backends=given)).backends["one"]
+    assert paths.upstream(Target(backend, "m"), Place(Surface.CHAT, Face.OPENAI), "") == f"{path}/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("https://api.anthropic.com", "/v1/messages"),
+        ("https://api.anthropic.com/v1", "/v1/messages"),
+        ("https://proxy/anthropic/", "/anthropic/v1/messages"),
+    ],
+)
+def test_anthropics_url_may_come_with_or_without_its_version(url: str, path: str) -> None:
+    given = {name: {"dialect": "anthropic", "url": url} for name in ("one", "swe")}
+    backend = compiled.catalogue(_gateway(backends=given)).backends["one"]
+    assert paths.upstream(Target(backend, "m"), Place(Surface.MESSAGES, Face.ANTHROPIC), "") == path
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:99999", "http://h:abc", "https://h/x y", "https://h/\nfoo", "https://h/a/../b", "http://h:0/"]
+)
+def test_a_url_that_no_address_can_be_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError):
         _gateway(backends={name: {"dialect": "openai", "url": url} for name in ("one", "swe")})
-    )
-    assert catalogue.backends["one"] == Backend("one", Dialect.OPENAI, prefix)
 
 
 def test_a_backend_keeps_its_dialect_and_version() -> None:

@@ -278,8 +278,9 @@ def test_a_new_key_is_lower_case_with_dashes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["2024-10-21", "7", "true", "a #b", "*x", "[", "'quoted'", "a: b", " x "])
 def test_the_value_of_a_text_field_is_taken_as_it_is(value: str) -> None:
-    environ = {"SLUICE__BACKENDS__SWE__API_VERSION": value, "SLUICE__BACKENDS__SWE__DIALECT": "azure-openai"}
-    assert load(None, ALONE | environ).backends["swe"].api_version == value
+    credential = load(None, ALONE | {"SLUICE__BACKENDS__SWE__CREDENTIAL__ENV": value}).backends["swe"].credential
+    assert credential is not None
+    assert credential.env == value
 
 
 def test_a_value_may_refer_to_another_variable() -> None:

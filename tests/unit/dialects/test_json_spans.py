@@ -206,6 +206,26 @@ def test_many_containers_are_refused() -> None:
     assert json_spans.spans(f'{{"x":[{"[]," * most}1]}}'.encode(), SHAPE) == {}
 
 
+HEAVY = {
+    "keys": b'{"z":{' + b",".join(b'"k%d" :0' % number for number in range(160_000)) + b"}}",
+    "objects": b'{"z":[' + b"{}," * 110_000 + b"1]}",
+    "lists": b'{"input":[' + b"[1]," * 110_000 + b"[1]]}",
+    "texts": b'{"input":[' + b'"a",' * 410_000 + b'"a"]}',
+}
+
+
+@pytest.mark.parametrize("body", HEAVY.values(), ids=HEAVY)
+def test_what_would_take_the_parser_long_is_refused_wherever_it_stands(body: bytes) -> None:
+    with pytest.raises(TooComplex):
+        json_spans.measure(body)
+
+
+def test_a_text_may_quote_any_amount_of_json() -> None:
+    quoted = orjson.dumps({"messages": [{"content": '{"a":[1,{}]},' * 200_000}]})
+    json_spans.measure(quoted)
+    json_spans.measure(orjson.dumps({"input": list(range(300_000))}))
+
+
 def test_a_long_string_is_one_step() -> None:
     body = b'{"x":"' + b"a" * 50_000_000 + b'","model":"m"}'
     assert json_spans.spans(body, SHAPE) == {("model",): Span(len(body) - 4, len(body) - 1)}
