@@ -34,7 +34,7 @@ class Phase(Enum):
     IDENTIFIED = auto()  # the caller is known, the body is awaited
     ROUTED = auto()  # Envoy tries the chain
     RESPONDING = auto()  # an answer flows
-    ANSWERED = auto()  # we answered ourselves; nothing more may come
+    ANSWERED = auto()  # we answered ourselves
 
 
 LEGAL: dict[Phase, frozenset[Event]] = {
@@ -47,7 +47,8 @@ LEGAL: dict[Phase, frozenset[Event]] = {
     Phase.RESPONDING: frozenset(
         {Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_BODY, Event.RESPONSE_TRAILERS}
     ),
-    Phase.ANSWERED: frozenset(),
+    # Pieces of an upload that Envoy had sent before it read our answer; they get no reply.
+    Phase.ANSWERED: frozenset({Event.REQUEST_BODY, Event.REQUEST_TRAILERS}),
 }
 
 

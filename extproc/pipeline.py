@@ -191,6 +191,8 @@ class Pipeline:
 
     async def request_body(self, call: Call, body: bytes, end: bool) -> Route | Reply | Pass | Withhold:
         call.note(Event.REQUEST_BODY)
+        if call.phase is Phase.ANSWERED:
+            return WITHHOLD
         place, caller = call.place, call.caller
         if place is None or caller is None:
             raise ProtocolViolation("a body before a caller")
@@ -348,9 +350,9 @@ class Pipeline:
         except StoreUnavailable:
             metrics.count(metrics.AFFINITY_LOST)
 
-    async def trailers(self, call: Call, event: Event) -> Proceed:
+    async def trailers(self, call: Call, event: Event) -> Proceed | Withhold:
         call.note(event)
-        return PROCEED
+        return WITHHOLD if call.phase is Phase.ANSWERED else PROCEED
 
     # ---- the end, exactly once ------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from extproc.contract import ATTEMPT_LOG, LISTENER_LOG, backend_of
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
 
+_WELL = frozenset({"via_upstream", "direct_response"})
+
 
 class Journal(Protocol):
     def write(self, record: Mapping[str, object]) -> None: ...
@@ -75,15 +77,16 @@ class AccessLog:
 
     def _call(self, entry: HTTPAccessLogEntry) -> None:
         details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
-        ours = details == "via_upstream" or details.startswith("sluice_") or entry.response.response_code.value < 400
-        if ours and not _flag(entry):
+        if (details in _WELL or details.startswith("sluice_")) and not _flag(entry):
             return
         flags = entry.common_properties.response_flags
         if flags.downstream_connection_termination or flags.downstream_remote_reset:
             metrics.count(metrics.BROKEN, "client")
-        elif details == "via_upstream":
+        elif details in ("via_upstream", "upstream_reset_after_response_started"):
             metrics.count(metrics.BROKEN, "upstream")
-        elif ours:
+        elif details.startswith("ext_proc_error"):
+            metrics.count(metrics.BROKEN, "gateway")
+        elif details in _WELL:
             return
         self._tell(entry, "listener", details=details)
 

@@ -82,8 +82,8 @@ class ExternalProcessor:
         if kind == "response_headers":
             return await self._response_headers(call, request)
         if kind == "request_trailers":
-            await self._pipeline.trailers(call, Event.REQUEST_TRAILERS)
-            return (codec.PROCEED_REQUEST_TRAILERS,)
+            order = await self._pipeline.trailers(call, Event.REQUEST_TRAILERS)
+            return () if isinstance(order, Withhold) else (codec.PROCEED_REQUEST_TRAILERS,)
         if kind == "response_trailers":
             await self._pipeline.trailers(call, Event.RESPONSE_TRAILERS)
             return (codec.PROCEED_RESPONSE_TRAILERS,)

@@ -151,7 +151,10 @@ def workers_cluster(layout: Layout) -> Cluster:
         per_connection_buffer_limit_bytes=_WORKER_BUFFER,
         circuit_breakers=_never_open(),
         health_checks=[_worker_health()],
-        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        # Envoy merges health changes of one second (the default), in which a draining worker would get calls.
+        common_lb_config=ClusterCommonLbConfig(
+            healthy_panic_threshold=Percent(value=0), update_merge_window=timedelta(0)
+        ),
         outlier_detection=_dead_worker(),
         typed_extension_protocol_options=_options(
             UpstreamOptions(explicit_http_config=ExplicitHttp(http2_protocol_options=Http2ProtocolOptions()))

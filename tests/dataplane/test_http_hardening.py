@@ -566,9 +566,7 @@ class Http2:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 10)
-        config = H2Configuration(
-            validate_outbound_headers=False, normalize_outbound_headers=False, header_encoding="latin-1"
-        )
+        config = H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
         self._h2 = H2Connection(config)
         self._h2.initiate_connection()
 
@@ -581,7 +579,7 @@ class Http2:
         while data := self._socket.recv(65536):
             for event in self._h2.receive_data(data):
                 if isinstance(event, ResponseReceived) and event.stream_id == stream:
-                    return int(dict(event.headers)[":status"])
+                    return int(dict(event.headers)[b":status"])
                 if isinstance(event, StreamReset | ConnectionTerminated):
                     return 0
         return 0
@@ -653,7 +651,7 @@ def test_a_bad_target_of_http2_is_refused(pseudo: Json, gateway: RunningGateway,
 def test_streams_that_are_reset_at_once_hurt_nobody_else(gateway: RunningGateway, fake: FakeProvider) -> None:
     """Rapid reset: a connection that opens and resets without end is closed, the others are served."""
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as flood:
-        state = H2Connection(H2Configuration(header_encoding="latin-1"))
+        state = H2Connection(H2Configuration())
         state.initiate_connection()
         for _ in range(500):
             stream = state.get_next_available_stream_id()
