@@ -658,7 +658,7 @@ FORMS: dict[str, tuple[bytes, int, str]] = {
     ),
     "Model beside model": (field("model", "whisper-1") + field("Model", "x") + FILE + END, 400, "duplicate_field"),
     "unknown model": (field("model", "nobody") + FILE + END, 404, "model_not_found"),
-    "ended at once": (b"\r\n", 400, "missing_model"),
+    "ended at once": (b"\r\n", 400, "bad_request"),
     "no form at all": (b"RIFF" * 50, 400, "bad_request"),
     "only its end": (END, 400, "missing_model"),
 }

@@ -60,7 +60,7 @@ SURFACES = {
         told=2,
     ),
     "transcriptions": Streaming(
-        "/v1/audio/transcriptions", {"model": "whisper-1", "stream": "true"}, "openai", told=2, form=True
+        "/v1/audio/transcriptions", {"model": "whisper-1", "stream": "true"}, "openai", told=1, form=True
     ),
 }
 
@@ -122,7 +122,10 @@ def test_a_client_may_leave_after_any_frame(
         assert record["status"] == 200
         if count > whole - streaming.told:
             assert usage["source"] == "reported"
-            assert (usage["input"], usage["output"]) == (seen["input_tokens"], seen["output_tokens"])
+            if streaming.form:  # the fake bills audio by its length
+                assert usage["seconds"] == 1.0
+            else:
+                assert (usage["input"], usage["output"]) == (seen["input_tokens"], seen["output_tokens"])
         else:
             assert (usage["source"], record["ending"]) == ("estimated", "cut")
             assert usage["input"] > 0 or streaming.form  # what a provider makes of audio nobody can estimate

@@ -8,9 +8,10 @@ import gzip
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -418,14 +419,13 @@ def test_two_answers_to_one_request_are_not_two_answers(wired: RunningGateway, w
     assert wire.asked >= 5
 
 
-@pytest.mark.parametrize("raises", [openai.APIConnectionError, openai.APIError])
-def test_the_sdk_is_told_of_a_cut_stream(raises: type[Exception], gateway: RunningGateway) -> None:
-    faults: dict[type[Exception], Json] = {
-        openai.APIConnectionError: {"reset": 3, "text": TEXT},
-        openai.APIError: {"error_event_after": 3, "text": TEXT},
-    }
-    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0)
-    with client, pytest.raises(Exception) as caught:  # noqa: PT011 - the class is what is looked at
-        read: Callable[..., Any] = client.chat.completions.create
-        list(read(model="gpt-4o", messages=SAY, stream=True, extra_body={"x_fake": faults[raises]}))
-    assert isinstance(caught.value, raises) or "peer closed connection" in str(caught.value)
+@pytest.mark.parametrize("fault", [{"reset": 3}, {"error_event_after": 3}], ids=["cut", "error event"])
+def test_the_sdk_is_told_of_a_stream_that_goes_wrong(fault: Json, gateway: RunningGateway) -> None:
+    said: list[str] = []
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": "Hello!"}], stream=True, extra_body={"x_fake": fault}
+        )
+        with pytest.raises((openai.APIError, httpx.RemoteProtocolError)):
+            said.extend(chunk.id for chunk in stream)
+    assert said
