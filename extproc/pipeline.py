@@ -41,19 +41,14 @@ from extproc.refusals import (
     METHOD_NOT_ALLOWED,
     MODEL_NOT_FOUND,
     NOT_READY,
-    REQUEST_TIMEOUT,
     STATE_NOT_FOUND,
-    STATEFUL_BACKEND_UNAVAILABLE,
     STORE_UNAVAILABLE,
-    TOO_LARGE,
     UNKNOWN_URL,
     UNSUPPORTED_MEDIA,
-    UPGRADE_REFUSED,
-    UPSTREAM_TIMEOUT,
-    UPSTREAM_UNAVAILABLE,
     Refusal,
     Refused,
     encode,
+    envoys,
 )
 from extproc.stages import budget, cache, forward, guard, route, state, usage
 from extproc.stages.identify import FindCaller, identify
@@ -267,7 +262,7 @@ class Pipeline:
         if call.phase is Phase.OPENED:
             self._recognise(call, origin)
         if origin.details != "via_upstream":
-            return self._refuse(call, self._local_reply(call, status))
+            return self._refuse(call, envoys(status, origin.details, call.pinned))
         if call.phase is not Phase.ROUTED:
             raise ProtocolViolation("an answer of a backend to a call that was not decided")
         if origin.cluster == SINK_CLUSTER:
@@ -287,27 +282,6 @@ class Pipeline:
         call.request_id = origin.request_id
         call.place = surfaces.locate(path)
         call.face = call.place.face if call.place else surfaces.face_of(path)
-
-    def _local_reply(self, call: Call, status: int) -> Refusal:
-        """What Envoy itself answered, said in the shape of the surface."""
-        if status == 413:
-            return Refusal(TOO_LARGE, "The request body is larger than the gateway takes.")
-        if status == 426:
-            return Refusal(UPGRADE_REFUSED, "WebSocket is not served here. Use HTTP; streams are server-sent events.")
-        if status == 408:
-            return Refusal(REQUEST_TIMEOUT, "The request did not arrive in time.")
-        if status == 504:
-            return Refusal(UPSTREAM_TIMEOUT, "No backend answered in time.")
-        if status == 503 and call.pinned:
-            return Refusal(
-                STATEFUL_BACKEND_UNAVAILABLE,
-                "The backend that holds the state of this call is not reachable, and no other can continue it.",
-            )
-        if status == 503:
-            return Refusal(UPSTREAM_UNAVAILABLE, "No backend of this model is reachable.")
-        if 400 <= status < 500:
-            return Refusal(BAD_REQUEST, "The request could not be read.")
-        return Refusal(GATEWAY_ERROR, "The gateway could not complete the call.")
 
     def _expect_answer(self, call: Call, headers: Headers) -> Relay:
         surface = call.place.surface if call.place else Surface.CHAT

@@ -140,3 +140,32 @@ def encode(refusal: Refusal, face: Face, request_id: str) -> tuple[bytes, list[t
     if face is Face.ANTHROPIC:
         headers.append(("request-id", request_id))
     return body, headers
+
+
+_NO_CREDENTIAL = "failed_to_inject_credential"  # Envoy's word for a backend whose secret is missing: our fault
+
+_BY_STATUS = {
+    408: Refusal(REQUEST_TIMEOUT, "The request did not arrive in time."),
+    413: Refusal(TOO_LARGE, "The request body is larger than the gateway takes."),
+    426: Refusal(UPGRADE_REFUSED, "WebSocket is not served here. Use HTTP; streams are server-sent events."),
+    504: Refusal(UPSTREAM_TIMEOUT, "No backend answered in time."),
+}
+_UNREACHABLE = Refusal(UPSTREAM_UNAVAILABLE, "No backend of this model is reachable.")
+_STATE_UNREACHABLE = Refusal(
+    STATEFUL_BACKEND_UNAVAILABLE,
+    "The backend that holds the state of this call is not reachable, and no other can continue it.",
+)
+_UNREADABLE = Refusal(BAD_REQUEST, "The request could not be read.")
+_OURS = Refusal(GATEWAY_ERROR, "The gateway could not complete the call.")
+
+
+def envoys(status: int, details: str, pinned: bool) -> Refusal:
+    """The refusal for what Envoy itself answered, with its response code details.
+
+    `pinned`: only one backend could serve the call. 502 is a backend that does not speak HTTP.
+    """
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status in (502, 503) and details != _NO_CREDENTIAL:
+        return _STATE_UNREACHABLE if pinned else _UNREACHABLE
+    return _UNREADABLE if 400 <= status < 500 else _OURS

@@ -180,14 +180,19 @@ AMBIGUOUS: dict[str, Callable[[Surface], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("case", AMBIGUOUS)
-@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize(
+    ("surface", "case"),
+    [
+        (surface, case)
+        for surface in SURFACES
+        for case in AMBIGUOUS
+        if case != "text with a long s" or "s" in SURFACES[surface].text
+    ],
+)
 def test_a_field_that_can_be_read_in_two_ways_is_refused(
     surface: str, case: str, gateway: RunningGateway, fake: FakeProvider
 ) -> None:
     """Go's parser takes `Model` for `model` and the long s for an s; the backend may be written in Go."""
-    if case == "text with a long s" and "s" not in SURFACES[surface].text:
-        pytest.skip("the field has no s")
     answer = call(gateway, SURFACES[surface], AMBIGUOUS[case](SURFACES[surface]))
     error = assert_refused(gateway, fake, answer, SURFACES[surface].family, 400, "duplicate_field")
     assert ("model" if "odel" in case.lower() else SURFACES[surface].text) in error["message"]
@@ -342,7 +347,6 @@ TEXTS = {
     "emoji": "👩‍👩‍👧‍👦🏳️‍🌈👍🏽",
     "combining": "Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢L̠ͨͧͩ͘G̴̻͈͍͔̹̑͗̎̅͛́Ǫ̵̹̻̝̳͂̌̌͘!",
     "zero width": "a\u200bb\u200dc\ufeffd\u2028e\u2029f",
-    "lone surrogate": "\ud800",
     "NUL": "a\x00b",
     "controls": "\x01\x1b[31m\x7f",
 }
@@ -355,19 +359,19 @@ def test_every_script_passes_byte_for_byte(
     name: str, escaped: bool, stream: bool, gateway: RunningGateway, fake: FakeProvider
 ) -> None:
     text = TEXTS[name]
-    unspeakable = name == "lone surrogate"  # not in UTF-8 at all; by an escape it is JSON that parsers disagree on
-    if unspeakable and not escaped:
-        pytest.skip("UTF-8 has no lone surrogates")
     fields = {**CHAT.fields, "messages": [{"role": "user", "content": text}], "stream": stream}
     answer = call(gateway, CHAT, json.dumps(fields, ensure_ascii=escaped).encode())
-    if unspeakable:
-        assert_refused(gateway, fake, answer, "openai", 400, "invalid_json")
-        return
     assert answer.status == 200
     seen = bytes_of(fake.calls("openai")[0])
     assert json.dumps(text, ensure_ascii=escaped).encode() in seen
     assert spoken(answer, stream).startswith(f"You said: {text}")
     assert gateway.record(answer.request_id)["usage"]["source"] == "reported"
+
+
+def test_half_a_character_is_refused(gateway: RunningGateway, fake: FakeProvider) -> None:
+    """A lone surrogate can be written by an escape, and parsers disagree on what it is."""
+    answer = call(gateway, CHAT, json.dumps({**CHAT.fields, "user": "\ud800"}).encode())
+    assert_refused(gateway, fake, answer, "openai", 400, "invalid_json")
 
 
 def spoken(answer: Answer, stream: bool) -> str:

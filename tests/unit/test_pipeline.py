@@ -531,7 +531,7 @@ async def test_a_dead_store_refuses_what_needs_it_and_spares_a_paid_answer() -> 
         (413, refusals.TOO_LARGE),
         (426, refusals.UPGRADE_REFUSED),
         (500, refusals.GATEWAY_ERROR),
-        (502, refusals.GATEWAY_ERROR),
+        (502, refusals.UPSTREAM_UNAVAILABLE),
         (503, refusals.UPSTREAM_UNAVAILABLE),
         (504, refusals.UPSTREAM_TIMEOUT),
     ],
@@ -546,6 +546,11 @@ async def test_envoys_own_answers_are_said_in_our_words(
     record = await (book >> local_reply(status) << Refusal(kind)).play()
     assert (record["status"], record["refusal"], record["ending"]) == (kind.status, kind.code, "refused")
     assert "usage" not in record, "nothing that Envoy says was paid for"
+
+
+async def test_a_missing_credential_is_the_gateways_fault() -> None:
+    refused = local_reply(502, details="failed_to_inject_credential")
+    await (Playbook() >> request() >> RequestBody(CHAT) >> refused << Refusal(refusals.GATEWAY_ERROR)).play()
 
 
 @pytest.mark.parametrize(
