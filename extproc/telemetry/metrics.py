@@ -5,6 +5,7 @@ written once a second by `publish`.
 """
 
 from collections import Counter as Tally
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -52,15 +53,20 @@ def publish() -> None:
         tally.clear()
 
 
+@cache
+def _child(histogram: Histogram, surface: str) -> Histogram:
+    return histogram.labels(surface)
+
+
 def count_call(call: Call, outcome: Outcome, duration: float) -> None:
     """Count one ended call. `duration` in seconds."""
     surface = call.place.surface.value if call.place else _NONE
     model = call.chain.model.name if call.chain else _NONE
     backend = outcome.backend or _NONE
     count(CALLS, surface, model, backend, str(outcome.status), outcome.ending.value)
-    DURATION.labels(surface).observe(duration)
+    _child(DURATION, surface).observe(duration)
     if call.stream and call.first_byte is not None:
-        FIRST_BYTE.labels(surface).observe(call.first_byte - call.started)
+        _child(FIRST_BYTE, surface).observe(call.first_byte - call.started)
     if call.refusal is not None:
         count(REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame.value)
     usage = outcome.usage
