@@ -8,7 +8,16 @@ from extproc.metering import estimate
 from extproc.model import Prompt
 from extproc.refusals import INVALID_VALUE, Refused
 
-_BLOCK = Shape({"type": None, "text": None, "input": None, "content": None, "source": None, "thinking": None})
+_BLOCK = Shape(
+    {
+        "type": None,
+        "text": None,
+        "input": None,
+        "content": None,
+        "source": Shape({"type": None, "data": None, "url": None}),
+        "thinking": None,
+    }
+)
 _MESSAGE = Shape({"role": None, "content": Shape(items=_BLOCK)})
 MESSAGES = Shape(
     {

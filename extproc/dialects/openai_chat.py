@@ -7,7 +7,17 @@ from extproc.metering import estimate
 from extproc.model import Edit, Prompt, Span
 from extproc.refusals import INVALID_VALUE, Refused
 
-_PART = Shape({"type": None, "text": None, "image_url": None, "input_audio": None, "file": None, "refusal": None})
+_PART = Shape(
+    {
+        "type": None,
+        "text": None,
+        # The large strings of images, audio and files are watched by name, so that they are leapt over.
+        "image_url": Shape({"url": None}),
+        "input_audio": Shape({"data": None}),
+        "file": Shape({"file_data": None}),
+        "refusal": None,
+    }
+)
 _CALL = Shape({"type": None, "function": Shape({"name": None, "arguments": None})})
 _MESSAGE = Shape(
     {
