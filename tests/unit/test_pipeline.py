@@ -616,7 +616,7 @@ EVENTS = st.sampled_from(_EVENTS)
 _ORDERS: dict[Event, tuple[type, ...]] = {
     Event.REQUEST_HEADERS: (Proceed, Withhold, Route, Reply),
     Event.REQUEST_BODY: (Route, Reply, Pass, Withhold),
-    Event.REQUEST_TRAILERS: (Proceed,),
+    Event.REQUEST_TRAILERS: (Proceed, Withhold),
     Event.RESPONSE_HEADERS: (Relay, Reply),
     Event.RESPONSE_BODY: (Emit,),
     Event.RESPONSE_TRAILERS: (Proceed,),
@@ -645,6 +645,7 @@ async def _any_order(events: list[Told]) -> None:
         assert isinstance(order, _ORDERS[told.event])
         if isinstance(order, Reply):
             assert call.phase is Phase.ANSWERED
+        assert before is not Phase.ANSWERED or isinstance(order, Withhold), "after our answer there is no reply"
         decided |= isinstance(order, Route) or (isinstance(order, Pass) and order.route is not None)
         assert decided or not isinstance(order, Relay | Pass | Emit), "nothing passes before a decision"
     policy.pipeline.end(call)
