@@ -1,88 +1,62 @@
-"""A policy that decides nothing: the floor under the cost of any policy in Python. `python -m loadtest.null_extproc`.
+"""A policy that decides nothing: the floor under the cost of any policy. `python -m loadtest.null_extproc`.
 
-The same gRPC server, event loop and services as a worker, but nothing is parsed and every reply is a constant.
+It is the worker's own server, with its messages parsed and its access log read, but every reply is a constant.
 A call takes the same way through Envoy as with the gateway, in the same messages.
 """
 
 import argparse
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Mapping
 
-import grpc
 import grpc.aio
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from extproc.adapter import codec
+from extproc.adapter.access_log import AccessLog
+from extproc.adapter.external_processor import Stream
+from extproc.adapter.server import Server
 from extproc.call import BodyMode, Leg, Relay, Route
 
 _PATH = "/v1/chat/completions"
+_LARGEST_BODY = 8 * 2**20
 
 
-class Stream(Protocol):
-    """What we use of grpc.aio's servicer context."""
-
-    async def read(self) -> bytes: ...
-    async def write(self, message: bytes) -> None: ...
-
-
-def replies(backend: str) -> dict[int, bytes]:
-    """A reply for every kind of message, by the message's first byte; chat calls go to `backend`.
-
-    The fields of the `request` oneof have lower numbers than all others that Envoy sends, so they come first:
-    the tag of field n is `n << 3 | 2` (Protocol Buffers encoding; ext_proc.proto has the numbers).
-    """
-    route = Route(legs=(Leg(backend, _PATH),))
+def replies(backend: str) -> Mapping[str, bytes]:
+    """A reply for every kind of message; chat calls go to `backend`."""
     return {
-        2 << 3 | 2: codec.PROCEED_REQUEST_HEADERS,
-        3 << 3 | 2: codec.relay(Relay(BodyMode.STREAMED)),
-        4 << 3 | 2: codec.route_after_body(route),
-        5 << 3 | 2: codec.UNCHANGED_RESPONSE_BODY,
+        "request_headers": codec.PROCEED_REQUEST_HEADERS,
+        "request_body": codec.route_after_body(Route(legs=(Leg(backend, _PATH),))),
+        "response_headers": codec.relay(Relay(BodyMode.STREAMED)),
+        "response_body": codec.UNCHANGED_RESPONSE_BODY,
     }
 
 
-def process(constant: dict[int, bytes]) -> Callable[[object, Stream], Coroutine[Any, Any, None]]:
+class Null:
     """The handler of `Process`: a look-up per message. An unknown kind fails the stream."""
 
-    async def answer(_requests: object, stream: Stream) -> None:
+    def __init__(self, backend: str) -> None:
+        self._replies = replies(backend)
+
+    async def process(self, _requests: object, stream: Stream) -> None:
         while (message := await stream.read()) is not grpc.aio.EOF:
-            await stream.write(constant[message[0]])
-
-    return answer
+            await stream.write(self._replies[message.WhichOneof("request") or ""])
 
 
-async def _discard(_requests: object, stream: Stream) -> bytes:
-    """The handler of the access log."""
-    while await stream.read() is not grpc.aio.EOF:
-        pass
-    return b""
+class Nowhere:
+    """The journal of what Envoy tells."""
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Drop it."""
 
 
 async def _serve(socket: str, backend: str) -> None:
-    server = grpc.aio.server(options=[("grpc.max_concurrent_streams", 100_000)])
-    handlers = {
-        "envoy.service.ext_proc.v3.ExternalProcessor": {
-            "Process": grpc.stream_stream_rpc_method_handler(process(replies(backend)))
-        },
-        "envoy.service.accesslog.v3.AccessLogService": {
-            "StreamAccessLogs": grpc.stream_unary_rpc_method_handler(_discard)
-        },
-    }
-    server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(service, methods) for service, methods in handlers.items())
-    )
-    health = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    server.add_insecure_port(f"unix:{socket}")
+    server = Server(socket, Null(backend), AccessLog(Nowhere()), _LARGEST_BODY)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await server.start()
-    await health.set("", health_pb2.HealthCheckResponse.SERVING)
     await stopping.wait()
-    await server.stop(None)
+    await server.stop(0)
 
 
 def main() -> None:

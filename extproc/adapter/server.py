@@ -1,6 +1,7 @@
 """The gRPC server of one worker: three services on one Unix socket and one event loop."""
 
 import asyncio
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -8,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from extproc.adapter.access_log import AccessLog
-from extproc.adapter.external_processor import ExternalProcessor
+from extproc.adapter.external_processor import Stream
 from protos.access_log_pb2 import StreamAccessLogsMessage
 from protos.ext_proc_pb2 import ProcessingRequest
 
@@ -19,10 +20,16 @@ _NOTICE = 1.0
 """Seconds between saying NOT_SERVING and refusing streams; Envoy asks four times in it."""
 
 
+class Processor(Protocol):
+    """Serves one stream of ExternalProcessor."""
+
+    async def process(self, requests: object, stream: Stream, /) -> None: ...
+
+
 class Server:
     """Serves until told to stop; stopping first turns new calls away, then lets live ones end."""
 
-    def __init__(self, socket: str, processor: ExternalProcessor, access_log: AccessLog, largest_body: int) -> None:
+    def __init__(self, socket: str, processor: Processor, access_log: AccessLog, largest_body: int) -> None:
         self._health = HealthServicer()
         self._access_log = access_log
         self._server = grpc.aio.server(
