@@ -120,7 +120,7 @@ def _greet(gateway: Gateway) -> None:
     typer.echo(f"  API key   {key if gateway.keys.quickstart else 'make one: sluice keys create my-app'}")
     typer.echo(f"  metrics   http://{gateway.metrics.address}:{gateway.metrics.port}/metrics\n")
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    typer.echo(f"  curl {base}/chat/completions -H 'Authorization: Bearer {key}' \\")
+    typer.echo(f'  curl {base}/chat/completions -H "Authorization: Bearer {key}" \\')
     typer.echo(f"       -H 'content-type: application/json' -d '{body}'\n")
     typer.echo("Ctrl-C stops it.\n")
     sys.stdout.flush()
