@@ -1,6 +1,8 @@
 """Running a gateway's processes in order, for `up` and `serve`."""
 
 import asyncio
+import fcntl
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -30,9 +32,23 @@ def taken(address: str, port: int) -> bool:
     return False
 
 
+def _claim(state: State) -> None:
+    """Hold the folder until this process ends: a second gateway would rewrite the files of the first."""
+    lock = os.open(state.root / "run" / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StartError(
+            f"Another gateway uses the folder {state.root}. Stop that, or choose another folder: `state_dir` "
+            "in the configuration, or SLUICE__STATE_DIR in the environment."
+        ) from None
+
+
 def prepare(gateway: Gateway, state: State) -> None:
-    """Folders, an empty metrics folder, and the database at its newest schema. Raises StoreUnavailable."""
+    """Folders, an empty metrics folder, and the database at its newest schema. Raises StoreUnavailable, StartError."""
     state.make()
+    _claim(state)
     for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock")):
         stale.unlink(missing_ok=True)
     sql.upgrade(gateway.stores.database)

@@ -1,5 +1,6 @@
 """What whoever runs the gateway sees: health, draining, metrics, a second instance, Ctrl-C, and what is never told."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from tests.dataplane.conftest import SECRETS, standard_settings
 from tests.support.fake import FakeProvider
-from tests.support.gateway import ROOT, RunningGateway, until
+from tests.support.gateway import ROOT, RunningGateway, free_port, until
 
 CANARY = "canary-7f3a91"
 
@@ -89,6 +90,21 @@ def test_a_second_instance_on_a_taken_port_says_so_in_one_sentence(own: RunningG
     assert f"Port {own.port} on 127.0.0.1 is taken" in second.stderr
     assert "SLUICE__LISTENER__PORT" in second.stderr
     assert len(second.stderr.strip().splitlines()) == 1
+    assert chat(own).status_code == 200
+
+
+def test_a_second_instance_on_the_same_folder_is_refused_and_harms_nothing(own: RunningGateway) -> None:
+    environ = {
+        **os.environ,
+        **SECRETS,
+        "SLUICE__LISTENER__PORT": str(free_port()),
+        "SLUICE__METRICS__PORT": str(free_port()),
+    }
+    command = [sys.executable, "-m", "extproc.cli", "up", "--config", str(own.config)]
+    second = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert "Another gateway uses the folder" in second.stderr
+    assert "SLUICE__STATE_DIR" in second.stderr
     assert chat(own).status_code == 200
 
 
