@@ -41,7 +41,7 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure -o requirements-dev.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run
@@ -62,8 +62,9 @@ envoy: $(VENV)/dev.stamp ## render examples/*/gateway.yaml into envoy/
 	@$(BIN)/python -m extproc.dataplane.examples
 
 .PHONY: docs
-docs: $(VENV)/dev.stamp ## write docs/configuration.md from the schema
+docs: $(VENV)/dev.stamp ## write docs/configuration.md and docs/schemas/ from the schemas
 	@$(BIN)/python docs/configuration.py > docs/configuration.md
+	@$(BIN)/python docs/schemas.py docs/schemas
 
 .PHONY: fmt
 fmt: $(VENV)/dev.stamp ## format, and fix what can be fixed
@@ -94,6 +95,7 @@ check-generated: $(VENV)/dev.stamp
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; mkdir "$$fresh/docs"; \
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" protos/*.proto; \
 	$(BIN)/python docs/configuration.py > "$$fresh/docs/configuration.md"; \
+	$(BIN)/python docs/schemas.py "$$fresh/docs/schemas"; \
 	cp -r examples "$$fresh"; $(BIN)/python -m extproc.dataplane.examples "$$fresh"; \
 	for made in $$(cd "$$fresh" && find protos docs envoy -type f); do \
 		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy" >&2; exit 1; }; \
@@ -115,6 +117,10 @@ $(TIERS:%=test-%): test-%: $(VENV)/dev.stamp
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## the gateway beside a null policy and Envoy alone, in one interleaved run
 	@$(BIN)/python -m loadtest.bench
+
+.PHONY: bench-auth
+bench-auth: $(VENV)/dev.stamp ## what knowing the caller costs in time, memory and pauses, and whether its time tells
+	@$(BIN)/python -m loadtest.bench_auth
 
 # ---- clean --------------------------------------------------------------------------------------
 .PHONY: clean

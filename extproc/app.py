@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -13,16 +14,17 @@ from extproc.adapter.external_processor import ExternalProcessor
 from extproc.adapter.server import Server
 from extproc.config import compile as compiled
 from extproc.config.schema import Gateway
-from extproc.keyring import Keyring
 from extproc.pipeline import Pipeline
+from extproc.roster import Roster
 from extproc.stores import sql
-from extproc.stores.ports import Affinity, AffinityStore, StoreUnavailable
+from extproc.stores.ports import Affinity, AffinityStore, DirectoryStore, StoreUnavailable
 from extproc.telemetry import metrics
 from extproc.telemetry.records import RecordWriter
 
 log = logging.getLogger(__name__)
 
 _SETTLE_WAIT = 5.0  # seconds
+SNAPSHOT = "directory.jsonl"  # in state_dir
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
 T = TypeVar("T")
 
@@ -64,10 +66,41 @@ async def _bounded(work: Callable[[], T]) -> T:
         raise StoreUnavailable("the database did not answer in time") from None
 
 
-async def run_worker(gateway: Gateway, socket: str) -> None:
-    """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured."""
+def _on_signal(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop)
+
+
+def _roster(gateway: Gateway, store: DirectoryStore, keeps_snapshot: bool) -> Roster:
+    outage = gateway.identity.store_outage
+    file = gateway.state_dir / SNAPSHOT if outage.snapshot else None
+    return Roster(
+        store,
+        quickstart=gateway.keys.quickstart,
+        serve_for=outage.serve_for.total_seconds() if outage.on_error == "deny" else None,
+        start_from=file,
+        saved=file if keeps_snapshot else None,
+    )
+
+
+def _signing_key(gateway: Gateway) -> bytes | None:
+    """What signs the identity that self-hosted backends get. The supervisor has checked that it is there."""
+    source = gateway.identity.signing_key
+    if source is None:
+        return None
+    if source.file is not None:
+        return source.file.read_bytes().rstrip(b"\r\n")
+    return os.environb[os.fsencode(source.env or "")]
+
+
+async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
+    """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured.
+
+    `first`: of several workers, the one that does what only one need do.
+    """
     stores = sql.open_stores(gateway.stores.database)
-    keyring = Keyring(stores.keys, gateway.keys.quickstart)
+    roster = _roster(gateway, stores.directory, keeps_snapshot=first)
     journal = RecordWriter()
     stopping = asyncio.Event()
     catalogue = compiled.catalogue(gateway)
@@ -75,14 +108,15 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     def not_ready() -> str | None:
         if stopping.is_set():
             return "draining"
-        return None if keyring.loaded else "the keys are not loaded"
+        return None if roster.loaded else "the keys are not known"
 
     pipeline = Pipeline(
         catalogue=lambda: catalogue,
-        find_caller=keyring.find,
+        roster=roster,
         not_ready=not_ready,
         affinity=ThreadedAffinity(stores.affinity),
         journal=journal,
+        signing_key=_signing_key(gateway),
     )
     limits = gateway.limits
     server = Server(
@@ -91,10 +125,8 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
         AccessLog(journal),
         largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
     )
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
-    background = asyncio.gather(keyring.keep_fresh(), _publish(pipeline, journal))
+    _on_signal(stopping.set)
+    background = asyncio.gather(roster.keep_fresh(), _publish(pipeline, journal))
     gc.collect()
     gc.freeze()  # what is loaded now stays: no collection need look at it again
     gc.set_threshold(10_000, 20, 20)  # a call makes hundreds of objects and no cycle: look seldom
@@ -106,6 +138,8 @@ async def run_worker(gateway: Gateway, socket: str) -> None:
     background.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await background
+    with contextlib.suppress(StoreUnavailable):
+        await asyncio.to_thread(roster.write_used)
     await asyncio.to_thread(journal.close)
     metrics.publish()
     stores.close()

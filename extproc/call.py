@@ -145,6 +145,7 @@ class Route:
     length: int | None = None
     at: int = 0
     to: int = 0
+    identity: str | None = None  # for the backends that are told who calls
 
 
 @dataclass(frozen=True, slots=True)

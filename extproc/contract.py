@@ -3,7 +3,11 @@
 # Dynamic metadata that the policy returns and that Envoy's route and cluster filters read.
 ORDER = "sluice.order"  # the chain, in the form of the priority_group cluster specifier
 CHAIN = "sluice.chain"  # {path: {cluster: ":path" there}, model: {cluster: deployed model name}}
-CALL = "sluice.call"  # {cl: content-length, at, to: byte offsets of the model's JSON string content}; all strings
+# {cl: content-length, at, to: byte offsets of the model's JSON string content, identity: a signed token}; all strings
+CALL = "sluice.call"
+
+# Dynamic metadata that Envoy sends to the policy: what its token filter found, under names made of the issuer's.
+TOKENS = "envoy.filters.http.jwt_authn"  # Envoy's own constant
 
 # Filters are matched by name in per-route overrides, upstream ones too: no two may share a name.
 POLICY_FILTER = "sluice.policy"
@@ -12,6 +16,7 @@ EXTPROC_CLUSTER = "extproc"
 SINK_CLUSTER = "sink"
 SINK_STATUS = 421  # no retry rule matches it, and no provider answers it
 
+IDENTITY_HEADER = "x-sluice-identity"  # to backends that are told who calls
 ROUTED_HEADER = "x-sluice-routed"  # a reply clears the route cache only if it also mutates a header
 
 ATTEMPT_LOG = "attempt"
@@ -32,6 +37,24 @@ CREDENTIAL_HEADERS = (
 def cluster_of(backend: str) -> str:
     """Envoy's cluster name for a backend of the configuration."""
     return f"backend_{backend}"
+
+
+def jwks_cluster_of(issuer: str) -> str:
+    """Envoy's cluster name for where an issuer publishes its keys."""
+    return f"jwks_{issuer}"
+
+
+# An issuer's own name has no colon, so these never meet the name of another.
+
+
+def token_header_of(issuer: str) -> str:
+    """Where in TOKENS the header of a verified token stands; its claims stand under the issuer's own name."""
+    return f"{issuer}:header"
+
+
+def token_failure_of(issuer: str) -> str:
+    """Where in TOKENS Envoy says why a token of the issuer was not verified: {code: number, message: text}."""
+    return f"{issuer}:failed"
 
 
 def backend_of(cluster: str) -> str | None:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from extproc.identity.claims import IssuerPolicy
 from extproc.surfaces import Surface
 
 
@@ -27,6 +29,7 @@ class Backend:
     prefix: str = ""
     api_version: str | None = None
     version: str = "/v1"
+    wants_identity: bool = False  # is told who calls, in a signed header
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,69 @@ class PublicModel:
 
     name: str
     groups: tuple[tuple[Target, ...], ...]
+    tiers: frozenset[str] | None = None  # teams of these tiers may use it; None: every caller
+
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Who shares models, limits and a bill. `models` None means every model that is open to its tier."""
+
+    name: str
+    area: str
+    tier: str
+    models: frozenset[str] | None = None
+    networks: tuple[Network, ...] = ()  # from where its members may call; empty: from anywhere
+    tags: Mapping[str, str] = field(default_factory=dict)
+    users: Mapping[str, str] = field(default_factory=dict)  # user to role
+    accounts: frozenset[str] = frozenset()  # names of service accounts
+
+
+class CredentialKind(StrEnum):
+    """What a caller showed."""
+
+    KEY = "key"
+    TOKEN = "token"  # noqa: S105 - a kind, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: made by `stages.identify` only, so that whatever takes one is behind the check.
+
+    `key_id` is the id of the key, or a stable pseudonym of a token's bearer in its team. `lineage` is shared by
+    a key and its successors: who owns the stored state of calls.
+    """
+
+    key_id: str
+    name: str
+    models: frozenset[str] | None = None  # of the key alone; None: all
+    kind: CredentialKind = CredentialKind.KEY
+    issuer: str | None = None  # of a token
+    user: str | None = None
+    service_account: str | None = None
+    team: Team | None = None
+    roles: frozenset[str] = frozenset()
+    environment: str | None = None
+    expires: float | None = None  # Unix time
+    surfaces: frozenset[str] | None = None  # None: all
+    networks: tuple[Network, ...] = ()  # of the key alone; empty: anywhere
+    lineage: str = ""
+
+    @property
+    def owner(self) -> str:
+        return self.lineage or self.key_id
+
+    def may_use(self, model: "PublicModel") -> bool:
+        """Whether the key, the team and the team's tier all allow it."""
+        if self.models is not None and model.name not in self.models:
+            return False
+        team = self.team
+        if model.tiers is not None and (team is None or team.tier not in model.tiers):
+            return False
+        return team is None or team.models is None or model.name in team.models
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +120,12 @@ class Catalogue:
     backends: Mapping[str, Backend]
     defaults: Mapping[Surface, str]
     answer_cap: int  # bytes of a JSON answer that are read whole
+    issuers: Mapping[str, IssuerPolicy] = field(default_factory=dict)  # of tokens
+    accepted: Mapping[Surface, str] = field(default_factory=dict)  # surfaces that take one kind of credential only
 
     def listed(self) -> list[PublicModel]:
         """The models once each, in the order of the configuration, without their aliases."""
         return list({model.name: model for model in self.models.values()}.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls: made by `stages.identify` only, so that whatever takes one is behind the check."""
-
-    key_id: str
-    name: str
-    models: frozenset[str] | None = None  # None: all
-
-    def may_use(self, model: PublicModel) -> bool:
-        return self.models is None or model.name in self.models
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ the adapter fails the stream, which Envoy turns into a 5xx for this call and not
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from extproc import surfaces
@@ -33,7 +34,19 @@ from extproc.contract import SINK_CLUSTER, backend_of
 from extproc.dialects import answers, listing, multipart, registry
 from extproc.dialects.multipart import FormReader
 from extproc.headers import Headers
-from extproc.model import Caller, Catalogue, Chain, CleanPrompt, Ending, Prompt, PublicModel, StateReference
+from extproc.identity import passport
+from extproc.identity.directory import Directory
+from extproc.model import (
+    Caller,
+    Catalogue,
+    Chain,
+    CleanPrompt,
+    CredentialKind,
+    Ending,
+    Prompt,
+    PublicModel,
+    StateReference,
+)
 from extproc.refusals import (
     BAD_REQUEST,
     GATEWAY_ERROR,
@@ -51,7 +64,8 @@ from extproc.refusals import (
     envoys,
 )
 from extproc.stages import budget, cache, forward, guard, route, state, usage
-from extproc.stages.identify import FindCaller, identify
+from extproc.stages.admit import admit
+from extproc.stages.identify import Token, identify
 from extproc.stages.state import Held
 from extproc.stores.ports import StoreUnavailable
 from extproc.surfaces import MULTIPART, Face, Place, Surface
@@ -69,6 +83,16 @@ class Affinity(Protocol):
     async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None: ...
 
 
+class Roster(Protocol):
+    """Everybody who may call."""
+
+    def current(self) -> Directory:
+        """As far as it is known now. Raises StoreUnavailable where that is not enough to decide by."""
+
+    def used(self, key_id: str, now: float) -> None:
+        """Note that a key was used. Never blocks."""
+
+
 class Journal(Protocol):
     """Takes one record per call; never blocks, never raises."""
 
@@ -81,13 +105,15 @@ class Pipeline:
     def __init__(
         self,
         catalogue: Callable[[], Catalogue],
-        find_caller: FindCaller,
+        roster: Roster,
         not_ready: Callable[[], str | None],
         affinity: Affinity,
         journal: Journal,
+        signing_key: bytes | None = None,
     ) -> None:
         self._catalogue = catalogue
-        self._find_caller = find_caller
+        self._roster = roster
+        self._signing_key = signing_key
         self._not_ready = not_ready
         self._affinity = affinity
         self._journal = journal
@@ -101,13 +127,17 @@ class Pipeline:
 
     # ---- request headers: who, what ----------------------------------------------------------------
 
-    async def request_headers(self, call: Call, headers: Headers, end: bool) -> Proceed | Withhold | Route | Reply:
+    async def request_headers(
+        self, call: Call, headers: Headers, end: bool, token: Token = None
+    ) -> Proceed | Withhold | Route | Reply:
         call.note(Event.REQUEST_HEADERS)
         try:
             place = self._place(call, headers)
             if place.surface is Surface.READY:
                 return self._readiness(call)
-            call.caller = identify(headers, self._find_caller)
+            call.caller = self._identified(call, headers, place, token)
+            if place.surface is Surface.ME:
+                return self._reply(call, listing.me(call.caller, _usable(call, call.caller)))
             if place.surface in (Surface.MODELS, Surface.MODEL_ITEM):
                 return self._list_models(call, call.caller, place)
             call.stripped = forward.stripped(headers)
@@ -145,10 +175,18 @@ class Pipeline:
             raise Refused(NOT_READY, "The gateway is not ready.")
         return self._reply(call, b'{"status":"ready"}')
 
+    def _identified(self, call: Call, headers: Headers, place: Place, token: Token) -> Caller:
+        now = time.time()
+        caller = identify(headers, token, self._roster.current(), call.catalogue.issuers, now)
+        call.caller = caller  # one who is refused from here on is known in the record
+        if caller.kind is CredentialKind.KEY:
+            self._roster.used(caller.key_id, now)
+        admit(caller, place, headers.get("x-envoy-external-address"), call.catalogue.accepted)
+        return caller
+
     def _list_models(self, call: Call, caller: Caller, place: Place) -> Reply:
         if place.item is None:
-            listed = [model for model in call.catalogue.listed() if caller.may_use(model)]
-            return self._reply(call, listing.models(listed, call.face))
+            return self._reply(call, listing.models(_usable(call, caller), call.face))
         model = call.catalogue.models.get(place.item)
         if model is None or not caller.may_use(model):
             raise Refused(MODEL_NOT_FOUND, "The model does not exist or this key may not use it.", "model")
@@ -180,7 +218,8 @@ class Pipeline:
         call.pinned = True
         call.chain = route.pinned(model, place, backend or "")
         call.phase = Phase.ROUTED
-        return Route(forward.legs(call.chain, place, call.query, None), call.stripped)
+        legs = forward.legs(call.chain, place, call.query, None)
+        return Route(legs, call.stripped, identity=self._passport(call, caller, call.chain))
 
     # ---- request body: what may leave, where to, at what price -----------------------------------------
 
@@ -213,7 +252,9 @@ class Pipeline:
         budget.reserve(caller, clean, chain, call.request_id)
         self._routed(call, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, chain)
-        return forward.body_route(clean.prompt, chain, place, call.query, call.stripped)
+        sent = forward.body_route(clean.prompt, chain, place, call.query, call.stripped)
+        signed = self._passport(call, caller, chain)
+        return sent if signed is None else replace(sent, identity=signed)
 
     async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         leans_on = clean.prompt.state
@@ -252,7 +293,17 @@ class Pipeline:
         budget.reserve(caller, clean, chain, call.request_id)
         self._routed(call, chain, clean.prompt)
         held, call.pending = call.pending, b""
-        return forward.form_pass(call, chain, place, call.form, held)
+        sent = forward.form_pass(call, chain, place, call.form, held)
+        signed = self._passport(call, caller, chain)
+        return (
+            sent if signed is None or sent.route is None else replace(sent, route=replace(sent.route, identity=signed))
+        )
+
+    def _passport(self, call: Call, caller: Caller, chain: Chain) -> str | None:
+        """The caller's signed identity, where a backend of the chain wants it; Envoy gives it to no other."""
+        if self._signing_key is None or not any(target.backend.wants_identity for target in chain.targets):
+            return None
+        return passport.sign(caller, call.request_id, time.time(), self._signing_key)
 
     # ---- response: what came, what it used ------------------------------------------------------------
 
@@ -320,7 +371,7 @@ class Pipeline:
         if call.caller is None or call.chain is None or call.backend is None:
             return
         try:
-            await self._affinity.remember(made, call.backend, call.chain.model.name, call.caller.key_id)
+            await self._affinity.remember(made, call.backend, call.chain.model.name, call.caller.owner)
         except StoreUnavailable:
             metrics.count(metrics.AFFINITY_LOST)
 
@@ -365,6 +416,10 @@ def _length(headers: Headers) -> int | None:
     """The content-length, where there is one that can be true."""
     text = headers.get("content-length") or ""
     return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
+def _usable(call: Call, caller: Caller) -> list[PublicModel]:
+    return [model for model in call.catalogue.listed() if caller.may_use(model)]
 
 
 def _stands_in(model: PublicModel, backend: str | None) -> bool:

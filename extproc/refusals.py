@@ -35,6 +35,12 @@ METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, Blame.CLIENT)
 MISSING_KEY = Kind("missing_api_key", 401, Blame.CLIENT)
 INVALID_KEY = Kind("invalid_api_key", 401, Blame.CLIENT)
 AMBIGUOUS_KEY = Kind("ambiguous_credentials", 400, Blame.CLIENT)
+INVALID_TOKEN = Kind("invalid_token", 401, Blame.CLIENT)
+NO_TEAM = Kind("no_team", 403, Blame.CLIENT)
+AMBIGUOUS_TEAM = Kind("ambiguous_team", 400, Blame.CLIENT)
+PERMISSION_DENIED = Kind("permission_denied", 403, Blame.CLIENT)
+IP_NOT_ALLOWED = Kind("ip_not_allowed", 403, Blame.CLIENT)
+STOPPED = Kind("stopped", 403, Blame.CLIENT)
 UNSUPPORTED_MEDIA = Kind("unsupported_media_type", 415, Blame.CLIENT)
 TOO_LARGE = Kind("request_too_large", 413, Blame.CLIENT)
 INVALID_JSON = Kind("invalid_json", 400, Blame.CLIENT)
@@ -54,6 +60,7 @@ STATEFUL_BACKEND_UNAVAILABLE = Kind("stateful_backend_unavailable", 503, Blame.U
 # gateway
 NOT_READY = Kind("not_ready", 503, Blame.GATEWAY, retry=True)
 STORE_UNAVAILABLE = Kind("store_unavailable", 503, Blame.GATEWAY, retry=True)
+ISSUER_UNAVAILABLE = Kind("issuer_unavailable", 503, Blame.GATEWAY, retry=True)
 GATEWAY_ERROR = Kind("gateway_error", 500, Blame.GATEWAY)
 
 
@@ -144,6 +151,8 @@ def encode(refusal: Refusal, face: Face, request_id: str) -> tuple[bytes, list[t
 
 _NO_CREDENTIAL = "failed_to_inject_credential"  # Envoy's word for a backend whose secret is missing: our fault
 
+_ADDRESS_REFUSED = "rbac_access_denied"  # by listener.allowed_ips
+
 _BY_STATUS = {
     408: Refusal(REQUEST_TIMEOUT, "The request did not arrive in time."),
     413: Refusal(TOO_LARGE, "The request body is larger than the gateway takes."),
@@ -164,6 +173,8 @@ def envoys(status: int, details: str, pinned: bool) -> Refusal:
 
     `pinned`: only one backend could serve the call. 502 is a backend that does not speak HTTP.
     """
+    if details.startswith(_ADDRESS_REFUSED):
+        return Refusal(IP_NOT_ALLOWED, "Calls from your network address are not allowed.")
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status in (502, 503) and details != _NO_CREDENTIAL:

@@ -24,7 +24,22 @@ class Surface(StrEnum):
     RERANK = "rerank"
     MESSAGES = "messages"
     COUNT_TOKENS = "count_tokens"
+    ME = "me"
     READY = "ready"
+
+    @property
+    def key(self) -> str:
+        """The name by which settings and keys allow it: what belongs together has one."""
+        return _BELONGS_TO.get(self, self).value
+
+
+_BELONGS_TO = {
+    Surface.RESPONSE_ITEM: Surface.RESPONSES,
+    Surface.MODEL_ITEM: Surface.MODELS,
+    Surface.COUNT_TOKENS: Surface.MESSAGES,
+}
+ALLOWABLE = tuple(surface.value for surface in Surface if surface not in _BELONGS_TO and surface is not Surface.READY)
+"""The names of surfaces in settings, team files and keys."""
 
 
 class Face(StrEnum):
@@ -89,6 +104,7 @@ def _exact_paths() -> dict[str, Place]:
         places[f"{base}/messages"] = Place(Surface.MESSAGES, Face.ANTHROPIC)
         places[f"{base}/messages/count_tokens"] = Place(Surface.COUNT_TOKENS, Face.ANTHROPIC)
     places["/anthropic/v1/models"] = Place(Surface.MODELS, Face.ANTHROPIC, ("GET",))
+    places["/v1/me"] = Place(Surface.ME, Face.OPENAI, ("GET",))
     places["/readyz"] = Place(Surface.READY, Face.OPENAI, ("GET", "HEAD"))
     return places
 

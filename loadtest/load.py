@@ -13,7 +13,7 @@ from typing import cast
 import orjson
 import uvloop
 
-from extproc.keys import QUICKSTART_KEY
+from extproc.identity.keys import QUICKSTART_KEY
 
 MODEL = "bench-model"
 EVENTS_WITH_TEXT = 28  # with the opening and the closing event and [DONE], a stream of about 30 events

@@ -10,6 +10,7 @@ SLUICE_URL (http://127.0.0.1:8080) and SLUICE_KEY (the quickstart key) say whom 
 # ruff: noqa: T201 - a demonstration prints
 import io
 import os
+import sys
 import wave
 
 import anthropic
@@ -102,6 +103,13 @@ def models(client: openai.OpenAI) -> None:
 
 
 def main() -> None:
+    try:
+        show_all()
+    except (openai.APIConnectionError, anthropic.APIConnectionError):
+        sys.exit(f"Nothing answers at {URL}. Start the gateway first: make run")
+
+
+def show_all() -> None:
     with openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY) as client:
         for show in (models, chat, stream, tools, embeddings, responses, transcription):
             print(f"\n--- {show.__name__}")

@@ -126,12 +126,15 @@ def _around_length(digits: int) -> tuple[bytes, bytes]:
 
 
 def _facts(route: Route) -> bytes:
+    """What this call alone has; of most calls that is the length."""
+    facts = {} if route.length is None else {"cl": str(route.length)}
     if any(leg.model for leg in route.legs):
-        place = {"at": str(route.at), "to": str(route.to)}
-        return _call_metadata(place if route.length is None else {"cl": str(route.length), **place})
-    if route.length is None:
-        return b""
-    length = b"%d" % route.length
+        facts |= {"at": str(route.at), "to": str(route.to)}
+    if route.identity is not None:
+        facts["identity"] = route.identity
+    if facts.keys() != {"cl"}:
+        return _call_metadata(facts) if facts else b""
+    length = facts["cl"].encode()
     before, behind = _around_length(len(length))
     return before + length + behind
 

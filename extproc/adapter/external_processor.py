@@ -10,7 +10,7 @@ from typing import Protocol
 
 import grpc
 
-from extproc.adapter import codec
+from extproc.adapter import codec, tokens
 from extproc.call import (
     Call,
     Event,
@@ -76,7 +76,7 @@ class ExternalProcessor:
     async def _answer(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
         kind = request.WhichOneof("request")
         if kind == "request_headers":
-            return await self._request_headers(call, request.request_headers)
+            return await self._request_headers(call, request)
         if kind == "request_body":
             return await self._request_body(call, request.request_body)
         if kind == "response_headers":
@@ -89,8 +89,9 @@ class ExternalProcessor:
             return (codec.PROCEED_RESPONSE_TRAILERS,)
         raise ProtocolViolation("a message of no known kind")
 
-    async def _request_headers(self, call: Call, message: HttpHeaders) -> tuple[bytes, ...]:
-        order = await self._pipeline.request_headers(call, _headers(message), message.end_of_stream)
+    async def _request_headers(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
+        message, token = request.request_headers, tokens.read(request.metadata_context)
+        order = await self._pipeline.request_headers(call, _headers(message), message.end_of_stream, token)
         match order:
             case Proceed():
                 return (codec.PROCEED_REQUEST_HEADERS,)

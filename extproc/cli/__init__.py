@@ -1,16 +1,18 @@
 """The command line `sluice`: one module per verb.
 
 Data goes to standard output, messages to standard error. Exit codes: 0 done, 1 refused or failed with a
-sentence that says what to do, 2 wrong usage.
+sentence that says what to do, 2 wrong usage, 3 `plan --exit-code` found something to do.
 """
+
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from extproc.cli import check, keys, render, serve, up
+from extproc.cli import apply, check, emergency, keys, plan, render, serve, teams, up
 
 app = typer.Typer(
     name="sluice",
-    help="A self-hosted AI gateway: Envoy moves the bytes, Python decides.",
     epilog="Start here: sluice up --config examples/quickstart/gateway.yaml",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -20,7 +22,26 @@ app.command("up")(up.up)
 app.command("serve")(serve.serve)
 app.command("render")(render.render)
 app.command("check")(check.check)
+app.command("plan")(plan.plan)
+app.command("apply")(apply.apply)
+app.add_typer(teams.app, name="teams")
 app.add_typer(keys.app, name="keys")
+app.add_typer(emergency.app, name="emergency")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sluice {version('sluice-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """A self-hosted AI gateway: Envoy moves the bytes, Python decides."""
 
 
 def main() -> None:

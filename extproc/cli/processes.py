@@ -58,7 +58,7 @@ def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
     return [
         Program(
             f"worker-{number}",
-            python("extproc.worker", str(state.worker_socket(number))),
+            python("extproc.worker", str(state.worker_socket(number)), str(number)),
             stdin=gateway.model_dump_json().encode(),
             environ=environ,
             inherits=as_json,
@@ -72,6 +72,12 @@ def credential_variables(gateway: Gateway) -> frozenset[str]:
     """The variables that hold providers' secrets: only what writes Envoy's secret files may have them."""
     credentials = [backend.credential for backend in gateway.backends.values()]
     return frozenset(credential.env for credential in credentials if credential is not None and credential.env)
+
+
+def signing_variable(gateway: Gateway) -> frozenset[str]:
+    """The variable that signs identities: for the workers alone."""
+    source = gateway.identity.signing_key
+    return frozenset({source.env}) if source is not None and source.env else frozenset()
 
 
 def envoy(state: State, withheld: frozenset[str] = frozenset()) -> Program:

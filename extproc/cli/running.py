@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -14,7 +15,10 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from extproc.cli.processes import State, workers
 from extproc.config.schema import Gateway
 from extproc.stores import sql
+from extproc.stores.ports import StoreUnavailable
 from extproc.supervisor import Child, Line, wait_until
+
+log = logging.getLogger(__name__)
 
 _START_PATIENCE = 30.0  # seconds
 _STOP_MARGIN = 5.0
@@ -51,7 +55,12 @@ def prepare(gateway: Gateway, state: State) -> None:
     _claim(state)
     for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock")):
         stale.unlink(missing_ok=True)
-    sql.upgrade(gateway.stores.database)
+    try:
+        sql.upgrade(gateway.stores.database)
+    except StoreUnavailable as error:
+        if not gateway.identity.store_outage.snapshot:
+            raise
+        log.warning("%s; starting from the snapshot, if there is one", error)
 
 
 def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:

@@ -5,16 +5,17 @@ import logging
 import os
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from extproc import keys
 from extproc.cli import processes, running
 from extproc.cli.console import Console
 from extproc.cli.envoy_admin import drain_envoy, envoy_is_ready
-from extproc.cli.settings import ConfigOption, configuration, fail, safety_problems
+from extproc.cli.settings import ConfigOption, config_path, configuration, fail, safety_problems
 from extproc.config.schema import Gateway
+from extproc.identity import keys
 from extproc.stores.ports import StoreUnavailable
 from extproc.supervisor import Child, wait_until
 
@@ -40,7 +41,7 @@ def up(
     _refuse_taken_ports(gateway)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        asyncio.run(_up(gateway, as_json))
+        asyncio.run(_up(gateway, config_path(config), as_json))
     except (StoreUnavailable, running.StartError) as error:
         fail(str(error))
 
@@ -52,16 +53,17 @@ def _refuse_taken_ports(gateway: Gateway) -> None:
     ]
     if gateway.fake_backend is not None:
         wanted.append(("fake_backend.port", "127.0.0.1", gateway.fake_backend.port))
-    for name, address, port in wanted:
-        if running.taken(address, port):
-            setting = "SLUICE__" + name.upper().replace(".", "__")
-            fail(
-                f"Port {port} on {address} is taken, maybe by another gateway. Stop that, "
-                f"or choose another port: `{name}` in the configuration, or {setting} in the environment."
-            )
+    taken = [
+        f"Port {port} on {address} is taken, maybe by another gateway. Stop that, or choose another port: "
+        f"`{name}` in the configuration, or SLUICE__{name.upper().replace('.', '__')} in the environment."
+        for name, address, port in wanted
+        if running.taken(address, port)
+    ]
+    if taken:
+        fail("\n".join(taken))
 
 
-async def _up(gateway: Gateway, as_json: bool) -> None:
+async def _up(gateway: Gateway, config: Path | None, as_json: bool) -> None:
     state = processes.state_of(gateway)
     running.prepare(gateway, state)
     await _render(gateway, state)
@@ -76,15 +78,20 @@ async def _up(gateway: Gateway, as_json: bool) -> None:
             others.append(fake)
         workers = await running.start_workers(gateway, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers)
-        envoy = Child(processes.envoy(state, processes.credential_variables(gateway)), console.line)
+        withheld = processes.credential_variables(gateway) | processes.signing_variable(gateway)
+        envoy = Child(processes.envoy(state, withheld), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)
         if not await wait_until(lambda: envoy_is_ready(state.admin_socket), others, _START_PATIENCE):
             raise running.StartError("The gateway did not come up; the lines above say why.")
         if not as_json:
-            _greet(gateway)
+            _greet(gateway, config)
         await _first(stopping, others)
+        if stopping.is_set() and not as_json:
+            typer.echo("Stopping: live calls may end.")
         await drain_envoy(state.admin_socket, gateway.timeouts.drain.total_seconds())
+    if stopping.is_set() and not as_json:
+        typer.echo("Sluice has stopped.")
     if not stopping.is_set():
         raise running.StartError("A process ended by itself; the lines above say why.")
 
@@ -110,14 +117,15 @@ async def _first(stopping: asyncio.Event, children: list[Child]) -> None:
         wait.cancel()
 
 
-def _greet(gateway: Gateway) -> None:
+def _greet(gateway: Gateway, config: Path | None) -> None:
     scheme = "https" if gateway.listener.tls else "http"
     base = f"{scheme}://{gateway.listener.address}:{gateway.listener.port}/v1"
     key = keys.QUICKSTART_KEY if gateway.keys.quickstart else "$SLUICE_KEY"
     model = next(iter(gateway.models))
     typer.secho("\nSluice is ready.", bold=True)
     typer.echo(f"  base URL  {base}")
-    typer.echo(f"  API key   {key if gateway.keys.quickstart else 'make one: sluice keys create my-app'}")
+    create = "make one: sluice keys create my-app" + (f" --config {config}" if config else "")
+    typer.echo(f"  API key   {key if gateway.keys.quickstart else create}")
     typer.echo(f"  metrics   http://{gateway.metrics.address}:{gateway.metrics.port}/metrics\n")
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     typer.echo(f'  curl {base}/chat/completions -H "Authorization: Bearer {key}" \\')

@@ -1,82 +1,26 @@
 """The configuration tree, exactly as a user writes it. Strict: an unknown key is an error.
 
 A field enters this schema together with the code that carries it out; until then it is refused,
-never silently ignored. Durations are seconds when written as a number, or text such as `30s`, `10m`.
-Sizes are bytes when written as a number, or text such as `8MiB`.
+never silently ignored.
 """
 
 import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ByteSize, Field, model_validator
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            raise ValueError("write a duration as a number of seconds, or like 500ms, 30s, 10m, 1h")
-        return timedelta(seconds=float(found[1]) * _UNIT[found[2]])
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return timedelta(seconds=value)
-    return value
-
+from extproc.config.fields import Credential, Duration, ModelName, Name, Port, Size, Strict, has_port
+from extproc.config.identity import Area, Identity
+from extproc.config.listener import Listener
 
 _URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
-
-
-def _has_port(parts: SplitResult) -> bool:
-    """Whether the port, where there is one, is a number that a port can be."""
-    try:
-        return parts.port != 0
-    except ValueError:
-        return False
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
-    Field(gt=timedelta(0)),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_DURATION.pattern}$"}]}),
-]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-"""Names of our own things (backends): they become Envoy cluster names and metric labels."""
-ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
-"""Names of models stand in JSON and in paths as they are, so they hold nothing that would need escaping."""
-Port = Annotated[int, Field(ge=1, le=65535)]
-
 Dialect = Literal["openai", "azure-openai", "anthropic"]
 DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_timedelta="float")
-
-
-class Tls(Strict):
-    """Certificate files of the listener; Envoy picks up a replaced file without a restart."""
-
-    certificate: Path = Field(description="PEM file with the certificate chain")
-    private_key: Path = Field(description="PEM file with the private key")
-
-
-class Listener(Strict):
-    """Where clients connect."""
-
-    address: str = Field(default="127.0.0.1", description="IP address to listen on")
-    port: Port = Field(default=8080, description="TCP port")
-    tls: Tls | None = Field(default=None, description="serve HTTPS with these files")
-    trusted_proxies: int = Field(
-        default=0, ge=0, le=8, description="how many proxies in front of the gateway to trust in x-forwarded-for"
-    )
 
 
 class Metrics(Strict):
@@ -89,11 +33,11 @@ class Metrics(Strict):
 class Limits(Strict):
     """Sizes above which a call is refused (413) or no longer held in memory."""
 
-    json_request: ByteSize = Field(default=ByteSize(8 * 2**20), ge=1024, le=64 * 2**20, description="largest JSON body")
-    multipart_request: ByteSize = Field(
+    json_request: Size = Field(default=ByteSize(8 * 2**20), ge=1024, le=64 * 2**20, description="largest JSON body")
+    multipart_request: Size = Field(
         default=ByteSize(32 * 2**20), ge=1024, le=512 * 2**20, description="largest multipart body (audio, images)"
     )
-    json_answer: ByteSize = Field(
+    json_answer: Size = Field(
         default=ByteSize(8 * 2**20), ge=1024, le=64 * 2**20, description="largest JSON answer that is read whole"
     )
 
@@ -118,19 +62,6 @@ class Stores(Strict):
     )
 
 
-class Credential(Strict):
-    """Where a backend's secret comes from: exactly one source. Never the secret itself."""
-
-    file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
-    env: str | None = Field(default=None, description="environment variable that holds the secret")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.file is None) == (self.env is None):
-            raise ValueError("give exactly one of `file` and `env`")
-        return self
-
-
 class Backend(Strict):
     """One provider endpoint: it becomes one Envoy cluster."""
 
@@ -142,11 +73,15 @@ class Backend(Strict):
         description="azure-openai only: use the legacy deployment paths with this api-version",
     )
     credential: Credential | None = Field(default=None, description="absent: no credential is sent")
+    identity_header: bool = Field(
+        default=False,
+        description="send x-sluice-identity, a signed token that names the caller: for self-hosted backends only",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
+        if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
             raise ValueError("url must look like https://host[:port][/prefix]")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise ValueError("url must have no query, fragment or user; secrets belong into `credential`")
@@ -171,6 +106,9 @@ class Model(Strict):
     aliases: tuple[ModelName, ...] = Field(default=(), description="other names callers may use")
     targets: tuple[tuple[Target, ...], ...] = Field(
         min_length=1, description="groups in order of preference; weights share the calls inside a group"
+    )
+    tiers: tuple[Name, ...] | None = Field(
+        default=None, description="only teams of these tiers may use it, however they ask for it; absent: every caller"
     )
 
 
@@ -199,6 +137,11 @@ class Gateway(Strict):
     timeouts: Timeouts = Field(default=Timeouts(), description="time caps")
     stores: Stores = Field(default=Stores(), description="where state lives")
     keys: Keys = Field(default=Keys(), description="keys that need no database")
+    identity: Identity = Field(default=Identity(), description="tokens, and what holds when a store is down")
+    teams: Path = Field(default=Path("teams"), description="folder of the team files, for `sluice plan` and `apply`")
+    areas: dict[Name, Area] = Field(
+        default_factory=dict, description="areas that team files may name; empty: any name will do"
+    )
     fake_backend: FakeBackend | None = Field(default=None, description="start the fake provider too")
     backends: dict[Name, Backend] = Field(min_length=1, description="provider endpoints by name")
     models: dict[ModelName, Model] = Field(min_length=1, description="models by public name")
@@ -208,10 +151,20 @@ class Gateway(Strict):
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
-        problems = [*self._name_problems(), *self._target_problems()]
+        problems = [*self._name_problems(), *self._target_problems(), *self._identity_problems()]
         if problems:
             raise ValueError("\n".join(problems))  # one problem a line, each begins with its field: see the loader
         return self
+
+    def _identity_problems(self) -> Iterator[str]:
+        seen: dict[str, str] = {}
+        for name, issuer in self.identity.issuers.items():
+            if issuer.issuer in seen:  # Envoy finds one provider by the token's issuer
+                yield f"identity.issuers.{name}.issuer: is that of identity.issuers.{seen[issuer.issuer]} already"
+            seen[issuer.issuer] = name
+        for name, backend in self.backends.items():
+            if backend.identity_header and self.identity.signing_key is None:
+                yield f"backends.{name}.identity_header: needs `identity.signing_key`"
 
     def _name_problems(self) -> Iterator[str]:
         public: dict[str, str] = {}

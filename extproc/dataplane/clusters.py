@@ -59,7 +59,7 @@ from extproc import contract
 from extproc.config.schema import Backend, Gateway
 
 from .layout import Layout
-from .upstream import backend_filters
+from .upstream import backend_filters, paced
 
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -99,11 +99,16 @@ class Origin:
 
 
 def all_clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
-    """All of them, backends in the order of the configuration."""
+    """All of them, backends and issuers in the order of the configuration."""
     backends = [
         backend_cluster(name, backend, gateway.timeouts.connect, layout) for name, backend in gateway.backends.items()
     ]
-    return [workers_cluster(layout), sink_cluster(), *backends]
+    issuers = [
+        jwks_cluster(name, issuer.jwks_url, gateway.timeouts.connect)
+        for name, issuer in gateway.identity.issuers.items()
+        if issuer.jwks_url
+    ]
+    return [workers_cluster(layout), sink_cluster(), *backends, *issuers]
 
 
 def backend_cluster(name: str, backend: Backend, connect_timeout: timedelta, layout: Layout) -> Cluster:
@@ -130,6 +135,29 @@ def backend_cluster(name: str, backend: Backend, connect_timeout: timedelta, lay
                 common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
                 explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
                 http_filters=backend_filters(name, backend, layout),
+            )
+        ),
+    )
+
+
+def jwks_cluster(issuer: str, url: str, connect_timeout: timedelta) -> Cluster:
+    """Where the issuer publishes its keys: one fetch at a time, for many calls may ask for one."""
+    origin = Origin.of(url)
+    name = contract.jwks_cluster_of(issuer)
+    one = CircuitBreakersThresholds(max_requests=1, max_pending_requests=1)
+    return Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STATIC if origin.is_ip else ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
+        load_assignment=_endpoints(name, Endpoint(address=_socket(origin), hostname=origin.authority)),
+        connect_timeout=connect_timeout,
+        circuit_breakers=CircuitBreakers(thresholds=[one]),
+        transport_socket=_tls(origin) if origin.tls else None,
+        typed_extension_protocol_options=_options(
+            UpstreamOptions(
+                common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
+                explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
+                http_filters=paced(),
             )
         ),
     )

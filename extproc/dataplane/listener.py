@@ -18,6 +18,7 @@ from envoy_data_plane.envoy.config.listener.v3 import (
     ListenerInternalListenerConfig,
 )
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -36,16 +37,17 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
+from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
 
-from . import policy
+from . import edge, policy, tokens
 from .extensions import BodySizeLimit, http_filter
 from .files import watched
 from .headers import remove_prefix
 from .layout import Layout
 from .replies import local_replies
-from .routes import JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes
-from .secrets import TLS_SECRET, secret_file
+from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes
+from .secrets import CLIENTS_SECRET, TLS_SECRET, secret_file
 
 # A buffered answer may grow by a chunk beyond the cap before Envoy looks at the limit.
 _ANSWER_MARGIN = 2**20
@@ -66,12 +68,17 @@ def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
 
 def http_filters(gateway: Gateway) -> list[HttpFilter]:
     """The way of a request, top to bottom. An answer passes the same filters upwards."""
+    issuers = gateway.identity.issuers
     return [
         http_filter("sluice.client_headers", HeaderMutation(mutations=_client_headers())),
+        *_doors(gateway),
         http_filter(JSON_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.json_request)),
         http_filter(MULTIPART_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.multipart_request)),
+        *([http_filter("sluice.tokens", tokens.verifier(issuers))] if issuers else []),
         # A reply to broken HTTP has no route; the policy would hold it until the connection is closed.
-        http_filter(contract.POLICY_FILTER, policy.processor(gateway.timeouts.policy), by_route=True),
+        http_filter(
+            contract.POLICY_FILTER, policy.processor(gateway.timeouts.policy, tokens=bool(issuers)), by_route=True
+        ),
         http_filter(
             _ROUTER,
             Router(
@@ -80,6 +87,15 @@ def http_filters(gateway: Gateway) -> list[HttpFilter]:
             ),
         ),
     ]
+
+
+def _doors(gateway: Gateway) -> list[HttpFilter]:
+    """CORS first: a page must be able to read a refusal, too."""
+    listen = gateway.listener
+    doors = [http_filter(CORS, Cors())] if listen.cors else []
+    if listen.allowed_ips:
+        doors.append(http_filter("sluice.addresses", edge.addresses(listen.allowed_ips)))
+    return doors
 
 
 def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionManager) -> Listener:
@@ -92,7 +108,7 @@ def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionMa
         filter_chains=[
             FilterChain(
                 filters=[_hcm(manager)],
-                transport_socket=_tls(layout) if listen.tls else None,
+                transport_socket=_tls(listen.tls, layout) if listen.tls else None,
             )
         ],
     )
@@ -106,7 +122,7 @@ def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> H
         rds=routing if isinstance(routing, Rds) else None,
         route_config=routing if isinstance(routing, RouteConfiguration) else None,
         http_filters=http_filters(gateway),
-        local_reply_config=local_replies(),
+        local_reply_config=local_replies(gateway.listener.cors),
         access_log=[policy.access_log(contract.LISTENER_LOG)],
         # who calls
         use_remote_address=True,
@@ -160,13 +176,21 @@ def _hcm(manager: HttpConnectionManager) -> Filter:
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
 
 
-def _tls(layout: Layout) -> TransportSocket:
-    certificate = SdsSecretConfig(name=TLS_SECRET, sds_config=watched(layout.secrets_dir, secret_file(TLS_SECRET)))
+def _tls(tls: Tls, layout: Layout) -> TransportSocket:
+    """What a client's certificate says is told to nobody: it opens the connection and no more."""
+    common = CommonTlsContext(
+        tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
+        tls_certificate_sds_secret_configs=[_secret(TLS_SECRET, layout)],
+        alpn_protocols=["h2", "http/1.1"],
+    )
+    clients = tls.client_certificates
+    if clients:
+        common.validation_context_sds_secret_config = _secret(CLIENTS_SECRET, layout)
     context = DownstreamTlsContext(
-        common_tls_context=CommonTlsContext(
-            tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
-            tls_certificate_sds_secret_configs=[certificate],
-            alpn_protocols=["h2", "http/1.1"],
-        )
+        common_tls_context=common, require_client_certificate=bool(clients and clients.required)
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+
+
+def _secret(name: str, layout: Layout) -> SdsSecretConfig:
+    return SdsSecretConfig(name=name, sds_config=watched(layout.secrets_dir, secret_file(name)))

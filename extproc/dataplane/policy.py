@@ -36,8 +36,11 @@ _BODY = ProcessingModeBodySendMode
 _MOVE_ON = "unavailable,connect-failure,reset,reset-before-request,refused-stream"
 
 
-def processor(timeout: timedelta) -> ExternalProcessor:
-    """The policy filter. Bodies are off here; each route says what it sends."""
+def processor(timeout: timedelta, tokens: bool) -> ExternalProcessor:
+    """The policy filter. Bodies are off here; each route says what it sends.
+
+    `tokens`: what the token filter found goes with every message; Envoy cannot send it with the first one only.
+    """
     service = GrpcService(
         envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=contract.EXTPROC_CLUSTER),
         retry_policy=RetryPolicy(num_retries=2, retry_on=_MOVE_ON, retry_back_off=_SHORT_PAUSE),
@@ -56,9 +59,8 @@ def processor(timeout: timedelta) -> ExternalProcessor:
             "request.id",
         ],
         metadata_options=MetadataOptions(
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(
-                untyped=[contract.ORDER, contract.CHAIN, contract.CALL]
-            )
+            forwarding_namespaces=_namespaces(contract.TOKENS) if tokens else None,
+            receiving_namespaces=_namespaces(contract.ORDER, contract.CHAIN, contract.CALL),
         ),
         # The policy sets x-envoy-max-retries and the timeouts of a call.
         mutation_rules=HeaderMutationRules(allow_envoy=True),
@@ -92,6 +94,10 @@ def access_log(name: str, response_headers: tuple[str, ...] = ()) -> AccessLog:
 
 
 _SHORT_PAUSE = BackoffStrategy(base_interval=timedelta(milliseconds=5), max_interval=timedelta(milliseconds=20))
+
+
+def _namespaces(*names: str) -> MetadataOptionsMetadataNamespaces:
+    return MetadataOptionsMetadataNamespaces(untyped=list(names))
 
 
 def _modes(request: ProcessingModeBodySendMode, response: ProcessingModeBodySendMode) -> ProcessingMode:

@@ -3,14 +3,20 @@
 The first mapper that matches wins. No text of Envoy's own gets out: its details name sockets and exceptions.
 """
 
+from dataclasses import replace
+from typing import cast
+
 from envoy_data_plane.envoy.config.accesslog.v3 import (
     AccessLogFilter,
+    AndFilter,
     ComparisonFilter,
     ComparisonFilterOp,
     ExtensionFilter,
+    HeaderFilter,
     StatusCodeFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
@@ -18,27 +24,48 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Any, Struct
 
+from extproc.config.listener import Cors
+
+from .edge import EXPOSED, allowed_origins
 from .headers import overwriting
 
 _CLIENT_ERROR = "invalid_request_error"
 _GATEWAY_ERROR = "api_error"
 
 
-def local_replies() -> LocalReplyConfig:
-    """The mappers, most particular first."""
-    return LocalReplyConfig(
-        mappers=[
-            ResponseMapper(filter=_details(".startsWith('sluice_')")),  # the policy's refusals stay as they are
-            _upgrade_refused(),
-            _no_credential(),
-            _reply(_status(408), _CLIENT_ERROR, "request_timeout", "The request did not arrive in time."),
-            _reply(_status(413), _CLIENT_ERROR, "request_too_large", "The request body is too large."),
-            _reply(_status(431), _CLIENT_ERROR, "headers_too_large", "The request headers are too large."),
-            _policy_failed(),
-            _reply(_from(500), _GATEWAY_ERROR, "gateway_error", "The gateway could not complete the call."),
-            _reply(_from(400), _CLIENT_ERROR, "bad_request", "This is not a valid request to the gateway."),
-        ]
-    )
+def local_replies(cors: Cors | None) -> LocalReplyConfig:
+    """The mappers, most particular first; for pages that may call, each with what lets them read the reply."""
+    mappers = _mappers()
+    if cors is None:
+        return LocalReplyConfig(mappers=mappers)
+    return LocalReplyConfig(mappers=[one for mapper in mappers for one in (_readable(mapper, cors), mapper)])
+
+
+def _mappers() -> list[ResponseMapper]:
+    return [
+        ResponseMapper(filter=_details(".startsWith('sluice_')")),  # the policy's refusals stay as they are
+        _upgrade_refused(),
+        _address_refused(),
+        _no_credential(),
+        _reply(_status(408), _CLIENT_ERROR, "request_timeout", "The request did not arrive in time."),
+        _reply(_status(413), _CLIENT_ERROR, "request_too_large", "The request body is too large."),
+        _reply(_status(431), _CLIENT_ERROR, "headers_too_large", "The request headers are too large."),
+        _policy_failed(),
+        _reply(_from(500), _GATEWAY_ERROR, "gateway_error", "The gateway could not complete the call."),
+        _reply(_from(400), _CLIENT_ERROR, "bad_request", "This is not a valid request to the gateway."),
+    ]
+
+
+def _readable(mapper: ResponseMapper, cors: Cors) -> ResponseMapper:
+    """The same for a page that may call. A reply in the place of an answer goes past the CORS filter (Envoy 1.40)."""
+    origin = HeaderMatcher(name="origin", string_match=allowed_origins(cors))
+    page = AccessLogFilter(header_filter=HeaderFilter(header=origin))
+    told = [
+        overwriting("access-control-allow-origin", "%REQ(origin)%"),
+        overwriting("access-control-expose-headers", EXPOSED),
+    ]
+    both = AndFilter(filters=[page, cast(AccessLogFilter, mapper.filter)])
+    return replace(mapper, filter=AccessLogFilter(and_filter=both), headers_to_add=[*mapper.headers_to_add, *told])
 
 
 def error(kind: str, code: str, message: str) -> dict[str, object]:
@@ -59,6 +86,11 @@ def _upgrade_refused() -> ResponseMapper:
     mapper = _reply(_details(" == 'upgrade_failed'"), _CLIENT_ERROR, "websocket_not_served", text)
     mapper.status_code = 426
     return mapper
+
+
+def _address_refused() -> ResponseMapper:
+    text = "Calls from your network address are not allowed."
+    return _reply(_details(".startsWith('rbac_access_denied')"), _CLIENT_ERROR, "ip_not_allowed", text)
 
 
 def _no_credential() -> ResponseMapper:

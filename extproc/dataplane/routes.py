@@ -7,6 +7,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     ClusterSpecifierPlugin,
     DirectResponseAction,
     FilterConfig,
+    HeaderMatcher,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     Route,
@@ -16,13 +17,13 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExtProcPerRoute
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
 from extproc.config.schema import Gateway
 
-from . import policy
+from . import edge, policy
 from .extensions import (
     ClusterWeight,
     PriorityGroup,
@@ -37,22 +38,35 @@ JSON_SIZE = "sluice.json_size"
 MULTIPART_SIZE = "sluice.multipart_size"
 # What the policy and the clusters may add to a body of the largest size: placeholders, a longer model name.
 _GROWTH = 2**20
-HEALTH_PATH = "/healthz"
+CORS = "sluice.cors"
+_OPTIONS = HeaderMatcher(name=":method", string_match=StringMatcher(exact="OPTIONS"))
 MULTIPART_PATHS = "/(v1|openai/v1|openai/deployments/[^/]+)/(audio/(transcriptions|translations)|images/edits)"
 """RE2, matched against the whole path without its query."""
 
 
 def gateway_routes(gateway: Gateway) -> RouteConfiguration:
     """First match wins."""
-    return _configuration(ROUTES, _health(), _multipart(gateway), _anything_else(gateway))
+    cors = gateway.listener.cors
+    if cors is None:
+        return _configuration(ROUTES, _health(), _multipart(gateway), _anything_else(gateway))
+    routes = _configuration(ROUTES, _preflight(), _health(), _multipart(gateway), _anything_else(gateway))
+    routes.virtual_hosts[0].typed_per_filter_config = {CORS: Any.pack(edge.cors_policy(cors))}
+    return routes
 
 
 def sink_routes() -> RouteConfiguration:
-    text = "The gateway found no backend for the call."
-    reply = DirectResponseAction(
-        status=contract.SINK_STATUS, body_format=json_body(error("api_error", "gateway_error", text))
+    """The policy refuses OPTIONS, so one that gets here is a preflight of a page that may not call."""
+    refused = error("invalid_request_error", "method_not_allowed", "Pages of this origin may not call the gateway.")
+    unrouted = error("api_error", "gateway_error", "The gateway found no backend for the call.")
+    return _configuration(
+        contract.SINK_CLUSTER,
+        Route(match=RouteMatch(prefix="/", headers=[_OPTIONS]), direct_response=_answer(405, refused)),
+        Route(match=RouteMatch(prefix="/"), direct_response=_answer(contract.SINK_STATUS, unrouted)),
     )
-    return _configuration(contract.SINK_CLUSTER, Route(match=RouteMatch(prefix="/"), direct_response=reply))
+
+
+def _answer(status: int, body: dict[str, object]) -> DirectResponseAction:
+    return DirectResponseAction(status=status, body_format=json_body(body))
 
 
 def _configuration(name: str, *entries: Route) -> RouteConfiguration:
@@ -63,7 +77,21 @@ def _configuration(name: str, *entries: Route) -> RouteConfiguration:
 def _health() -> Route:
     """Envoy lives; asked of nobody else, so that a load balancer does not multiply a worker's trouble."""
     reply = DirectResponseAction(status=200, body=DataSource(inline_string="ok\n"))
-    return Route(match=RouteMatch(path=HEALTH_PATH), direct_response=reply)
+    return Route(match=RouteMatch(path=edge.HEALTH_PATH), direct_response=reply)
+
+
+def _preflight() -> Route:
+    """What a browser asks before a call: the CORS filter answers those whose page may call, the sink all others.
+
+    The policy stays out, for it would be shown the filter's answer to a call that it never saw. The way to the
+    sink is there because the filter looks at no route that answers by itself.
+    """
+    headers = [
+        _OPTIONS,
+        HeaderMatcher(name="origin", present_match=True),
+        HeaderMatcher(name="access-control-request-method", present_match=True),
+    ]
+    return Route(match=RouteMatch(prefix="/", headers=headers), route=RouteAction(cluster=contract.SINK_CLUSTER))
 
 
 def _multipart(gateway: Gateway) -> Route:

@@ -1,22 +1,30 @@
 """Secrets as Envoy's SDS files: the only rendered files that may hold one.
 
 A backend's credential from the environment stands in its file; one from a file is named there, and Envoy
-reads that file itself, again whenever it is replaced by rename. The listener's certificate likewise.
+reads that file itself, again whenever it is replaced by rename. The listener's certificates likewise.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, Secret, TlsCertificate
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    GenericSecret,
+    Secret,
+    TlsCertificate,
+)
 
-from extproc.config.schema import Credential, Gateway, Tls
+from extproc.config.fields import Credential
+from extproc.config.listener import Tls
+from extproc.config.schema import Gateway
 from extproc.contract import cluster_of
 
 from .files import resources, write
 
 TLS_SECRET = "listener_tls"  # noqa: S105 - a name
+CLIENTS_SECRET = "listener_clients"  # noqa: S105 - a name
 # RFC 9110, 5.5: what may stand in a field value, without white space, which no provider's key has.
 _FIELD_VALUE = re.compile(r"[\x21-\x7e]+")
 
@@ -33,7 +41,7 @@ def secret_file(name: str) -> str:
 def secret_names(gateway: Gateway) -> list[str]:
     """The secrets that Envoy will ask for: of each backend with a credential, and of the listener."""
     backends = [cluster_of(name) for name, backend in gateway.backends.items() if backend.credential]
-    return [*backends, TLS_SECRET] if gateway.listener.tls else backends
+    return [*backends, *_listener_secrets(gateway.listener.tls)]
 
 
 def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> None:
@@ -56,11 +64,20 @@ def credential_problems(gateway: Gateway, environ: Mapping[str, str]) -> list[st
         for name, backend in gateway.backends.items()
         if backend.credential and (problem := _problem(backend.credential, environ))
     ]
+    return backends + [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
+
+
+def _files(gateway: Gateway) -> Iterator[tuple[str, Path]]:
+    """The files that Envoy reads by itself, each behind the field that names it."""
     tls = gateway.listener.tls
-    files = {"certificate": tls.certificate, "private_key": tls.private_key} if tls else {}
-    return backends + [
-        f"listener.tls.{field}: {problem}" for field, path in files.items() if (problem := _unreadable(path))
-    ]
+    if tls:
+        yield "listener.tls.certificate", tls.certificate
+        yield "listener.tls.private_key", tls.private_key
+        if tls.client_certificates:
+            yield "listener.tls.client_certificates.authority", tls.client_certificates.authority
+    for name, issuer in gateway.identity.issuers.items():
+        if issuer.jwks_file:
+            yield f"identity.issuers.{name}.jwks_file", issuer.jwks_file
 
 
 def _problem(credential: Credential, environ: Mapping[str, str]) -> str | None:
@@ -96,8 +113,7 @@ def _secret_files(gateway: Gateway, environ: Mapping[str, str]) -> dict[str, str
         for name, backend in gateway.backends.items()
         if (credential := backend.credential)
     ]
-    if gateway.listener.tls:
-        secrets.append(Secret(name=TLS_SECRET, tls_certificate=_certificate(gateway.listener.tls)))
+    secrets += _listener_secrets(gateway.listener.tls).values()
     return {secret_file(secret.name): resources(secret) for secret in secrets}
 
 
@@ -108,11 +124,16 @@ def _source(credential: Credential, environ: Mapping[str, str]) -> DataSource:
     return _file(path)
 
 
-def _certificate(tls: Tls) -> TlsCertificate:
-    return TlsCertificate(
-        certificate_chain=_file(tls.certificate),
-        private_key=_file(tls.private_key),
-    )
+def _listener_secrets(tls: Tls | None) -> dict[str, Secret]:
+    """By name: our certificate, and the authorities of the clients'."""
+    if tls is None:
+        return {}
+    ours = TlsCertificate(certificate_chain=_file(tls.certificate), private_key=_file(tls.private_key))
+    secrets = {TLS_SECRET: Secret(name=TLS_SECRET, tls_certificate=ours)}
+    if tls.client_certificates:
+        trust = CertificateValidationContext(trusted_ca=_file(tls.client_certificates.authority))
+        secrets[CLIENTS_SECRET] = Secret(name=CLIENTS_SECRET, validation_context=trust)
+    return secrets
 
 
 def _file(path: Path) -> DataSource:

@@ -31,26 +31,41 @@ _CREDENTIAL_HEADER: dict[Dialect, tuple[str, str]] = {
 }
 _OURS = ("x-sluice-", "x-envoy-", "x-forwarded-")
 _REWRITE = files(__package__).joinpath("rewrite.lua").read_text(encoding="utf-8")
+_PACE = files(__package__).joinpath("pace.lua").read_text(encoding="utf-8")
 
 
 def backend_filters(name: str, backend: Backend, layout: Layout) -> list[HttpFilter]:
     """The way of one attempt, top to bottom, for the backend `name` of the configuration."""
     cluster = contract.cluster_of(name)
     chain = [
-        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean())),
+        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean(backend))),
         http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
     ]
     if backend.credential:
         chain.append(http_filter("sluice.credential", _injector(cluster, backend.dialect, layout)))
-    return [*chain, http_filter("envoy.filters.http.upstream_codec", UpstreamCodec())]
+    return [*chain, _codec()]
 
 
-def _clean() -> Mutations:
-    """No caller's or other provider's credential, no trace of the company; an answer brings none of ours."""
+def paced() -> list[HttpFilter]:
+    """The way to an issuer's keys: at most one fetch a second leaves each of Envoy's threads."""
+    return [http_filter("sluice.pace", Lua(default_source_code=DataSource(inline_string=_PACE))), _codec()]
+
+
+def _codec() -> HttpFilter:
+    return http_filter("envoy.filters.http.upstream_codec", UpstreamCodec())
+
+
+def _clean(backend: Backend) -> Mutations:
+    """No caller's or other provider's credential, no trace of the company; an answer brings none of ours.
+
+    Who calls is told only to a backend that is to know, and the attempt before may have told another one.
+    """
+    identity = overwrite(contract.IDENTITY_HEADER, f"%DYNAMIC_METADATA({contract.CALL}:identity)%")
     return Mutations(
         request_mutations=[
             *(remove(header) for header in contract.CREDENTIAL_HEADERS),
             *(remove_prefix(prefix) for prefix in _OURS),
+            *([identity] if backend.identity_header else []),
             overwrite("accept-encoding", "identity"),  # usage is read from the bytes as they pass
             # An attempt before may have left the length of its own body; a wrong one desynchronises the
             # connection. Where the policy knows none, the body goes out in chunks.

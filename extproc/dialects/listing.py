@@ -1,10 +1,11 @@
-"""Lists of models, in the shape of the API that was asked."""
+"""What the gateway tells of itself: lists of models, in the shape of the API that was asked, and who the caller is."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import orjson
 
-from extproc.model import PublicModel
+from extproc.model import Caller, CredentialKind, PublicModel
 from extproc.surfaces import Face
 
 # The gateway does not know when a provider made a model; the SDKs want the field.
@@ -24,6 +25,46 @@ def models(listed: Sequence[PublicModel], face: Face) -> bytes:
 def model(listed: PublicModel, face: Face) -> bytes:
     """One model."""
     return orjson.dumps(_entry(listed, face))
+
+
+def me(caller: Caller, listed: Sequence[PublicModel]) -> bytes:
+    """Who the caller is for the gateway, and what it may do."""
+    team = caller.team
+    return orjson.dumps(
+        {
+            "object": "caller",
+            "credential": _credential(caller),
+            "user": caller.user,
+            "service_account": caller.service_account,
+            "team": team.name if team else None,
+            "area": team.area if team else None,
+            "tier": team.tier if team else None,
+            "tags": dict(team.tags) if team else {},
+            "roles": sorted(caller.roles),
+            "models": [model.name for model in listed],
+            "policies": {
+                "surfaces": None if caller.surfaces is None else sorted(caller.surfaces),
+                "ip_ranges": {
+                    "key": [str(network) for network in caller.networks],
+                    "team": [str(network) for network in team.networks] if team else [],
+                },
+            },
+        }
+    )
+
+
+def _credential(caller: Caller) -> dict[str, object]:
+    if caller.kind is CredentialKind.TOKEN:
+        return {"kind": "token", "id": caller.key_id, "issuer": caller.issuer}
+    expires = None if caller.expires is None else datetime.fromtimestamp(caller.expires, UTC).isoformat()
+    environment = caller.environment
+    return {
+        "kind": "key",
+        "id": caller.key_id,
+        "name": caller.name,
+        "environment": environment,
+        "expires_at": expires,
+    }
 
 
 def _entry(listed: PublicModel, face: Face) -> dict[str, object]:

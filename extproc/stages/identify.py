@@ -1,49 +1,144 @@
 """Who calls. The only place that makes a `Caller` available to a call."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping
 
-from extproc import keys
 from extproc.headers import Headers
+from extproc.identity import keys
+from extproc.identity.claims import FailedToken, IssuerPolicy, VerifiedToken
+from extproc.identity.directory import Directory, Key
 from extproc.model import Caller
-from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, MISSING_KEY, Refused
+from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, INVALID_TOKEN, MISSING_KEY, STOPPED, Refused
+from extproc.stages import tokens
 
-FindCaller = Callable[[str], Caller | None]
-"""From the digest of a key to the caller it stands for now."""
+Token = VerifiedToken | FailedToken | None
+"""What Envoy says of a token on the call: None where there is none that it knows the issuer of."""
+
+Candidates = list[tuple[str, str]]
+"""Credentials, each behind the header that carried it."""
 
 _HEADERS = ("authorization", "api-key", "x-api-key")
 _PLACEHOLDERS = frozenset({"", "undefined", "null", "none"})  # what SDKs send when no key is configured
-_MAX_CREDENTIAL = 4096
+_MAX_CREDENTIAL = 64 * 2**10  # no less than Envoy lets pass: tokens with many groups are long
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_UNKNOWN = "The Sluice key is unknown, expired, suspended or revoked."
 
 
-def identify(headers: Headers, find: FindCaller) -> Caller:
-    """The caller behind the one Sluice key on the call.
+def identify(
+    headers: Headers, token: Token, directory: Directory, issuers: Mapping[str, IssuerPolicy], now: float
+) -> Caller:
+    """The caller behind the one Sluice key or the one verified token on the call. `now` is Unix time.
 
     The same key in several headers is normal (agents send it twice), and so is a foreign credential beside
-    ours: it is dropped, never forwarded. Two different Sluice keys are refused, never "first wins".
+    ours in another header: it is dropped, never forwarded. Two credentials of ours are refused, never "first wins".
     """
     candidates = list(_credentials(headers))
-    if not candidates:
-        raise Refused(MISSING_KEY, "Send your Sluice key as `Authorization: Bearer`, `api-key` or `x-api-key`.")
-    if len(candidates) == 1 and candidates[0][1].startswith(keys.PREFIX):
-        caller = find(keys.digest(candidates[0][1]))
-        if caller is not None:
-            return caller  # a known key needs no further look at its spelling
+    if isinstance(token, VerifiedToken):
+        _only_token(candidates)
+        caller = tokens.caller(token, issuers[token.issuer], directory, headers.get("openai-project"), now)
+    else:
+        caller = _known(candidates, directory, now) or _of_key(_only_key(candidates, token), directory, now)
+    if directory.stops:
+        _refuse_stopped(caller, directory)
+    return caller
+
+
+def _only_token(candidates: Candidates) -> None:
+    """The verified token must be all that `authorization` has, and no key of ours beside it.
+
+    Envoy finds `Bearer` and a token anywhere in the header, also behind something else.
+    """
+    bearers = {given for header, given in candidates if header == "authorization"}
+    if any(keys.is_well_formed(given) for _, given in candidates) or len(bearers) > 1:
+        raise Refused(AMBIGUOUS_KEY, "A token and another credential were sent. Send one of them.")
+    if not all(map(_JWT.fullmatch, bearers)):
+        raise Refused(INVALID_TOKEN, "Send the token as `Authorization: Bearer`, and nothing else in that header.")
+
+
+def _known(candidates: Candidates, directory: Directory, now: float) -> Caller | None:
+    """The short way for nearly every call: one credential, a key in force, whose spelling need not be checked."""
+    if len(candidates) != 1 or not candidates[0][1].startswith(keys.PREFIX):
+        return None
+    key = directory.keys.get(keys.fingerprint(candidates[0][1]))
+    return None if key is None else _caller(key, directory, now)
+
+
+def _only_key(candidates: Candidates, token: Token) -> str:
+    if len({given for header, given in candidates if header == "authorization"}) > 1:
+        raise Refused(AMBIGUOUS_KEY, "Different credentials were sent in authorization. Send one.")
     ours = {given: header for header, given in candidates if keys.is_well_formed(given)}
-    if not ours:
-        mistyped = any(given.startswith(keys.PREFIX) for _, given in candidates)
-        raise Refused(
-            INVALID_KEY,
-            "The Sluice key is mistyped or cut off: its checksum does not fit."
-            if mistyped
-            else "The credential is not a Sluice key.",
-        )
+    if len(ours) == 1:
+        return next(iter(ours))
     if len(ours) > 1:
         where = " and ".join(sorted(set(ours.values())))
         raise Refused(AMBIGUOUS_KEY, f"Two different Sluice keys were sent, in {where}. Send one.")
-    caller = find(keys.digest(next(iter(ours))))
+    if not candidates:
+        raise Refused(MISSING_KEY, "Send your Sluice key as `Authorization: Bearer`, `api-key` or `x-api-key`.")
+    if any(given.startswith(keys.PREFIX) for _, given in candidates):
+        raise Refused(INVALID_KEY, "The Sluice key is mistyped or cut off: its checksum does not fit.")
+    if isinstance(token, FailedToken):
+        raise tokens.refusal(token)
+    raise Refused(INVALID_KEY, "The credential is not a Sluice key, nor a token that is accepted here.")
+
+
+def _of_key(given: str, directory: Directory, now: float) -> Caller:
+    """Unknown, revoked, expired and suspended keys, and keys whose team or user is gone, are told alike."""
+    key = directory.keys.get(keys.fingerprint(given))
+    caller = None if key is None else _caller(key, directory, now)
     if caller is None:
-        raise Refused(INVALID_KEY, "The Sluice key is unknown, expired or revoked.")
+        raise Refused(INVALID_KEY, _UNKNOWN)
     return caller
+
+
+def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
+    if key.suspended or (key.expires is not None and key.expires <= now):
+        return None
+    team = directory.teams.get(key.team)
+    role: str | None = "developer"
+    if key.team:
+        if team is None:
+            return None
+        if key.user is not None:
+            role = team.users.get(key.user)
+        else:
+            known = key.service_account is None or key.service_account in team.accounts
+            role = "service_account" if known else None
+    if role not in _ROLES:  # gone from the team, or of a newer version's database
+        return None
+    return Caller(
+        key_id=key.id,
+        name=key.name,
+        models=key.models,
+        user=key.user,
+        service_account=key.service_account,
+        team=team,
+        roles=_ROLES[role],
+        environment=key.environment,
+        expires=key.expires,
+        surfaces=key.surfaces,
+        networks=key.networks,
+        lineage=key.lineage,
+    )
+
+
+_ROLES = {
+    role: frozenset({role})
+    for role in ("platform_admin", "area_owner", "team_admin", "developer", "viewer", "service_account")
+}
+
+
+def _refuse_stopped(caller: Caller, directory: Directory) -> None:
+    """An emergency stop in the database wins over everything that files declare."""
+    team = caller.team
+    scopes = (
+        ("everything", ""),
+        ("area", team.area if team else None),
+        ("team", team.name if team else None),
+        ("user", caller.user),
+        ("key", caller.key_id),
+    )
+    if any(scope in directory.stops for scope in scopes):
+        raise Refused(STOPPED, "The operators of the gateway have taken this caller out of service. Ask them.")
 
 
 def _credentials(headers: Headers) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,6 @@ def holder(caller: Caller, state: StateReference, known: Mapping[str, Held]) -> 
 
 
 def _own(caller: Caller, held: Held | None) -> str:
-    if held is None or held.owner != caller.key_id:
+    if held is None or held.owner != caller.owner:
         raise Refused(STATE_NOT_FOUND, ADVICE)
     return held.backend

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import orjson
 
 from extproc.call import Call
-from extproc.model import Outcome, Usage, UsageSource
+from extproc.model import Caller, Outcome, Usage, UsageSource
 
 _CLOSE_SECONDS = 5.0
 _PERIOD = 0.05  # seconds
@@ -27,8 +27,7 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "request_id": call.request_id,
         "method": call.method,
         "surface": call.place.surface.value if call.place else None,
-        "key": call.caller.name if call.caller else None,
-        "key_id": call.caller.key_id if call.caller else None,
+        **(_caller(call.caller) if call.caller else {}),
         "model": call.chain.model.name if call.chain else None,
         "chain": [target.backend.name for target in call.chain.targets] if call.chain else None,
         "backend": outcome.backend,
@@ -42,6 +41,22 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "client_retry": call.retries or None,
     }
     return {name: value for name, value in record.items() if value is not None}
+
+
+def _caller(caller: Caller) -> dict[str, object]:
+    team = caller.team
+    return {
+        "key": caller.name,
+        "key_id": caller.key_id,
+        "issuer": caller.issuer,
+        "user": caller.user,
+        "service_account": caller.service_account,
+        "team": team.name if team else None,
+        "area": team.area if team else None,
+        "tier": team.tier if team else None,
+        "tags": team.tags if team and team.tags else None,
+        "environment": caller.environment,
+    }
 
 
 def _milliseconds(seconds: float) -> float:

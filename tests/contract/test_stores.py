@@ -1,4 +1,4 @@
-"""What every store must do. The store in memory is the specification; the databases must agree with it.
+"""The database itself, and the affinity of stateful calls; the directory has a file of its own.
 
 PostgreSQL takes part when SLUICE_TEST_POSTGRES holds the URL of a database that may be emptied.
 """
@@ -6,208 +6,42 @@ PostgreSQL takes part when SLUICE_TEST_POSTGRES holds the URL of a database that
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import text
 
-from extproc import keys
+from extproc.identity import keys
 from extproc.stores import sql
-from extproc.stores.memory import MemoryAffinity, MemoryKeys
 from extproc.stores.ports import (
     AFFINITY_LIFE,
     Affinity,
-    AffinityStore,
+    ChangeSet,
+    Conflict,
+    KeyChange,
     KeyRecord,
-    KeyStore,
+    KeySpec,
     NameTaken,
+    StopScope,
     StoreUnavailable,
-    UnknownKey,
 )
-from extproc.stores.sql.affinity import SqlAffinity
+from extproc.stores.sql import migrations
+from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
-from extproc.stores.sql.keys import SqlKeys
-
-POSTGRES = os.environ.get("SLUICE_TEST_POSTGRES", "")
-START = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def advance(self, step: timedelta) -> None:
-        self.time += step
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """The stores under test, and a second view of the same state, as another worker has it."""
-
-    keys: KeyStore
-    affinity: AffinityStore
-    same_keys: KeyStore
-    same_affinity: AffinityStore
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-def ground(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> Iterator[Ground]:
-    if request.param == "memory":
-        made, affinity = MemoryKeys(clock), MemoryAffinity(clock)
-        yield Ground(made, affinity, made, affinity)
-        return
-    url = f"sqlite:///{tmp_path}/state/sluice.db" if request.param == "sqlite" else _empty_postgres()
-    sql.upgrade(url)
-    one, two = connect(url), connect(url)
-    yield Ground(SqlKeys(one, clock), SqlAffinity(one, clock), SqlKeys(two, clock), SqlAffinity(two, clock))
-    one.dispose()
-    two.dispose()
-
-
-def _empty_postgres() -> str:
-    if not POSTGRES:
-        pytest.skip("SLUICE_TEST_POSTGRES is not set: no PostgreSQL to test with")
-    engine = create_engine(POSTGRES)
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE IF EXISTS keys, affinity, alembic_version"))
-    engine.dispose()
-    return POSTGRES
-
-
-def _create(
-    store: KeyStore,
-    name: str,
-    *,
-    key: str | None = None,
-    expires_at: datetime | None = None,
-    models: tuple[str, ...] | None = None,
-) -> KeyRecord:
-    secret = key or keys.mint(os.urandom(32))
-    return store.create(name, keys.digest(secret), keys.hint(secret), expires_at, models)
-
-
-class TestKeys:
-    def test_a_created_key_is_returned_as_every_worker_will_read_it(self, ground: Ground, clock: Clock) -> None:
-        key = keys.mint(b"a" * 32)
-        expires = clock.time + timedelta(days=30)
-        made = _create(ground.keys, "app", key=key, expires_at=expires, models=("gpt-4o", "claude"))
-        assert made == KeyRecord(made.id, "app", keys.hint(key), START, expires, None, ("gpt-4o", "claude"))
-        assert ground.same_keys.list() == [made]
-        assert ground.same_keys.snapshot() == {keys.digest(key): made}
-
-    def test_no_models_is_not_all_models(self, ground: Ground) -> None:
-        _create(ground.keys, "none", models=())
-        _create(ground.keys, "all", models=None)
-        assert {record.name: record.models for record in ground.same_keys.list()} == {"none": (), "all": None}
-
-    def test_times_are_utc_whatever_zone_they_were_given_in(self, ground: Ground) -> None:
-        tokyo = datetime(2026, 2, 1, 3, 30, tzinfo=timezone(timedelta(hours=9)))
-        _create(ground.keys, "app", expires_at=tokyo)
-        read = ground.same_keys.list()[0].expires_at
-        assert read == tokyo
-        assert read is not None
-        assert read.utcoffset() == timedelta(0)
-
-    def test_ids_tell_keys_apart(self, ground: Ground) -> None:
-        assert len({_create(ground.keys, f"app-{number}").id for number in range(5)}) == 5
-
-    def test_the_list_is_oldest_first_and_keeps_revoked_keys(self, ground: Ground, clock: Clock) -> None:
-        for name in ("c", "a", "b"):
-            _create(ground.keys, name)
-            clock.advance(timedelta(seconds=1))
-        ground.keys.revoke("a")
-        assert [(record.name, record.revoked_at) for record in ground.keys.list()] == [
-            ("c", None),
-            ("a", clock.time),
-            ("b", None),
-        ]
-
-    def test_a_name_is_taken_until_its_key_is_revoked(self, ground: Ground) -> None:
-        first = _create(ground.keys, "app")
-        with pytest.raises(NameTaken):
-            _create(ground.same_keys, "app")
-        ground.keys.revoke("app")
-        second = _create(ground.same_keys, "app")
-        assert [record.id for record in ground.keys.snapshot().values()] == [second.id]
-        assert {record.id for record in ground.keys.list()} == {first.id, second.id}
-
-    def test_an_expired_key_keeps_its_name_and_stays_in_the_snapshot(self, ground: Ground, clock: Clock) -> None:
-        made = _create(ground.keys, "app", expires_at=clock.time + timedelta(hours=1))
-        clock.advance(timedelta(days=1))
-        assert list(ground.keys.snapshot().values()) == [made]
-        with pytest.raises(NameTaken):
-            _create(ground.keys, "app")
-
-    @pytest.mark.parametrize("by", ["id", "name", "hint"])
-    def test_revoking(self, ground: Ground, clock: Clock, by: str) -> None:
-        made, other = _create(ground.keys, "app"), _create(ground.keys, "other")
-        clock.advance(timedelta(hours=1))
-        revoked = ground.keys.revoke(getattr(made, by))
-        assert revoked == replace(made, revoked_at=clock.time)
-        assert revoked in ground.same_keys.list()
-        assert list(ground.same_keys.snapshot().values()) == [other]
-
-    def test_revoking_again_by_id_keeps_the_first_time(self, ground: Ground, clock: Clock) -> None:
-        made = _create(ground.keys, "app")
-        revoked = ground.keys.revoke(made.id)
-        clock.advance(timedelta(hours=1))
-        assert ground.keys.revoke(made.id) == revoked
-
-    @pytest.mark.parametrize("which", ["", "nobody", "app", "%", "_pp", "' OR 1=1 --", "ap\u0440"])
-    def test_what_fits_no_key_in_force_revokes_nothing(self, ground: Ground, which: str) -> None:
-        _create(ground.keys, "app")
-        ground.keys.revoke("app")
-        kept = _create(ground.keys, "kept")
-        with pytest.raises(UnknownKey):
-            ground.keys.revoke(which)
-        assert list(ground.keys.snapshot().values()) == [kept]
-
-    def test_a_hint_that_fits_two_keys_revokes_neither(self, ground: Ground) -> None:
-        for name in ("one", "two"):
-            ground.keys.create(name, keys.digest(name), "sk-sluice-…same", None, None)
-        with pytest.raises(UnknownKey):
-            ground.keys.revoke("sk-sluice-…same")
-        assert len(ground.keys.snapshot()) == 2
-
-    def test_the_revision_changes_with_the_snapshot_and_only_then(self, ground: Ground) -> None:
-        seen = [ground.same_keys.revision()]
-        made = _create(ground.keys, "app")
-        seen.append(ground.same_keys.revision())
-        ground.keys.revoke("app")
-        seen.append(ground.same_keys.revision())
-        _create(ground.keys, "app")
-        seen.append(ground.same_keys.revision())
-        assert len(set(seen)) == 4
-        ground.keys.revoke(made.id)  # already revoked
-        with pytest.raises(NameTaken):
-            _create(ground.keys, "app")
-        with pytest.raises(UnknownKey):
-            ground.keys.revoke("nobody")
-        assert ground.same_keys.revision() == seen[-1]
-
-    def test_any_text_is_a_name(self, ground: Ground) -> None:
-        names = ["Ünïcode \U0001f511", "'; DROP TABLE keys; --", "[bold]", "a" * 200, "%s", "\\"]
-        for name in names:
-            _create(ground.keys, name)
-        assert {record.name for record in ground.same_keys.list()} == set(names)
-        assert ground.keys.revoke(names[1]).name == names[1]
+from extproc.stores.sql.tables import metadata
+from tests.support.stores import Clock, Ground, changes, create, empty_postgres, minted, team
 
 
 class TestAffinity:
@@ -259,51 +93,12 @@ class TestAffinity:
         assert set(ground.affinity.recall([*odd, "resp"])) == set(odd)
 
 
-_Step = tuple[str, str]
-_STEPS = st.lists(
-    st.tuples(st.sampled_from(["create", "revoke", "wait"]), st.sampled_from(["a", "b", "c"])), max_size=25
-)
-
-
-def _play(store: KeyStore, clock: Clock, steps: list[_Step]) -> list[object]:
-    """What a store answers to a history; ids are its own, so names stand for keys."""
-    seen: list[object] = []
-    for number, (verb, name) in enumerate(steps):
-        clock.advance(timedelta(seconds=1))
-        try:
-            if verb == "create":
-                store.create(name, f"digest-{number}", f"hint-{number}", None, None)
-            elif verb == "revoke":
-                store.revoke(name)
-        except (NameTaken, UnknownKey) as error:
-            seen.append(type(error))
-        seen.append({digest: record.name for digest, record in store.snapshot().items()})
-        seen.append([(record.name, record.hint, record.created_at, record.revoked_at) for record in store.list()])
-    return seen
-
-
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=_STEPS)
-def test_sqlite_agrees_with_the_specification_on_any_history(
-    steps: list[_Step], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    url = f"sqlite:///{tmp_path_factory.mktemp('history')}/sluice.db"
-    sql.upgrade(url)
-    engine = connect(url)
-    memory_clock, sql_clock = Clock(), Clock()
-    try:
-        expected = _play(MemoryKeys(memory_clock), memory_clock, steps)
-        assert _play(SqlKeys(engine, sql_clock), sql_clock, steps) == expected
-    finally:
-        engine.dispose()
-
-
 class TestSqliteFile:
     def test_it_and_its_folder_are_private(self, tmp_path: Path) -> None:
         path = tmp_path / "deep" / "state" / "sluice.db"
         sql.upgrade(f"sqlite:///{path}")
         with closing(sql.open_stores(f"sqlite:///{path}")) as stores:
-            _create(stores.keys, "app")
+            create(stores.directory, "app")
             modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()}
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert modes["sluice.db"] == 0o600
@@ -314,7 +109,7 @@ class TestSqliteFile:
         sql.upgrade(url)
         key = keys.mint(os.urandom(32))
         with closing(sql.open_stores(url)) as stores:
-            _create(stores.keys, "canary-name", key=key)
+            create(stores.directory, "canary-name", key=key)
             stores.affinity.remember(["resp_canary"], "swe", "gpt-4o", "key_1")
         held = b"".join(found.read_bytes() for found in tmp_path.iterdir())
         assert b"canary-name" in held
@@ -326,7 +121,7 @@ class TestSqliteFile:
         sql.upgrade(url)
         with closing(sql.open_stores(url)) as stores, closing(sqlite3.connect(tmp_path / "sluice.db")) as writer:
             writer.execute("BEGIN IMMEDIATE")
-            assert stores.keys.snapshot() == {}
+            assert changes(stores.directory) == []
             writer.rollback()
 
     def test_many_may_start_at_once(self, tmp_path: Path) -> None:
@@ -348,7 +143,7 @@ class TestSqliteFile:
             thread.join()
         assert failed == []
         with closing(sql.open_stores(url)) as stores:
-            assert stores.keys.list() == []
+            assert stores.directory.state().keys == ()
 
     def test_a_migration_that_breaks_off_leaves_nothing_behind(self, tmp_path: Path) -> None:
         path = tmp_path / "sluice.db"
@@ -363,24 +158,101 @@ class TestSqliteFile:
         url = f"sqlite:///{tmp_path}/sluice.db"
         sql.upgrade(url)
         with closing(sql.open_stores(url)) as stores:
-            made = _create(stores.keys, "app")
+            made = create(stores.directory, "app")
         sql.upgrade(url)
         with closing(sql.open_stores(url)) as stores:
-            assert stores.keys.list() == [made]
+            assert stores.directory.state().keys == (made,)
 
 
-def test_the_tables_are_what_the_migrations_make(tmp_path: Path) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    return f"sqlite:///{tmp_path}/sluice.db" if request.param == "sqlite" else empty_postgres()
 
-    from extproc.stores.sql.tables import metadata
 
-    url = f"sqlite:///{tmp_path}/sluice.db"
+def test_the_tables_are_what_the_migrations_make(url: str) -> None:
     sql.upgrade(url)
     engine = connect(url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+class TestMigrations:
+    """From the first schema, which knew keys alone."""
+
+    ROWS = (
+        ("key_1", "d1", "app", "hint-1", "2026-01-01 00:00:00.000001", None, "2026-01-02 00:00:00.000000", None),
+        ("key_2", "d2", "app", "hint-2", "2026-01-02 00:00:00.000000", "2027-01-01 00:00:00.000000", None, None),
+        ("key_3", "d3", "ci", "hint-3", "2026-01-03 00:00:00.000000", None, None, '["gpt-4o", "claude"]'),
+        ("key_4", "d4", "none", "hint-4", "2026-01-04 00:00:00.000000", None, None, "[]"),
+    )
+
+    @pytest.fixture
+    def old(self, url: str) -> str:
+        engine = connect(url)
+        with engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            names = ("id", "digest", "name", "hint", "created_at", "expires_at", "revoked_at", "models")
+            insert = text(f"INSERT INTO keys ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})")
+            if engine.dialect.name == "postgresql":
+                insert = text(str(insert).replace(":models", "CAST(:models AS json)"))
+            connection.execute(insert, [dict(zip(names, row, strict=True)) for row in self.ROWS])
+            connection.execute(
+                text("INSERT INTO affinity VALUES (:digest, 'swe', 'gpt-4o', 'key_2', '2999-01-01 00:00:00.000000')"),
+                {"digest": keys.digest("resp_1")},
+            )
+        engine.dispose()
+        return url
+
+    def test_the_keys_of_before_work_on(self, old: str) -> None:
+        sql.upgrade(old)
+        with closing(sql.open_stores(old)) as stores:
+            records = stores.directory.state().keys
+            told = {
+                change.digest: change.record for change in changes(stores.directory) if isinstance(change, KeyChange)
+            }
+            assert stores.affinity.recall(["resp_1"]) == {"resp_1": Affinity("swe", "gpt-4o", "key_2")}
+
+        def day(number: int, micros: int = 0) -> datetime:
+            return datetime(2026, 1, number, microsecond=micros, tzinfo=UTC)
+
+        both = ("gpt-4o", "claude")
+        assert records == (
+            KeyRecord("key_1", KeySpec("app"), "hint-1", "key_1", day(1, 1), revoked_at=day(2)),
+            KeyRecord("key_2", KeySpec("app"), "hint-2", "key_2", day(2), datetime(2027, 1, 1, tzinfo=UTC)),
+            KeyRecord("key_3", KeySpec("ci", models=both), "hint-3", "key_3", day(3)),
+            KeyRecord("key_4", KeySpec("none", models=()), "hint-4", "key_4", day(4)),
+        )
+        assert told == dict(zip(("d2", "d3", "d4"), records[1:], strict=True))
+
+    def test_and_are_changed_like_any_other(self, old: str) -> None:
+        sql.upgrade(old)
+        with closing(sql.open_stores(old)) as stores:
+            before = stores.directory.revision()
+            with pytest.raises(NameTaken):
+                create(stores.directory, "ci")
+            new = minted("unused")
+            replaced, successor = stores.directory.rotate("ci", new.digest, new.hint, timedelta(hours=1))
+            assert (replaced.id, successor.lineage, successor.spec.models) == ("key_3", "key_3", ("gpt-4o", "claude"))
+            assert len(changes(stores.directory, before)) == 2
+
+    def test_one_that_breaks_off_leaves_the_keys_where_they_were(self, old: str) -> None:
+        engine = connect(old)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE stops (other TEXT)"))  # the last table of the second migration
+        with pytest.raises(StoreUnavailable, match="already exists"):
+            sql.upgrade(old)
+        with engine.begin() as connection:
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "0001"
+            connection.execute(text("DROP TABLE stops"))
+        engine.dispose()
+        sql.upgrade(old)
+        with closing(sql.open_stores(old)) as stores:
+            assert len(stores.directory.state().keys) == 4
 
 
 UNUSABLE = {
@@ -405,6 +277,75 @@ def test_a_database_that_cannot_be_used_says_so_in_one_line_without_the_password
     assert "\n" not in str(caught.value)
 
 
+def test_a_worker_does_not_wait_for_ever_for_somebody_who_holds_a_lock(
+    url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extproc.stores.sql.engine._WAIT", 0.2)
+    sql.upgrade(url)
+    holder = connect(url)
+    with closing(sql.open_stores(url)) as stores, holder.begin() as held:
+        held.execute(text("UPDATE directory SET revision = revision + 1"))
+        with pytest.raises(StoreUnavailable, match="lock"):
+            stores.directory.used({"key_1": clock.time})
+        assert stores.directory.revision() == 1, "reading goes on"
+        assert changes(stores.directory) == []
+    holder.dispose()
+
+
+_HOLD = """
+import sys
+from extproc.stores.sql import open_stores
+with open_stores(sys.argv[1]).directory.alone():
+    print("alone", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_another_process_is_kept_out_until_it_ends_however_it_ends(url: str) -> None:
+    sql.upgrade(url)
+    root = Path(__file__).parents[2]
+    with closing(sql.open_stores(url)) as stores:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", _HOLD, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+        )
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"alone\n"
+            with pytest.raises(Conflict), stores.directory.alone():
+                pytest.fail("two at once")
+        finally:
+            holder.kill()
+            holder.communicate()
+        assert _until(lambda: _enters(stores.directory))
+
+
+def _enters(directory: SqlDirectory) -> bool:
+    try:
+        with directory.alone():
+            return True
+    except Conflict:
+        return False
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true in ten seconds: a server takes a moment to see that a client has gone."""
+    end = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://user:s3cret@127.0.0.1:1/sluice", "sqlite:///{tmp}/sluice.db"])
+def test_nobody_is_alone_on_a_database_that_is_not_there(url: str, tmp_path: Path) -> None:
+    directory = SqlDirectory(connect(url.format(tmp=tmp_path)))
+    (tmp_path / "sluice.db.apply").mkdir()
+    with pytest.raises(StoreUnavailable) as caught, directory.alone():
+        pytest.fail("let in")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "sluice.db"
     sql.upgrade(f"sqlite:///{path}")
@@ -420,14 +361,23 @@ def test_a_database_that_goes_away_is_unavailable_for_every_method(tmp_path: Pat
     sql.upgrade(url)
     with closing(sql.open_stores(url)) as stores:
         (tmp_path / "sluice.db").write_bytes(b"overwritten " * 1000)
-        for use in (
-            lambda: _create(stores.keys, "app"),
-            stores.keys.list,
-            lambda: stores.keys.revoke("app"),
-            stores.keys.revision,
-            stores.keys.snapshot,
+        directory = stores.directory
+        uses: tuple[Callable[[], Any], ...] = (
+            directory.revision,
+            lambda: changes(directory),
+            lambda: directory.used({"key_1": clock.time}),
+            directory.state,
+            lambda: directory.apply(ChangeSet(teams=(team("new"),)), 1),
+            lambda: create(directory, "app"),
+            lambda: directory.rotate("app", "digest", "hint", timedelta()),
+            lambda: directory.suspend("app"),
+            lambda: directory.resume("app"),
+            lambda: directory.revoke("app"),
+            lambda: directory.stop(StopScope.EVERYTHING, "", "fire"),
+            lambda: directory.lift(StopScope.EVERYTHING, ""),
             lambda: stores.affinity.remember(["resp_1"], "swe", "gpt-4o", "key_1"),
             lambda: stores.affinity.recall(["resp_1"]),
-        ):
+        )
+        for use in uses:
             with pytest.raises(StoreUnavailable):
                 use()

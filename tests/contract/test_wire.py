@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import HeaderMap as EnvoyHeaderMap
 from envoy_data_plane.envoy.config.core.v3 import HeaderValue as EnvoyHeaderValue
+from envoy_data_plane.envoy.config.core.v3 import Metadata as EnvoyMetadata
 from envoy_data_plane.envoy.service.accesslog import v3 as envoy_log
 from envoy_data_plane.envoy.service.ext_proc import v3 as envoy
 from google.protobuf.descriptor import FieldDescriptor
@@ -27,8 +28,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOTS: dict[type[Message], Any] = {
     ext_proc_pb2.ProcessingRequest: envoy.ProcessingRequest,
     ext_proc_pb2.ProcessingResponse: envoy.ProcessingResponse,
+    ext_proc_pb2.Metadata: EnvoyMetadata,
     access_log_pb2.StreamAccessLogsMessage: envoy_log.StreamAccessLogsMessage,
     access_log_pb2.StreamAccessLogsResponse: envoy_log.StreamAccessLogsResponse,
+}
+
+
+# Fields that we keep as bytes, and the message in them.
+SEALED: dict[str, type[Message]] = {
+    "envoy.service.ext_proc.v3.ProcessingRequest.metadata_context": ext_proc_pb2.Metadata
 }
 
 
@@ -38,6 +46,10 @@ ROOTS: dict[type[Message], Any] = {
 def _fill_scalar(field: Any, number: int) -> Any:
     if field.type == FieldDescriptor.TYPE_STRING:
         return f"{field.name}-{number}"
+    if field.full_name in SEALED:
+        inner = SEALED[field.full_name]()
+        _fill(inner, {})
+        return inner.SerializeToString()
     if field.type == FieldDescriptor.TYPE_BYTES:
         return b"\x00\xff" + field.name.encode()
     if field.type == FieldDescriptor.TYPE_BOOL:
@@ -139,6 +151,8 @@ def _assert_same(ours: Any, theirs: Any, path: str) -> None:
                 _assert_same(mine, their, where)
         elif field.message_type is not None:
             _assert_same(value, there, where)
+        elif field.full_name in SEALED:
+            _assert_same(SEALED[field.full_name].FromString(value), there, where)
         elif field.enum_type is not None:
             assert int(there) == value, where
             assert there.name == field.enum_type.values_by_number[value].name, where
@@ -188,6 +202,7 @@ REPLIES = {
     "response trailers": codec.PROCEED_RESPONSE_TRAILERS,
     "route after headers": codec.route_after_headers(Route(LEGS, ("cookie",))),
     "route after body": codec.route_after_body(Route(LEGS, ("cookie",), b"body", 4, 1, 3)),
+    "route with an identity": codec.route_after_body(Route(LEGS, length=4, identity="signed")),
     "chunk": codec.request_chunk(Pass(b"chunk", True)),
     "reply": codec.reply(Reply(404, (("content-type", "application/json"),), b"{}", "sluice_x")),
     "emit": codec.emit(Emit(b"new")),

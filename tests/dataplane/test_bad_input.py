@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from extproc.keys import mint
+from extproc.identity.keys import mint
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway
 from tests.support.raw_http import Answer, Connection, chunk, chunked, form, head, request

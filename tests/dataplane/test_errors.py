@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from extproc.keys import mint
+from extproc.identity.keys import mint
 from tests.dataplane.conftest import SECRETS
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway, free_port

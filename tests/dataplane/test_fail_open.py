@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from extproc.keys import QUICKSTART_KEY
+from extproc.identity.keys import QUICKSTART_KEY
 from protos.ext_proc_pb2 import (
     BodyResponse,
     HeaderValue,

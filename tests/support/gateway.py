@@ -20,7 +20,7 @@ import httpx
 import psutil
 from ruamel.yaml import YAML
 
-from extproc.keys import QUICKSTART_KEY
+from extproc.identity.keys import QUICKSTART_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 40

@@ -5,17 +5,18 @@ The same events drive the pipeline directly (`Playbook`) or its gRPC shell (`Fak
 
 import asyncio
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 import grpc
 
-from extproc import keys
 from extproc.call import Call, Event, Origin, Reply
 from extproc.contract import SINK_CLUSTER, cluster_of
 from extproc.headers import Headers
-from extproc.model import Backend, Caller, Catalogue, Dialect, PublicModel, Target
+from extproc.identity import keys
+from extproc.identity.directory import Directory, Key
+from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
 from extproc.pipeline import Pipeline
 from extproc.refusals import Kind
 from extproc.stores.memory import MemoryAffinity
@@ -25,10 +26,12 @@ from protos.ext_proc_pb2 import HeaderMap, HeaderValue, HttpBody, HttpHeaders, H
 
 KEY = keys.mint(b"k" * 32)
 OTHER_KEY = keys.mint(b"o" * 32)
-CALLERS = {
-    keys.digest(KEY): Caller("key_1", "app"),
-    keys.digest(OTHER_KEY): Caller("key_2", "other", frozenset({"gpt-4o"})),
-}
+DIRECTORY = Directory(
+    keys={
+        keys.fingerprint(KEY): Key("key_1", "app", "key_1"),
+        keys.fingerprint(OTHER_KEY): Key("key_2", "other", "key_2", models=frozenset({"gpt-4o"})),
+    }
+)
 
 # ---- what Envoy tells -----------------------------------------------------------------------------
 
@@ -193,6 +196,23 @@ class Records(list[dict[str, Any]]):
         self.append(dict(record))
 
 
+class Enrolled:
+    """The roster: a directory that never changes; `trouble` is raised while it is asked for."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.trouble: Exception | None = None
+        self.last_used: dict[str, float] = {}
+
+    def current(self) -> Directory:
+        if self.trouble is not None:
+            raise self.trouble
+        return self.directory
+
+    def used(self, key_id: str, now: float) -> None:
+        self.last_used[key_id] = now
+
+
 class Remembered:
     """The affinity of stateful calls, in memory; while `down` it does not answer."""
 
@@ -214,20 +234,19 @@ class Remembered:
 
 @dataclass
 class Policy:
-    """A pipeline with everything it needs, and what it did. `trouble` is raised while a caller is looked up."""
+    """A pipeline with everything it needs, and what it did."""
 
     records: Records = field(default_factory=Records)
     affinity: Remembered = field(default_factory=Remembered)
-    trouble: Exception | None = None
+    roster: Enrolled = field(default_factory=lambda: Enrolled(DIRECTORY))
+    catalogue: Callable[[], Catalogue] = catalogue
     not_ready: str | None = None
+    signing_key: bytes | None = None
 
     def __post_init__(self) -> None:
-        self.pipeline = Pipeline(catalogue, self._find, lambda: self.not_ready, self.affinity, self.records)
-
-    def _find(self, digest: str) -> Caller | None:
-        if self.trouble is not None:
-            raise self.trouble
-        return CALLERS.get(digest)
+        self.pipeline = Pipeline(
+            self.catalogue, self.roster, lambda: self.not_ready, self.affinity, self.records, self.signing_key
+        )
 
 
 # ---- the dialogue with the pipeline -----------------------------------------------------------------

@@ -21,7 +21,6 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from extproc import keys
 from extproc.adapter.external_processor import ExternalProcessor
 from extproc.cli import processes
 from extproc.cli.envoy_admin import envoy_is_ready
@@ -29,12 +28,14 @@ from extproc.cli.processes import State
 from extproc.config import compile as compiled
 from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write, write_secrets
-from extproc.model import Caller
+from extproc.identity import keys
+from extproc.identity.directory import Directory, Key
 from extproc.pipeline import Pipeline
 from extproc.stores.memory import MemoryAffinity
 from extproc.stores.ports import Affinity
 from protos.ext_proc_pb2 import ProcessingRequest
 from tests.support.gateway import free_port, until
+from tests.support.playbook import Enrolled
 
 _START_SECONDS = 30
 _LARGEST_MESSAGE = 80 << 20
@@ -125,12 +126,12 @@ class RogueGateway:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: grpc.aio.Server | None = None
-        caller = Caller("quickstart", "quickstart")
+        directory = Directory(keys={keys.fingerprint(self.key): Key("quickstart", "quickstart", "quickstart")})
         catalogue = compiled.catalogue(self._gateway)
         self._processor = ExternalProcessor(
             Pipeline(
                 catalogue=lambda: catalogue,
-                find_caller=lambda digest: caller if digest == keys.digest(self.key) else None,
+                roster=Enrolled(directory),
                 not_ready=lambda: None,
                 affinity=_Affinity(),
                 journal=self,

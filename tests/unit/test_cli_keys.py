@@ -6,16 +6,23 @@ import pty
 import re
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from extproc import keys
 from extproc.cli import app
+from extproc.identity import keys
 from extproc.stores import sql
+from extproc.stores.memory import utc_now
+from extproc.stores.ports import ChangeSet, KeyChange, KeyRecord, KeySpec, Member, MemberKind, MintedKey
+from extproc.stores.sql.directory import SqlDirectory
+from extproc.stores.sql.engine import connect
+from extproc.surfaces import ALLOWABLE
+from tests.support.stores import team
 
 GATEWAY = """\
 stores: {database: "sqlite:///keys.db"}
@@ -25,6 +32,7 @@ models:
   gpt-4o-mini: {targets: [[{backend: swe}]]}
 """
 DATABASE = "sqlite:///keys.db"
+KEEP_IT = "Keep it now: it is not stored and cannot be shown again. It works within two seconds.\n"
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +51,35 @@ def _sluice(*arguments: str, code: int = 0) -> Result:
     return result
 
 
+@contextmanager
+def _directory(now: datetime | None = None) -> Iterator[SqlDirectory]:
+    """The directory of the configured database, at another time where that is wanted."""
+    sql.upgrade(DATABASE)
+    engine = connect(DATABASE)
+    yield SqlDirectory(engine, utc_now if now is None else lambda: now)
+    engine.dispose()
+
+
+def _with_team() -> None:
+    """A team with people in it, as `sluice apply` makes one."""
+    members = (
+        Member(MemberKind.USER, "ann@example.com", "developer"),
+        Member(MemberKind.SERVICE_ACCOUNT, "checkout", "service_account"),
+    )
+    with _directory() as store:
+        store.apply(ChangeSet(teams=(team("payments", members=members),)), store.revision())
+
+
+def _create_expired(name: str) -> None:
+    with _directory(datetime(2020, 1, 2, 2, 4, tzinfo=UTC)) as store:
+        store.create(MintedKey(KeySpec(name, lifetime=timedelta(hours=1), models=()), "00" * 32, "hint"))
+
+
+def _records() -> dict[str, KeyRecord]:
+    with _directory() as store:
+        return {key.spec.name: key for key in store.state().keys}
+
+
 def _create(*arguments: str) -> str:
     return _sluice("create", *arguments).stdout.strip()
 
@@ -56,13 +93,14 @@ class TestCreate:
     def test_the_key_alone_goes_to_standard_output(self) -> None:
         result = _sluice("create", "my-app")
         assert keys.is_well_formed(result.stdout.removesuffix("\n"))
-        assert result.stderr == "Keep it now: it is not stored and cannot be shown again.\n"
+        assert result.stderr == KEEP_IT
 
     def test_only_its_digest_is_stored(self, folder: Path) -> None:
         key = _create("my-app")
-        with closing(sql.open_stores(DATABASE)) as stores:
-            snapshot = stores.keys.snapshot()
-        assert [(digest, record.name) for digest, record in snapshot.items()] == [(keys.digest(key), "my-app")]
+        with _directory() as store:
+            (change,) = store.changes(0)
+        assert isinstance(change, KeyChange)
+        assert (change.digest, change.record.spec.name) == (keys.digest(key), "my-app")
         secret = key.removeprefix(keys.PREFIX).encode()
         assert [found.name for found in folder.iterdir() if secret in found.read_bytes()] == []
 
@@ -115,8 +153,7 @@ class TestList:
     def test_keys_in_force_and_with_all_the_others_too(self) -> None:
         for name in ("kept", "revoked"):
             _create(name)
-        with closing(sql.open_stores(DATABASE)) as stores:
-            stores.keys.create("expired", "digest", "hint", datetime(2020, 1, 2, 3, 4, tzinfo=UTC), ())
+        _create_expired("expired")
         _sluice("revoke", "revoked")
         assert [key["name"] for key in _listed()] == ["kept"]
         assert {key["name"]: key["state"] for key in _listed("--all")} == {
@@ -126,16 +163,27 @@ class TestList:
         }
 
     def test_the_table(self) -> None:
+        _with_team()
+        _create_expired("old")
         hints = [keys.hint(_create(*arguments)) for arguments in (["app"], ["ci", "--model", "big"])]
-        with closing(sql.open_stores(DATABASE)) as stores:
-            stores.keys.create("old", "digest", "hint", datetime(2020, 1, 2, 3, 4, tzinfo=UTC), ())
+        hints.append(keys.hint(_create("bot", "--team", "payments", "--service-account", "checkout")))
+        with _directory() as store:
+            store.used({_records()["app"].id: datetime(2026, 3, 4, 23, 59, tzinfo=UTC)})
         table = [re.split(r" {2,}", line.rstrip()) for line in _sluice("list", "--all").stdout.splitlines()]
         assert table == [
-            ["name", "key", "state", "expires (UTC)", "models"],
-            ["app", hints[0], "in force", "never", "all"],
-            ["ci", hints[1], "in force", "never", "gpt-4o"],
-            ["old", "hint", "expired", "2020-01-02 03:04", "none"],
+            ["name", "key", "state", "expires (UTC)", "last used", "for", "models"],
+            ["old", "hint", "expired", "2020-01-02 03:04", "never", "none"],
+            ["app", hints[0], "in force", "never", "2026-03-04", "all"],
+            ["ci", hints[1], "in force", "never", "never", "gpt-4o"],
+            ["payments/bot", hints[2], "in force", "never", "never", "checkout", "all"],
         ]
+
+    def test_of_one_team(self) -> None:
+        _with_team()
+        _create("bot", "--team", "payments")
+        _create("app")
+        assert [key["name"] for key in _listed("--team", "payments")] == ["bot"]
+        assert _listed("--team", "nobody") == []
 
     @pytest.mark.parametrize("name", ["[/]", "[bold]x[/bold]", ":smile:", "\\[", "鍵" * 40, "a" * 100])
     def test_through_a_pipe_a_key_is_one_line_of_plain_text(self, name: str) -> None:
@@ -144,14 +192,18 @@ class TestList:
         assert re.split(r" {2,}", row)[0] == name
         assert "\x1b" not in header + row
 
-    def test_on_a_terminal_it_keeps_to_its_width(self) -> None:
+    @pytest.mark.parametrize(
+        ("width", "rest"), [(80, "in force +never +never"), (120, "in force +never +never +all"), (200, ".* +all")]
+    )
+    def test_on_a_terminal_it_keeps_to_its_width(self, width: int, rest: str) -> None:
         _create("a-team-that-likes-very-long-names-with-many-hyphens", "--model", "gpt-4o", "--model", "gpt-4o-mini")
         _create("short")
-        text = _on_a_terminal("keys", "list", "--all")
+        text = _on_a_terminal(width, "keys", "list", "--all")
         assert "\x1b[" in text  # there it is coloured
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in text.splitlines()]
-        assert [line for line in lines if len(line) > 80] == []
-        assert any(re.fullmatch(r"short +sk-sluice-…\w{4} +in force +never +all", line) for line in lines)
+        assert [line for line in lines if len(line) > width] == []
+        assert any(re.fullmatch(rf"short +sk-sluice-…\w{{4}} +{rest}", line) for line in lines)
+        assert len(lines) <= 5, "nothing is folded to shreds"
 
     def test_no_keys(self) -> None:
         result = _sluice("list")
@@ -171,7 +223,7 @@ class TestRevoke:
         _create("my-app")
         _create("other")
         mine = next(key for key in _listed() if key["name"] == "my-app")
-        assert _sluice("revoke", str(mine[by])).stdout == f"revoked my-app ({mine['hint']})\n"
+        assert _sluice("revoke", str(mine[by])).stdout == f"revoked: my-app ({mine['hint']})\n"
         assert [key["name"] for key in _listed()] == ["other"]
 
     def test_as_json(self) -> None:
@@ -180,19 +232,205 @@ class TestRevoke:
         assert revoked["state"] == "revoked"
         assert [revoked] == _listed("--all")
 
-    def test_an_unknown_key(self) -> None:
-        assert _sluice("revoke", "nobody", code=1).stderr == (
+
+class TestCreateInATeam:
+    def test_with_all_that_can_be_said(self) -> None:
+        _with_team()
+        options = ("--team", "payments", "--user", "Ann@Example.com", "--environment", "prod", "--expires", "90d")
+        limits = ("--surface", "chat", "--surface", "embeddings", "--surface", "chat", "--model", "big")
+        ranges = ("--ip-range", "10.1.0.0/16", "--ip-range", "2001:DB8::/32", "--ip-range", "10.1.0.0/16")
+        made = json.loads(_create("ci", "--json", *options, *limits, *ranges))
+        del made["key"]
+        assert [made] == _listed()
+        assert {name: made[name] for name in ("team", "user", "environment", "models", "surfaces", "ip_ranges")} == {
+            "team": "payments",
+            "user": "ann@example.com",
+            "environment": "prod",
+            "models": ["gpt-4o"],
+            "surfaces": ["chat", "embeddings"],
+            "ip_ranges": ["10.1.0.0/16", "2001:db8::/32"],
+        }
+        assert _records()["ci"].spec == KeySpec(
+            name="ci",
+            team="payments",
+            user="ann@example.com",
+            environment="prod",
+            lifetime=timedelta(days=90),
+            models=("gpt-4o",),
+            surfaces=("chat", "embeddings"),
+            ip_ranges=("10.1.0.0/16", "2001:db8::/32"),
+        )
+
+    def test_a_single_address_is_a_range(self) -> None:
+        _create("ci", "--ip-range", "192.0.2.7", "--ip-range", "::1")
+        assert _listed()[0]["ip_ranges"] == ["192.0.2.7/32", "::1/128"]
+
+    @pytest.mark.parametrize("given", ["", "10.1.2.3/16", "10.0.0.0/33", "localhost", "1.2.3", "10.0.0.0-10.0.0.9"])
+    def test_what_is_no_range(self, given: str) -> None:
+        assert "write addresses or ranges" in _sluice("create", "ci", "--ip-range", given, code=2).stderr
+        assert _listed("--all") == []
+
+    @pytest.mark.parametrize("given", ["", "Chat", "everything", "chat,embeddings"])
+    def test_what_is_no_surface(self, given: str) -> None:
+        shown = _flat(_sluice("create", "ci", "--surface", given, code=2).stderr)
+        assert f"{given!r} is none of " in shown
+        assert all(name in shown for name in ALLOWABLE)
+        assert _listed("--all") == []
+
+    def test_a_team_that_is_not_there(self) -> None:
+        for owner in ((), ("--user", "ann@example.com")):
+            assert _sluice("create", "ci", "--team", "nobody", *owner, code=1).stderr == (
+                "There is no team 'nobody'. Teams come from team files, by `sluice apply`.\n"
+            )
+
+    def test_a_name_that_is_taken_there(self) -> None:
+        _with_team()
+        _create("ci")
+        _create("ci", "--team", "payments")
+        assert _sluice("create", "ci", "--team", "payments", code=1).stderr == (
+            "There is a key named 'ci' in the team 'payments' already. Revoke it first, or choose another name.\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("owner", "words"),
+        [
+            (("--user", "bob@example.com"), "The team 'payments' has no user 'bob@example.com'."),
+            (("--user", "checkout"), "The team 'payments' has no user 'checkout'."),
+            (("--service-account", "ann@example.com"), "The team 'payments' has no service account 'ann@example.com'."),
+            (("--service-account", "Checkout"), "The team 'payments' has no service account 'Checkout'."),
+        ],
+    )
+    def test_somebody_who_is_not_in_it(self, owner: tuple[str, str], words: str) -> None:
+        _with_team()
+        result = _sluice("create", "ci", "--team", "payments", *owner, code=1)
+        assert result.stderr == f"{words} Its file says who is in it.\n"
+        assert _listed("--all") == []
+
+    def test_somebody_without_a_team(self) -> None:
+        assert "name the team, too" in _sluice("create", "ci", "--user", "ann@example.com", code=2).stderr
+
+    def test_two_owners(self) -> None:
+        both = ("--user", "ann@example.com", "--service-account", "checkout")
+        result = _sluice("create", "ci", "--team", "payments", *both, code=2)
+        assert "a key stands for one of them" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("option", "longest"), [("--team", 63), ("--user", 320), ("--service-account", 200), ("--environment", 63)]
+    )
+    def test_what_the_database_could_not_hold_or_a_table_not_show(self, option: str, longest: int) -> None:
+        for given in ("", " ", "a\nb", "\x1b[31mred", "a" * (longest + 1)):
+            shown = _flat(_sluice("create", "ci", option, given, code=2).stderr)
+            assert f"{option}: 1 to {longest} printable characters" in shown
+        assert _listed("--all") == []
+
+
+class TestRotate:
+    def test_the_successor_is_printed_once_and_the_old_key_ends(self) -> None:
+        old = _create("my-app", "--expires", "90d", "--model", "gpt-4o")
+        result = _sluice("rotate", "my-app", "--overlap", "7d")
+        new = result.stdout.removesuffix("\n")
+        assert keys.is_well_formed(new)
+        assert new != old
+        first, second = _listed()
+        assert (first["state"], first["hint"]) == ("ending", keys.hint(old))
+        assert (second["state"], second["hint"], second["models"]) == ("in force", keys.hint(new), ["gpt-4o"])
+        end = datetime.fromisoformat(str(first["expires_at"]))
+        assert abs(end - datetime.now(UTC) - timedelta(days=7)) < timedelta(minutes=5)
+        assert result.stderr == (
+            KEEP_IT + f"The old key {keys.hint(old)} works until {end.strftime('%Y-%m-%d %H:%M')} UTC.\n"
+        )
+
+    def test_a_day_is_the_default(self) -> None:
+        _create("my-app")
+        _sluice("rotate", "my-app")
+        end = datetime.fromisoformat(str(_listed()[0]["expires_at"]))
+        assert abs(end - datetime.now(UTC) - timedelta(hours=24)) < timedelta(minutes=5)
+
+    def test_as_json(self) -> None:
+        _create("my-app")
+        made = json.loads(_sluice("rotate", "my-app", "--json").stdout)
+        assert keys.is_well_formed(made.pop("key"))
+        old = made.pop("replaces")
+        assert [old, made] == _listed()
+
+    @pytest.mark.parametrize("given", ["", "0h", "0d", "-1d", "7", "soon", "1w"])
+    def test_what_is_no_overlap(self, given: str) -> None:
+        _create("my-app")
+        assert "write it like 30d or 12h" in _sluice("rotate", "my-app", "--overlap", given, code=2).stderr
+        assert len(_listed("--all")) == 1
+
+    def test_a_key_that_is_not_in_force(self) -> None:
+        for name in ("held", "old"):
+            _create(name)
+        _sluice("suspend", "held")
+        old = str(_listed()[1]["id"])
+        _sluice("rotate", old)
+        for which in ("nobody", "held", old):
+            assert _sluice("rotate", which, code=1).stderr == (
+                f"No key in force, or more than one, goes by {which!r}, or it has a successor already.\n"
+            )
+
+
+class TestSuspendAndResume:
+    def test_there_and_back(self) -> None:
+        hint = keys.hint(_create("my-app"))
+        assert _sluice("suspend", "my-app").stdout == f"suspended: my-app ({hint})\n"
+        assert _listed()[0]["state"] == "suspended"
+        assert _sluice("resume", hint).stdout == f"in force: my-app ({hint})\n"
+        assert [(key["state"], key["suspended_at"]) for key in _listed()] == [("in force", None)]
+
+    @pytest.mark.parametrize(("verb", "state"), [("suspend", "suspended"), ("resume", "in force")])
+    def test_as_json(self, verb: str, state: str) -> None:
+        _create("my-app")
+        changed = json.loads(_sluice(verb, "my-app", "--json").stdout)
+        assert changed["state"] == state
+        assert [changed] == _listed()
+
+    @pytest.mark.parametrize("verb", ["suspend", "resume", "revoke"])
+    def test_an_unknown_key(self, verb: str) -> None:
+        assert _sluice(verb, "nobody", code=1).stderr == (
             "No key in force, or more than one, goes by 'nobody'. `sluice keys list --json` shows their ids.\n"
         )
 
+    def test_of_two_the_one_whose_team_is_named(self) -> None:
+        _with_team()
+        _create("ci")
+        hint = keys.hint(_create("ci", "--team", "payments"))
+        _sluice("suspend", "ci", code=1)
+        assert _sluice("suspend", "payments/ci").stdout == f"suspended: payments/ci ({hint})\n"
 
-@pytest.mark.parametrize("verb", ["create", "revoke"])
-def test_a_key_where_a_name_belongs_is_neither_stored_nor_printed(verb: str) -> None:
-    key = _create("my-app")
-    result = _sluice(verb, key, code=2)
-    assert "that is a key" in result.stderr
-    assert key not in result.output
+
+KEY = keys.mint(b"k" * 32)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["create", KEY],
+        ["create", f"key {KEY}"],
+        ["create", KEY[:20]],
+        *(["create", "app", option, KEY] for option in ("--team", "--user", "--service-account", "--environment")),
+        *(["create", "app", option, KEY] for option in ("--model", "--surface", "--ip-range", "--expires")),
+        *([verb, KEY] for verb in ("revoke", "rotate", "suspend", "resume")),
+        ["rotate", "my-app", "--overlap", KEY],
+    ],
+)
+def test_a_key_where_something_else_belongs_is_neither_stored_nor_printed(arguments: list[str]) -> None:
+    _create("my-app")
+    result = _sluice(*arguments, code=2)
+    assert KEY[10:18] not in result.output
     assert [found["name"] for found in _listed("--all")] == ["my-app"]
+
+
+@pytest.mark.parametrize("verb", ["revoke", "rotate", "suspend", "resume"])
+@pytest.mark.parametrize("which", ["", " ", "a\nb", "\udcff", "a\x00b", "a" * 401])
+def test_what_cannot_name_a_key(verb: str, which: str) -> None:
+    assert "printable" in _sluice(verb, which, code=2).stderr
+
+
+def _flat(text: str) -> str:
+    """What a box says, without its frame and its line ends."""
+    return re.sub(r"[\s│]+", " ", text)
 
 
 class TestConfiguration:
@@ -222,7 +460,7 @@ class TestConfiguration:
             "no.yaml: cannot be read (No such file or directory)\n"
         )
 
-    @pytest.mark.parametrize("verb", [["create", "app"], ["list"], ["revoke", "app"]])
+    @pytest.mark.parametrize("verb", [["create", "app"], ["list"], ["revoke", "app"], ["rotate", "app"]])
     def test_a_database_that_cannot_be_used(self, folder: Path, verb: list[str]) -> None:
         (folder / "keys.db").mkdir()
         assert _sluice(*verb, code=1).stderr == (
@@ -230,17 +468,17 @@ class TestConfiguration:
         )
 
 
-@pytest.mark.parametrize("verb", ["create", "list", "revoke"])
+@pytest.mark.parametrize("verb", ["create", "list", "rotate", "suspend", "resume", "revoke"])
 def test_help_shows_examples(verb: str) -> None:
     shown = _sluice(verb, "--help").stdout
     assert "Examples" in shown
     assert f"sluice keys {verb}" in shown
 
 
-def _on_a_terminal(*arguments: str) -> str:
-    """What a process prints on a terminal of 80 columns."""
+def _on_a_terminal(width: int, *arguments: str) -> str:
+    """What a process prints on a terminal of so many columns."""
     ours, theirs = pty.openpty()
-    environ = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])}
     environ.pop("NO_COLOR", None)
     child = subprocess.Popen([sys.executable, "-m", "extproc.cli", *arguments], stdout=theirs, env=environ)
     os.close(theirs)

@@ -92,6 +92,18 @@ def test_routes_over_the_same_legs_share_nothing_of_their_own(legs: tuple[Leg, .
         assert len(_metadata(parsed)["sluice.order"]["priority_groups"]) == len(legs), "merged, not repeated"
 
 
+@pytest.mark.parametrize("length", [None, 7])
+@pytest.mark.parametrize("legs", [LEGS, LEGS[:1]])
+def test_an_identity_stands_beside_the_other_facts_of_a_call(legs: tuple[Leg, ...], length: int | None) -> None:
+    def facts(identity: str | None) -> dict[str, Any]:
+        route = Route(legs, length=length, at=1, to=3, identity=identity)
+        found: dict[str, Any] = _metadata(_parse(codec.route_after_body(route))).get("sluice.call", {})
+        return found
+
+    assert facts("signed") == facts(None) | {"identity": "signed"}
+    assert "identity" not in facts(None)
+
+
 def test_a_long_query_of_a_caller_is_steered_like_any_other_and_not_kept() -> None:
     before = codec._steer_often.cache_info().currsize
     path = "/v1/chat/completions?" + "x" * 5000

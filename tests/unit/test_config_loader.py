@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from extproc.config.loader import ConfigError, json_schema, load
 from extproc.config.schema import Gateway
+from tests.support.json_schema import mistakes
 
 MISTAKES = sorted((Path(__file__).parent / "config").glob("*.yaml"))
 EXPECTED = "# => "
@@ -365,6 +367,20 @@ def test_every_setting_is_described() -> None:
         fields = place.get("properties")
         if isinstance(fields, dict):
             assert [name for name, field in fields.items() if "description" not in field] == []
+
+
+def test_an_editor_accepts_sizes_durations_and_references_and_nothing_else_in_their_place() -> None:
+    text = f"""{BASE}
+workers: "${{WORKERS}}"
+limits: {{json_request: 1MiB, json_answer: 2048}}
+timeouts: {{call: 10m, idle: 5, drain: "${{DRAIN}}"}}
+keys: {{quickstart: "${{YES}}"}}
+stores: {{database: "${{DATABASE}}"}}
+"""
+    assert mistakes(json_schema(), YAML(typ="safe").load(text)) == []
+    wrong = text.replace("1MiB", "large").replace("10m", "soon").replace("${WORKERS}", "many").replace("${DAT", "DAT")
+    told = [line.partition(":")[0] for line in mistakes(json_schema(), YAML(typ="safe").load(wrong))]
+    assert sorted(told) == ["$.limits.json_request", "$.stores.database", "$.timeouts.call", "$.workers"]
 
 
 def test_every_rule_of_spelling_is_told_in_words(tmp_path: Path) -> None:

@@ -188,6 +188,137 @@ def test_the_admin_interface_is_a_socket_file() -> None:
     assert admin == {"address": {"pipe": {"path": "admin.sock", "mode": 0o600}}}
 
 
+EVERY_DOOR = {
+    "allowed_ips": ["10.0.0.0/8", "2001:db8::7"],
+    "cors": {"origins": ["https://Chat.example.com", "https://*.example.com:8443", "*"], "max_age": "90s"},
+}
+ISSUERS: dict[str, dict[str, object]] = {
+    "corp": {"issuer": "https://issuer.test/", "audiences": ["sluice"], "jwks_url": "https://issuer.test:8443/keys"},
+    "file": {"issuer": "local", "audiences": ["a", "b"], "jwks_file": "/keys.json", "clock_skew": "100ms"},
+}
+
+
+def _filters(files: dict[str, str]) -> dict[str, Any]:
+    """The filters of the listener by name, in order."""
+    (network,) = _resources(files, "listeners.yaml")["gateway"]["filter_chains"][0]["filters"]
+    return {entry["name"]: entry["typed_config"] for entry in network["typed_config"]["http_filters"]}
+
+
+def test_the_doors_stand_in_the_order_in_which_they_must_be_passed() -> None:
+    files = render(_gateway(PLAIN, listener=EVERY_DOOR, identity={"issuers": ISSUERS}), LAYOUT)
+    assert list(_filters(files)) == [
+        "sluice.client_headers",
+        "sluice.cors",
+        "sluice.addresses",
+        "sluice.json_size",
+        "sluice.multipart_size",
+        "sluice.tokens",
+        contract.POLICY_FILTER,
+        "envoy.filters.http.router",
+    ]
+
+
+def test_no_door_stands_where_none_is_asked_for() -> None:
+    files = render(_gateway(PLAIN), LAYOUT)
+    assert _filters(files).keys().isdisjoint({"sluice.cors", "sluice.addresses", "sluice.tokens"})
+    assert "forwarding_namespaces" not in _filters(files)[contract.POLICY_FILTER]["metadata_options"]
+    (host,) = _resources(files, "routes.yaml")["gateway"]["virtual_hosts"]
+    assert "typed_per_filter_config" not in host
+
+
+def test_each_issuer_is_a_provider_whose_tokens_need_a_header() -> None:
+    files = render(_gateway(PLAIN, identity={"issuers": ISSUERS}), LAYOUT)
+    filters = _filters(files)
+    providers = filters["sluice.tokens"]["providers"]
+    assert filters["sluice.tokens"]["rules"] == [
+        {"match": {"prefix": "/"}, "requires": {"allow_missing_or_failed": {}}}
+    ]
+    assert providers.keys() == ISSUERS.keys()
+    for name, provider in providers.items():
+        assert provider["payload_in_metadata"] == name
+        assert provider["header_in_metadata"] == contract.token_header_of(name)
+        assert provider["failed_status_in_metadata"] == contract.token_failure_of(name)
+        prefixes = [header["value_prefix"] for header in provider["from_headers"]]
+        assert prefixes == ["Bearer ", "bearer "]
+        assert provider["require_expiration"] is True
+        assert provider["forward"] is True
+    options = filters[contract.POLICY_FILTER]["metadata_options"]
+    assert options["forwarding_namespaces"] == {"untyped": [contract.TOKENS]}
+
+
+def test_an_issuers_keys_come_by_a_cluster_of_its_own_or_from_a_file() -> None:
+    files = render(_gateway(PLAIN, identity={"issuers": ISSUERS}), LAYOUT)
+    providers = _filters(files)["sluice.tokens"]["providers"]
+    remote = providers["corp"]["remote_jwks"]
+    assert remote["http_uri"]["cluster"] == contract.jwks_cluster_of("corp")
+    assert remote["cache_duration"] == "305s"  # fetched again 5 s before
+    assert providers["file"]["local_jwks"] == {"filename": "/keys.json"}
+    assert providers["file"]["clock_skew_seconds"] == 1  # of 0, Envoy makes its own 60
+    clusters = _resources(files, "clusters.yaml")
+    assert contract.jwks_cluster_of("file") not in clusters
+    cluster = clusters[contract.jwks_cluster_of("corp")]
+    assert cluster["circuit_breakers"] == {"thresholds": [{"max_pending_requests": 1, "max_requests": 1}]}
+    assert cluster["transport_socket"]["typed_config"]["sni"] == "issuer.test"
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    assert [entry["name"] for entry in options["http_filters"]] == ["sluice.pace", CODEC]
+
+
+def test_pages_are_told_what_the_configuration_says() -> None:
+    (host,) = _resources(render(_gateway(PLAIN, listener=EVERY_DOOR), LAYOUT), "routes.yaml")["gateway"][
+        "virtual_hosts"
+    ]
+    policy = host["typed_per_filter_config"]["sluice.cors"]
+    origins = r"https://chat\.example\.com|https://([a-z0-9-]+[.])+example\.com:8443|.*"
+    assert policy["allow_origin_string_match"] == [{"safe_regex": {"regex": origins}}]
+    assert policy["max_age"] == "90"
+    assert "allow_credentials" not in policy
+    preflight = host["routes"][0]
+    assert preflight["route"] == {"cluster": contract.SINK_CLUSTER}
+    assert "typed_per_filter_config" not in preflight  # so the policy is off
+
+
+def test_addresses_are_ranges_and_probes_are_exempt() -> None:
+    files = render(_gateway(PLAIN, listener=EVERY_DOOR), LAYOUT)
+    policies = _filters(files)["sluice.addresses"]["rules"]["policies"]
+    assert policies["clients"]["principals"] == [
+        {"remote_ip": {"address_prefix": "10.0.0.0", "prefix_len": 8}},
+        {"remote_ip": {"address_prefix": "2001:db8::7", "prefix_len": 128}},
+    ]
+    paths = [rule["url_path"]["path"]["exact"] for rule in policies["probes"]["permissions"][0]["or_rules"]["rules"]]
+    assert paths == ["/healthz", "/readyz"]
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_clients_certificates_reach_the_listener(required: bool) -> None:
+    clients = {"authority": "ca.pem", "required": required}
+    tls = {"certificate": "c.pem", "private_key": "k.pem", "client_certificates": clients}
+    files = render(_gateway(PLAIN, listener={"tls": tls}), LAYOUT)
+    (chain,) = _resources(files, "listeners.yaml")["gateway"]["filter_chains"]
+    context = chain["transport_socket"]["typed_config"]
+    assert context["require_client_certificate"] is required
+    source = context["common_tls_context"]["validation_context_sds_secret_config"]["sds_config"]["path_config_source"]
+    assert source == {"path": "secrets/listener_clients.yaml", "watched_directory": {"path": "secrets"}}
+
+
+def test_only_a_backend_that_wants_it_gets_the_identity() -> None:
+    backends: dict[str, dict[str, object]] = {
+        "told": {"dialect": "openai", "url": "http://h", "identity_header": True},
+        **PLAIN,
+    }
+    gateway = _gateway(backends, identity={"signing_key": {"env": "KEY"}})
+    clusters = _resources(render(gateway, LAYOUT), "clusters.yaml")
+    for name, wanted in (("told", True), ("plain", False)):
+        (options,) = clusters[contract.cluster_of(name)]["typed_extension_protocol_options"].values()
+        mutations = options["http_filters"][0]["typed_config"]["mutations"]["request_mutations"]
+        set_here = [entry["append"]["header"]["key"] for entry in mutations if "append" in entry]
+        assert (contract.IDENTITY_HEADER in set_here) is wanted
+        cleared = next(
+            number for number, entry in enumerate(mutations) if "x-sluice-" in str(entry.get("remove_on_match"))
+        )
+        if wanted:
+            assert cleared < next(number for number, entry in enumerate(mutations) if "identity" in str(entry))
+
+
 # --- secrets -------------------------------------------------------------------------------------------
 
 
@@ -236,15 +367,19 @@ def test_every_missing_secret_is_named_at_once(tmp_path: Path) -> None:
     backends: dict[str, dict[str, object]] = {
         name: {"dialect": "openai", "url": "http://a", "credential": {"env": name.upper()}} for name in ("a", "b")
     }
-    tls = {"certificate": "/nowhere/c", "private_key": "/nowhere/k"}
+    clients = {"authority": "/nowhere/ca"}
+    tls = {"certificate": "/nowhere/c", "private_key": "/nowhere/k", "client_certificates": clients}
+    identity = {"issuers": {"corp": {"issuer": "i", "audiences": ["a"], "jwks_file": "/nowhere/keys"}}}
     with pytest.raises(CredentialError) as caught:
-        write_secrets(_gateway(backends, listener={"tls": tls}), {}, tmp_path)
+        write_secrets(_gateway(backends, listener={"tls": tls}, identity=identity), {}, tmp_path)
     places = [line.split(":")[0] for line in str(caught.value).splitlines()]
     assert places == [
         "backends.a.credential",
         "backends.b.credential",
         "listener.tls.certificate",
         "listener.tls.private_key",
+        "listener.tls.client_certificates.authority",
+        "identity.issuers.corp.jwks_file",
     ]
 
 

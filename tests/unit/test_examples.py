@@ -18,6 +18,8 @@ SECRETS = {
     "openai": ["OPENAI_API_KEY"],
     "azure-openai": ["AZURE_SWE_KEY", "AZURE_FRA_KEY"],
     "anthropic": ["ANTHROPIC_API_KEY"],
+    "entra": ["AZURE_OPENAI_KEY"],
+    "gitops": ["AZURE_SWE_KEY"],
     "ollama": [],
     "quickstart": [],
 }

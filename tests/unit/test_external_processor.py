@@ -217,7 +217,8 @@ async def test_a_reply_that_cannot_be_written_ends_in_abort_and_one_record(last:
 async def test_an_inner_error_aborts_with_constant_text_and_logs_none_of_the_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    policy = Policy(trouble=RuntimeError("canary text"))
+    policy = Policy()
+    policy.roster.trouble = RuntimeError("canary text")
     pipeline = counted(policy)
     envoy = FakeEnvoy(messages([request()]))
     with caplog.at_level(logging.DEBUG):
@@ -226,7 +227,7 @@ async def test_an_inner_error_aborts_with_constant_text_and_logs_none_of_the_cal
     assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
     assert not envoy.ended
     assert "RuntimeError" in caplog.text
-    assert "_find" in caplog.text, "the log must say where"
+    assert "current" in caplog.text, "the log must say where"
     assert "canary" not in caplog.text
     assert (pipeline.ends, len(policy.records)) == (1, 1)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import keys
+from extproc.identity import keys
 
 KEY = keys.mint(b"k" * 32)
 BASE62 = string.digits + string.ascii_letters

@@ -16,6 +16,12 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "missing_api_key": (401, "client", False, "invalid_request_error", "authentication_error"),
     "invalid_api_key": (401, "client", False, "invalid_request_error", "authentication_error"),
     "ambiguous_credentials": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "invalid_token": (401, "client", False, "invalid_request_error", "authentication_error"),
+    "no_team": (403, "client", False, "invalid_request_error", "permission_error"),
+    "ambiguous_team": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "permission_denied": (403, "client", False, "invalid_request_error", "permission_error"),
+    "ip_not_allowed": (403, "client", False, "invalid_request_error", "permission_error"),
+    "stopped": (403, "client", False, "invalid_request_error", "permission_error"),
     "unsupported_media_type": (415, "client", False, "invalid_request_error", "invalid_request_error"),
     "request_too_large": (413, "client", False, "invalid_request_error", "request_too_large"),
     "invalid_json": (400, "client", False, "invalid_request_error", "invalid_request_error"),
@@ -33,6 +39,7 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
     "not_ready": (503, "gateway", True, "api_error", "overloaded_error"),
     "store_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
+    "issuer_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
     "gateway_error": (500, "gateway", False, "api_error", "api_error"),
 }
 KINDS = {value.code: value for value in vars(refusals).values() if isinstance(value, Kind)}

@@ -30,6 +30,7 @@ SERVED: dict[str, Place] = {
     "/anthropic/v1/messages": Place(Surface.MESSAGES, Face.ANTHROPIC),
     "/v1/messages/count_tokens": Place(Surface.COUNT_TOKENS, Face.ANTHROPIC),
     "/anthropic/v1/messages/count_tokens": Place(Surface.COUNT_TOKENS, Face.ANTHROPIC),
+    "/v1/me": Place(Surface.ME, Face.OPENAI, ("GET",)),
     "/v1/models": Place(Surface.MODELS, Face.OPENAI, ("GET",)),
     "/openai/v1/models": Place(Surface.MODELS, Face.AZURE, ("GET",)),
     "/openai/models": Place(Surface.MODELS, Face.AZURE, ("GET",)),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from extproc.stores.sql.affinity import SqlAffinity
+from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
-from extproc.stores.sql.keys import SqlKeys
 from extproc.stores.sql.migrations import upgrade
 
 __all__ = ["Stores", "open_stores", "upgrade"]
@@ -17,7 +17,7 @@ class Stores:
     """All stores of one database."""
 
     engine: Engine
-    keys: SqlKeys
+    directory: SqlDirectory
     affinity: SqlAffinity
 
     def close(self) -> None:
@@ -27,4 +27,4 @@ class Stores:
 def open_stores(url: str) -> Stores:
     """The stores of a database that `upgrade` has brought to the newest schema. Raises StoreUnavailable."""
     engine = connect(url)
-    return Stores(engine, SqlKeys(engine), SqlAffinity(engine))
+    return Stores(engine, SqlDirectory(engine), SqlAffinity(engine))

@@ -1,12 +1,14 @@
 """Connections to the database."""
 
+import fcntl
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -44,25 +46,40 @@ def _sqlite(url: str, path: str) -> Engine:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # private from birth
     engine = create_engine(url, connect_args={"timeout": _WAIT, "check_same_thread": False})
     event.listen(engine, "connect", _sqlite_settings)
+    event.listen(engine, "begin", _sqlite_begin)
     return engine
 
 
 def _sqlite_settings(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # Python's driver would begin a transaction at the first write only
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
+def _sqlite_begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
+def transaction(engine: Engine, snapshot: bool = False) -> Iterator[Connection]:
     """One transaction; every failure of the database leaves as StoreUnavailable, without its parameters.
 
+    `snapshot`: all of its reads see one state, whatever is written meanwhile (SQLite's always do).
     Of the driver's words only the first line is kept: the reason. Lines after it may quote a row.
     """
-    try:
-        with engine.begin() as connection:
+    with _failures(), engine.connect() as connection:
+        if snapshot and engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
             yield connection
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
     except DBAPIError as error:
         reason = str(error.orig).partition("\n")[0]
         raise StoreUnavailable(f"the database cannot be used: {reason}") from None
@@ -70,3 +87,55 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise StoreUnavailable(f"the database cannot be used: {type(error).__name__}") from None
     except OSError as error:
         raise StoreUnavailable(f"the database cannot be opened: {error.strerror}") from None
+
+
+def wait_briefly(connection: Connection) -> None:
+    """Have this transaction fail where others hold a lock for seconds, as it does on SQLite anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(_WAIT * 1000)}")  # milliseconds
+
+
+@contextmanager
+def alone(engine: Engine, what: str) -> Iterator[bool]:
+    """Whether this is the only one at some work on the database: a lock that ends with its process.
+
+    On SQLite a lock file beside the database, on PostgreSQL an advisory lock of a session of its own.
+    Raises StoreUnavailable; what the work itself raises stays as it is.
+    """
+    if engine.dialect.name == "postgresql":
+        lock = _advisory_lock(engine, zlib.crc32(f"sluice {what}".encode()))
+    else:
+        lock = _locked_file(f"{engine.url.database}.{what}")
+    with lock as got:
+        yield got
+
+
+@contextmanager
+def _advisory_lock(engine: Engine, key: int) -> Iterator[bool]:
+    with _failures():
+        session = engine.connect().execution_options(isolation_level="AUTOCOMMIT")  # no transaction while it waits
+    try:
+        with _failures():
+            got = bool(session.execute(select(func.pg_try_advisory_lock(key))).scalar_one())
+        yield got
+    finally:
+        session.invalidate()  # ends the session, and with it the lock, even where the database is gone
+        session.close()
+
+
+@contextmanager
+def _locked_file(path: str) -> Iterator[bool]:
+    with _failures():
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield _lock(lock)
+    finally:
+        os.close(lock)
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

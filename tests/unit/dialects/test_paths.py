@@ -14,7 +14,7 @@ CLAUDE = Backend("claude", Dialect.ANTHROPIC, "/anthropic")
 
 ONLY_OPENAI = {Surface.MODERATIONS, Surface.RERANK}
 ANTHROPIC = {Surface.MESSAGES, Surface.COUNT_TOKENS}
-OWN = {Surface.MODELS, Surface.MODEL_ITEM, Surface.READY}  # the gateway answers these itself
+OWN = {Surface.ME, Surface.MODELS, Surface.MODEL_ITEM, Surface.READY}  # the gateway answers these itself
 
 
 @pytest.mark.parametrize("surface", list(Surface))

@@ -7,8 +7,6 @@ from extproc.stores.sql.tables import metadata
 connection = context.config.attributes["connection"]
 if connection.dialect.name == "postgresql":
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7031985)")  # one migrator at a time
-else:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none by itself for changes of the schema
 context.configure(connection=connection, target_metadata=metadata)
 with context.begin_transaction():
     context.run_migrations()

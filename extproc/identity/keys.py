@@ -45,6 +45,11 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def fingerprint(key: str) -> bytes:
+    """The same digest as 32 bytes: half the memory where there are many."""
+    return hashlib.sha256(key.encode()).digest()
+
+
 def hint(key: str) -> str:
     """A key as it may be shown in a list."""
     return f"{PREFIX}…{key[-4:]}"

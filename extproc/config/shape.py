@@ -1,0 +1,101 @@
+"""What a schema says of each place in a tree, and pydantic's errors in words for people."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from extproc.config.problems import Steps, did_you_mean
+
+
+class Shape:
+    """A schema, asked place by place.
+
+    `later` are fields that are known to come: whoever writes one is told that it has no engine yet.
+    """
+
+    def __init__(self, model: type[BaseModel], later: frozenset[str] = frozenset()) -> None:
+        self._schema = model.model_json_schema()
+        self._later = later
+
+    def fields(self, steps: Steps) -> list[str]:
+        """The names that may stand in a mapping; none where they are the user's choice."""
+        place = self._at(steps)
+        return [*place.get("properties", {}), *place.get("propertyNames", {}).get("enum", ())]
+
+    def kind(self, steps: Steps) -> str:
+        """The JSON type of a value; empty where the schema knows no such place."""
+        return str(self._at(steps).get("type", ""))
+
+    def is_text(self, steps: Steps) -> bool:
+        return self.kind(steps) == "string"
+
+    def message(self, details: ErrorDetails, steps: Steps) -> str:
+        """One of pydantic's errors, about the value at `steps`. It never quotes the value."""
+        kind, context = details["type"], details.get("ctx", {})
+        if kind == "extra_forbidden" and steps[-1] in self._later:
+            return "is not carried out yet, so it is refused rather than ignored"
+        if kind == "extra_forbidden":
+            return "unknown field" + did_you_mean(str(steps[-1]), self.fields(steps[:-1]))
+        if kind == "string_pattern_mismatch":
+            return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+        if kind.endswith("_type") and details["input"] is None:
+            return "has no value"
+        return _MESSAGES.get(kind, details["msg"]).format_map(context)
+
+    def _at(self, steps: Steps) -> dict[str, Any]:
+        place = self._schema
+        for step in steps:
+            place = self._resolved(_inner(place, step))
+        return place
+
+    def _resolved(self, place: dict[str, Any]) -> dict[str, Any]:
+        """Behind references and optional values; of several types the first."""
+        for choice in place.get("anyOf", ()):
+            if choice.get("type") != "null":
+                return self._resolved(choice)
+        if "$ref" not in place:
+            return place
+        definition: dict[str, Any] = self._schema["$defs"][place["$ref"].rsplit("/", 1)[1]]
+        return definition
+
+
+def _inner(place: dict[str, Any], step: str | int) -> dict[str, Any]:
+    """One element of a list, one field, or one entry of a free mapping."""
+    choices = [place.get("items"), place.get("additionalProperties"), *place.get("patternProperties", {}).values()]
+    if not isinstance(step, int):
+        choices.insert(0, place.get("properties", {}).get(step))
+    return next((choice for choice in choices if isinstance(choice, dict)), {})
+
+
+_MESSAGES = {
+    "missing": "is required",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must not be longer than {max_length} characters",
+    "byte_size": "must be a size: a number of bytes, or like 512KiB, 8MiB",
+    "byte_size_unit": "must be a size: a number of bytes, or like 512KiB, 8MiB",
+    "value_error": "{error}",
+}
+
+_PATTERNS = {
+    r"^[a-z0-9][a-z0-9-]{0,62}$": "must be lower-case letters, digits and dashes, at most 63, no dash first",
+    r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$": "must be letters, digits and . _ : / @ + -, beginning with a letter or digit",
+    r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]*)$": "must be the name of a model, or * for every model open to the tier",
+    r"^(sqlite:///|postgresql\+?\w*://).+": "must be like sqlite:///var/sluice.db or postgresql://user@host/name",
+    r"^(\*|https?://(\*\.)?[A-Za-z0-9.-]+(:[0-9]{1,5})?)$": "must be like https://chat.example.com, or * for any",
+}

@@ -1,0 +1,1 @@
+"""Teams as files: what they declare, what that changes, and how it is carried out."""

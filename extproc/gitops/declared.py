@@ -1,0 +1,74 @@
+"""What the gateway's configuration and the team files declare, as the records that the directory holds."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from extproc.config.identity import Area
+from extproc.config.schema import Gateway
+from extproc.config.team_files import Offer
+from extproc.config.teams import EVERY_MODEL, DeclaredKey, TeamFile
+from extproc.stores.ports import AreaRecord, KeySpec, Member, MemberKind, TeamRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Areas, teams and keys by name. What a file lists in any order is sorted, so that order is no change."""
+
+    areas: Mapping[str, AreaRecord]
+    teams: Mapping[str, TeamRecord]
+    keys: Mapping[tuple[str, str], KeySpec]  # by team and name
+
+
+def declared(gateway: Gateway, offered: Offer, files: Mapping[str, TeamFile]) -> Declared:
+    """The records of checked team files. Areas are those of the configuration, or else those that teams name."""
+    areas = gateway.areas or {file.area: Area() for file in files.values()}
+    return Declared(
+        areas={name: AreaRecord(name, _sorted(owner.lower() for owner in area.owners)) for name, area in areas.items()},
+        teams={name: _team(name, file, offered) for name, file in files.items()},
+        keys={(name, key.name): _key(name, key, offered) for name, file in files.items() for key in file.keys},
+    )
+
+
+def _team(name: str, file: TeamFile, offered: Offer) -> TeamRecord:
+    every = any(granted.name == EVERY_MODEL for granted in file.models)
+    return TeamRecord(
+        name=name,
+        area=file.area,
+        owner=file.owner,
+        tier=file.tier,
+        models=None if every else _sorted(offered.public[granted.name] for granted in file.models),
+        ip_ranges=_sorted(file.ip_ranges),
+        tags=tuple(sorted(file.tags.items())),
+        members=_members(file),
+    )
+
+
+def _members(file: TeamFile) -> tuple[Member, ...]:
+    """The owner is one without being listed, so that nothing else needs to know of owners."""
+    people = {file.owner: "team_admin"} | {member.user: member.role for member in file.members}
+    found = [Member(MemberKind.USER, user, role) for user, role in people.items()]
+    found += (Member(MemberKind.GROUP, group.id, group.role) for group in file.groups)
+    found += (
+        Member(MemberKind.SERVICE_ACCOUNT, account.name, "service_account", account.client_id)
+        for account in file.service_accounts
+    )
+    return tuple(sorted(found, key=lambda member: (member.kind.value, member.name)))
+
+
+def _key(team: str, key: DeclaredKey, offered: Offer) -> KeySpec:
+    return KeySpec(
+        name=key.name,
+        team=team,
+        user=key.user,
+        service_account=key.service_account,
+        environment=key.environment,
+        lifetime=key.lifetime,
+        models=None if key.models is None else _sorted(offered.public[model] for model in key.models),
+        surfaces=None if key.surfaces is None else _sorted(key.surfaces),
+        ip_ranges=_sorted(key.ip_ranges),
+        declared=True,
+    )
+
+
+def _sorted(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(values)))
