@@ -7,6 +7,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TIERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST := $(BIN)/pytest --quiet
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help
@@ -108,7 +109,7 @@ check-sizes: $(VENV)/dev.stamp
 # ---- test ---------------------------------------------------------------------------------------
 .PHONY: test
 test: $(VENV)/dev.stamp ## all tests, with coverage; says what was skipped and why
-	@$(PYTEST) $(COVERAGE)
+	@$(PYTEST) $(PARALLEL) $(COVERAGE)
 
 .PHONY: $(TIERS:%=test-%)
 $(TIERS:%=test-%): test-%: $(VENV)/dev.stamp
@@ -121,6 +122,10 @@ bench: $(VENV)/dev.stamp ## the gateway beside a null policy and Envoy alone, in
 .PHONY: bench-auth
 bench-auth: $(VENV)/dev.stamp ## what knowing the caller costs in time, memory and pauses, and whether its time tells
 	@$(BIN)/python -m loadtest.bench_auth
+
+.PHONY: bench-budget
+bench-budget: $(VENV)/dev.stamp ## reserve and settle in Redis beside plain calls, and whether anybody can overspend
+	@$(BIN)/python -m loadtest.bench_budget
 
 # ---- clean --------------------------------------------------------------------------------------
 .PHONY: clean

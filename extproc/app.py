@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -64,6 +65,14 @@ async def _bounded(work: Callable[[], T]) -> T:
         return await asyncio.wait_for(asyncio.to_thread(work), _STORE_WAIT)
     except TimeoutError:
         raise StoreUnavailable("the database did not answer in time") from None
+
+
+def tune() -> None:
+    """Set the interpreter for a process in which one thread serves calls and others must not hold it up."""
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: no collection need look at it again
+    gc.set_threshold(10_000, 20, 20)  # a call makes hundreds of objects, one or two of them in cycles: look seldom
+    sys.setswitchinterval(0.001)  # seconds that another thread may keep the calls waiting; Python's own is 5 ms
 
 
 def _on_signal(stop: Callable[[], None]) -> None:
@@ -127,9 +136,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     )
     _on_signal(stopping.set)
     background = asyncio.gather(roster.keep_fresh(), _publish(pipeline, journal))
-    gc.collect()
-    gc.freeze()  # what is loaded now stays: no collection need look at it again
-    gc.set_threshold(10_000, 20, 20)  # a call makes hundreds of objects and no cycle: look seldom
+    tune()
     await server.start()
     log.info("worker serves on %s", socket)
     await stopping.wait()

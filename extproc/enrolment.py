@@ -21,7 +21,8 @@ from extproc.stores.ports import (
     TeamRemoved,
 )
 
-_PIECE = 64  # changes between two pauses: less than a millisecond of work
+_MOST_SAME = 10_000  # values in the search for equal ones: keys that are gone leave theirs behind
+_PIECE = 16  # changes between two pauses: less than a millisecond of work, reading included
 _NOBODY: Mapping[bytes, Key] = {}
 Members = Mapping[MemberKind, Mapping[str, tuple[Membership, ...]]]
 T = TypeVar("T")
@@ -34,10 +35,12 @@ class Enrolment:
     """
 
     def __init__(self, quickstart: bool, before: Mapping[bytes, Key] = _NOBODY) -> None:
+        self.taken = 0  # changes, the last time
         self._quickstart = quickstart
         self._before = before
         self._parts: list[dict[bytes, Key]] = [{} for _ in range(PARTS)]
         self._given: set[int] = set()  # parts that a directory has: they are replaced, not changed
+        self._gaps: set[int] = set()  # parts that keys have been taken out of
         self._records: dict[str, TeamRecord] = {}
         self._teams: dict[str, Team] = {}
         self._members: Members | None = None  # until a team changes
@@ -54,11 +57,14 @@ class Enrolment:
 
     def take(self, changes: Iterable[DirectoryChange], pause: Callable[[], None]) -> Directory:
         """The directory after the changes; `pause` is called every fraction of a millisecond of work."""
-        for number, change in enumerate(changes, 1):
+        self.taken = 0
+        for change in changes:
             self._take(change)
-            if number % _PIECE == 0:
+            self.taken += 1
+            if self.taken % _PIECE == 0:
                 pause()
         self._before = _NOBODY
+        self._close_gaps(pause)
         if self._members is None:
             self._members = _members([self._records[name] for name in sorted(self._records)], pause)
         self._given = set(range(PARTS))
@@ -102,18 +108,28 @@ class Enrolment:
         self._put(fingerprint, known if known is not None and known == key else key)
 
     def _put(self, fingerprint: bytes, key: Key) -> None:
+        self._own_part(fingerprint[0])[fingerprint] = key
+
+    def _drop(self, fingerprint: bytes) -> None:
         number = fingerprint[0]
+        if fingerprint in self._parts[number]:
+            del self._own_part(number)[fingerprint]
+            self._gaps.add(number)
+
+    def _own_part(self, number: int) -> dict[bytes, Key]:
+        """A part that may be changed, as no directory has it."""
         if number in self._given:
             self._parts[number] = dict(self._parts[number])
             self._given.discard(number)
-        self._parts[number][fingerprint] = key
+        return self._parts[number]
 
-    def _drop(self, fingerprint: bytes) -> None:
-        """Leave no gap in the dict, which a lookup would have to step over: that would tell revoked from unknown."""
-        number = fingerprint[0]
-        if fingerprint in self._parts[number]:
-            self._parts[number] = {one: key for one, key in self._parts[number].items() if one != fingerprint}
-            self._given.discard(number)
+    def _close_gaps(self, pause: Callable[[], None]) -> None:
+        """A lookup steps over the gap that a key leaves in its dict, and its time would tell revoked from unknown."""
+        for count, number in enumerate(sorted(self._gaps), 1):
+            self._parts[number] = dict(self._parts[number].items())  # a plain copy may keep the gaps
+            if count % _PIECE == 0:
+                pause()
+        self._gaps.clear()
 
     def _key(self, record: KeyRecord) -> Key:
         spec = record.spec
@@ -133,6 +149,8 @@ class Enrolment:
         )
 
     def _once(self, value: T) -> T:
+        if len(self._same) >= _MOST_SAME:
+            self._same.clear()  # costs a little sharing, and nothing else
         return self._same.setdefault(value, value)  # type: ignore[return-value]
 
 

@@ -301,9 +301,10 @@ class Pipeline:
 
     def _passport(self, call: Call, caller: Caller, chain: Chain) -> str | None:
         """The caller's signed identity, where a backend of the chain wants it; Envoy gives it to no other."""
-        if self._signing_key is None or not any(target.backend.wants_identity for target in chain.targets):
+        told = list(dict.fromkeys(target.backend.name for target in chain.targets if target.backend.wants_identity))
+        if self._signing_key is None or not told:
             return None
-        return passport.sign(caller, call.request_id, time.time(), self._signing_key)
+        return passport.sign(caller, told, call.request_id, time.time(), self._signing_key)
 
     # ---- response: what came, what it used ------------------------------------------------------------
 

@@ -27,8 +27,9 @@ _LINE_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `stdin` is fed once, at the start; `environ` is added to our own, `withheld` left out of it.
+    """What to run. `stdin` is fed once, at the start; `environ` is added to what it has of our own environment.
 
+    `may_have`: tells, by its name, whether it has a variable of ours.
     `inherits`: it writes to our own standard output, not to us.
     """
 
@@ -38,11 +39,11 @@ class Program:
     environ: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
     inherits: bool = False
-    withheld: frozenset[str] = frozenset()
+    may_have: Callable[[str], bool] = lambda _: True
 
 
 def _environment(program: Program) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if name not in program.withheld}
+    own = {name: value for name, value in os.environ.items() if program.may_have(name)}
     return {**own, **program.environ}
 
 

@@ -1,6 +1,6 @@
 """What knowing the caller costs, and whether its time tells more than its answer. `python -m loadtest.bench_auth`.
 
-Each part runs in a process of its own. The status is 1 where a target is missed. See loadtest/results/README.md for
+Each part runs in a process of its own. The status is 1 where a target is missed. See loadtest/results/auth.md for
 how to read the figures.
 """
 
@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 import uvloop
 
+from extproc.app import tune
 from extproc.enrolment import Enrolment
 from extproc.headers import Headers
 from extproc.identity import keys
@@ -238,14 +239,16 @@ def pauses(plan: Plan) -> list[Figure]:
 
 
 async def _pauses(plan: Plan, stores: Stores, folder: Path) -> list[Figure]:
-    gc.set_threshold(10_000, 20, 20)  # as in a worker
+    tune()
     process = psutil.Process()
     _settle_memory()
     before = process.memory_info().rss
     roster = Roster(stores.directory)
     first = await _kept_waiting(roster.refresh)
     grown = (process.memory_info().rss - before) / _MB
-    saving = await _kept_waiting(Roster(stores.directory, saved=folder / "directory.jsonl").refresh)
+    keeper = Roster(stores.directory, saved=folder / "directory.jsonl")
+    await asyncio.to_thread(keeper.refresh)
+    saving = await _kept_waiting(keeper.keep)
     idle, swaps = [], []
     for change in _increments(plan, stores):
         await asyncio.to_thread(change)
@@ -255,7 +258,7 @@ async def _pauses(plan: Plan, stores: Stores, folder: Path) -> list[Figure]:
     return [
         Figure("idle", statistics.median(wait.late for wait in idle), "ms", _spread(wait.late for wait in idle)),
         Figure(f"first load of {plan.keys:,} keys", first.ours, "ms", f"{first}, and {grown:.0f} MB"),
-        Figure("the same, and the snapshot file", saving.ours, "ms", str(saving)),
+        Figure("the snapshot file of as many", saving.ours, "ms", str(saving)),
         Figure(
             f"{int(plan.keys * _CHANGED):,} changed keys and the swap",
             statistics.median(wait.ours for wait in swaps),
@@ -422,7 +425,7 @@ PARTS: dict[str, Callable[[Plan], list[Figure]]] = {
 TITLES = {
     "lookups": "One call of identify(), in a directory of {keys:,} keys in 2,000 teams",
     "memory": "Memory of the directory",
-    "pauses": "How late an event loop that ticks every ms gets while a thread refreshes the directory from SQLite",
+    "pauses": "How late an event loop that ticks every ms gets while a thread refreshes or saves the directory",
     "timing": "Time of identify() for what is refused, {samples:,} samples each",
     "wire": "Time of a refused call through Envoy and a worker, {wire_samples:,} samples each",
 }

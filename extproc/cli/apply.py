@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from extproc.cli.keys import directory
 from extproc.cli.plan import TeamsOption, wished
-from extproc.cli.plan_text import number, print_plan
+from extproc.cli.plan_text import number, print_plan, some, warn_of_spent
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.gitops import apply as gitops
 from extproc.gitops.delivery import Delivery, DeliveryError, open_delivery
@@ -58,6 +58,7 @@ def apply(
         print_plan(done)
     else:
         typer.echo(_account(done, deliver_to, time.monotonic() - started))
+    warn_of_spent(done)
 
 
 def _delivery(target: str | None) -> Delivery | None:
@@ -100,9 +101,18 @@ def _explained() -> Iterator[None]:
     except Conflict:
         fail("Another `sluice apply` is at work on this database. Let it end, and run this again.")
     except gitops.Busy:
-        fail("The directory changed at every attempt; nothing was changed here. Run it again.")
+        fail(
+            "The directory changed at every attempt. No new key came in force, though some may have been delivered: "
+            "those will never work. Run it again."
+        )
+    except gitops.Overwritten as error:
+        names = some(["/".join(name) for name in error.names])
+        fail(
+            f"Another `sluice apply` was at work. Keys that work, while their places hold others that never will: "
+            f"{names}. Make successors by `sluice keys rotate`, and put them there."
+        )
     except DeliveryError as error:
-        fail(f"{error}\nNothing was changed in the directory. Run it again when this is mended.")
+        fail(f"{error}\nNo new key came in force. Run it again when this is mended.")
 
 
 def _approval(yes: bool, remove_all: bool, bar: _Bar) -> gitops.Approve:

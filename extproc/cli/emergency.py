@@ -2,12 +2,14 @@
 
 import json
 from typing import Annotated
+from unicodedata import normalize
 
 import typer
 
 from extproc.cli.keys import JsonOption, check_text, directory, full_name
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import print_table
+from extproc.identity.claims import folded
 from extproc.stores.memory import one_key
 from extproc.stores.ports import DirectoryState, KeyRecord, Stop, StopScope, UnknownKey
 
@@ -93,7 +95,7 @@ def list_stops(config: ConfigOption = None, as_json: JsonOption = False) -> None
 
       sluice emergency list --json
     """
-    with directory(configuration(config)) as store:
+    with directory(configuration(config), upgrade=False) as store:
         state = store.state()
     if as_json:
         typer.echo(json.dumps([_facts(made) for made in state.stops]))
@@ -117,9 +119,9 @@ def _check_name(scope: StopScope, name: str) -> None:
 def _to_stop(state: DirectoryState, scope: StopScope, name: str) -> str:
     """The name under which the scope is known. A user may be stopped before any file knows of it."""
     if scope is StopScope.USER:
-        return name.lower()
-    if scope is StopScope.KEY:  # or who shows a token, by the pseudonym in the records
-        return name if name.startswith("usr_") else _key(state, name).id
+        return _user(name)
+    if scope is StopScope.KEY:  # a whole line of rotations; or who shows a token, by the pseudonym in the records
+        return name if name.startswith("usr_") else _key(state, name).lineage
     names = {StopScope.AREA: {team.area for team in state.teams}, StopScope.TEAM: {team.name for team in state.teams}}
     if scope in names and name not in names[scope]:
         fail(f"There is no {scope.value} {name!r}. There are: {', '.join(sorted(names[scope])) or 'none'}.")
@@ -129,12 +131,21 @@ def _to_stop(state: DirectoryState, scope: StopScope, name: str) -> str:
 def _stopped(state: DirectoryState, scope: StopScope, name: str) -> str:
     """The name under which it was stopped, also of what has been removed or revoked since."""
     if scope is StopScope.USER:
-        return name.lower()
+        return _user(name)
     stopped = {made.name for made in state.stops if made.scope is scope}
     if scope is not StopScope.KEY or name in stopped:
         return name
-    meant = [key.id for key in state.keys if key.id in stopped and name in (key.spec.name, full_name(key), key.hint)]
-    return meant[0] if len(meant) == 1 else name
+    meant = {
+        key.lineage
+        for key in state.keys
+        if key.lineage in stopped and name in (key.id, key.spec.name, full_name(key), key.hint)
+    }
+    return meant.pop() if len(meant) == 1 else name
+
+
+def _user(name: str) -> str:
+    """As tokens have it. Many keyboards make letters that are not composed, which no token may have."""
+    return folded(normalize("NFC", name))
 
 
 def _key(state: DirectoryState, which: str) -> KeyRecord:
@@ -146,7 +157,7 @@ def _key(state: DirectoryState, which: str) -> KeyRecord:
 
 def _title(scope: StopScope, name: str, state: DirectoryState) -> str:
     """What is stopped as people know it: a key by its name and hint."""
-    key = next((key for key in state.keys if scope is StopScope.KEY and key.id == name), None)
+    key = next((key for key in reversed(state.keys) if scope is StopScope.KEY and key.lineage == name), None)
     return f"{scope.value} {name if key is None else f'{full_name(key)} ({key.hint})'}".rstrip()
 
 

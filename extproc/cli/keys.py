@@ -15,14 +15,18 @@ from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import console, print_table
 from extproc.config.schema import Gateway
 from extproc.identity import keys
+from extproc.identity.claims import folded
 from extproc.stores import sql
+from extproc.stores.memory import one_key
 from extproc.stores.ports import (
+    DirectoryState,
     DirectoryStore,
     KeyRecord,
     KeySpec,
     MemberKind,
     MintedKey,
     NameTaken,
+    StopScope,
     StoreUnavailable,
     UnknownKey,
     UnknownTeam,
@@ -90,7 +94,7 @@ def create(
     spec = KeySpec(
         name=name,
         team=team or "",
-        user=None if user is None else user.lower(),
+        user=None if user is None else folded(user),
         service_account=service_account,
         environment=environment,
         lifetime=lifetime,
@@ -119,7 +123,7 @@ def list_keys(
 
       sluice keys list --all --json
     """
-    with directory(configuration(config)) as store:
+    with directory(configuration(config), upgrade=False) as store:
         records = [
             record
             for record in store.state().keys
@@ -152,6 +156,7 @@ def rotate(
     key = keys.mint(secrets.token_bytes(32))
     with directory(configuration(config)) as store:
         try:
+            _refuse_stopped(store.state(), which)
             old, new = store.rotate(which, keys.digest(key), keys.hint(key), life)
         except UnknownKey:
             fail(f"No key in force, or more than one, goes by {which!r}, or it has a successor already.")
@@ -163,6 +168,8 @@ def rotate(
 def suspend(which: WhichArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Take a key out of force until it is resumed; in every worker within five seconds.
 
+    A name means all keys of it, those in the overlap of a rotation too; a hint or an id means that one.
+
     [bold]Examples[/bold]
 
       sluice keys suspend payments/ci
@@ -172,7 +179,7 @@ def suspend(which: WhichArgument, config: ConfigOption = None, as_json: JsonOpti
 
 @app.command()
 def resume(which: WhichArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Put a suspended key in force again.
+    """Put a suspended key in force again; a name means all keys of it.
 
     [bold]Examples[/bold]
 
@@ -185,7 +192,7 @@ def resume(which: WhichArgument, config: ConfigOption = None, as_json: JsonOptio
 def revoke(which: WhichArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Revoke a key for ever: it stops working in every worker within five seconds.
 
-    A key that has been rotated is revoked by its own hint or id; its name means its successor.
+    A name means all keys of it, those in the overlap of a rotation too; a hint or an id means that one.
 
     [bold]Examples[/bold]
 
@@ -195,10 +202,13 @@ def revoke(which: WhichArgument, config: ConfigOption = None, as_json: JsonOptio
 
 
 @contextmanager
-def directory(gateway: Gateway) -> Iterator[DirectoryStore]:
-    """The directory of the configured database, brought to the newest schema first."""
+def directory(gateway: Gateway, upgrade: bool = True) -> Iterator[DirectoryStore]:
+    """The directory of the configured database, brought to the newest schema first.
+
+    Who only reads does not `upgrade` it: a gateway of an older version may be running on it.
+    """
     try:
-        sql.upgrade(gateway.stores.database)
+        (sql.upgrade if upgrade else sql.check_current)(gateway.stores.database)
         with closing(sql.open_stores(gateway.stores.database)) as stores:
             yield stores.directory
     except StoreUnavailable as error:
@@ -206,15 +216,33 @@ def directory(gateway: Gateway) -> Iterator[DirectoryStore]:
 
 
 def _change(
-    which: str, config: ConfigOption, as_json: bool, done: str, change: Callable[[DirectoryStore], KeyRecord]
+    which: str,
+    config: ConfigOption,
+    as_json: bool,
+    done: str,
+    change: Callable[[DirectoryStore], tuple[KeyRecord, ...]],
 ) -> None:
     check_text("WHICH", which, _LONGEST_WHICH)
     with directory(configuration(config)) as store:
         try:
-            record = change(store)
+            records = change(store)
         except UnknownKey:
             fail(f"No key in force, or more than one, goes by {which!r}. `sluice keys list --json` shows their ids.")
-    typer.echo(json.dumps(_facts(record)) if as_json else f"{done}: {full_name(record)} ({record.hint})")
+    if as_json:
+        typer.echo(json.dumps([_facts(record) for record in records]))
+    else:
+        for record in records:
+            typer.echo(f"{done}: {full_name(record)} ({record.hint})")
+
+
+def _refuse_stopped(state: DirectoryState, which: str) -> None:
+    """A successor of a stopped key would be stopped too. Raises UnknownKey."""
+    lineage = one_key(which, state.keys).lineage
+    if any((stop.scope, stop.name) == (StopScope.KEY, lineage) for stop in state.stops):
+        fail(
+            f"An emergency stop is on {which!r}, and would be on its successor. Revoke it and create another, "
+            f"or lift the stop first."
+        )
 
 
 def _store(store: DirectoryStore, key: MintedKey) -> KeyRecord:

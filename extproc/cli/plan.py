@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from extproc.cli.keys import JsonOption, directory
-from extproc.cli.plan_text import print_plan
+from extproc.cli.plan_text import print_plan, warn_of_spent
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.config.problems import ConfigError
 from extproc.config.schema import Gateway
@@ -44,12 +44,13 @@ def plan(
     """
     gateway = configuration(config)
     wish = wished(gateway, teams)
-    with directory(gateway) as store:
+    with directory(gateway, upgrade=False) as store:
         made = make_plan(store.state(), wish.declared, wish.offered, datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps(_facts(made)))
     else:
         print_plan(made)
+        warn_of_spent(made)
     if exit_code and not made.is_empty():
         raise typer.Exit(_SOMETHING_TO_DO)
 

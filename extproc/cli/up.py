@@ -78,8 +78,7 @@ async def _up(gateway: Gateway, config: Path | None, as_json: bool) -> None:
             others.append(fake)
         workers = await running.start_workers(gateway, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers)
-        withheld = processes.credential_variables(gateway) | processes.signing_variable(gateway)
-        envoy = Child(processes.envoy(state, withheld), console.line)
+        envoy = Child(processes.envoy(state), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)
         if not await wait_until(lambda: envoy_is_ready(state.admin_socket), others, _START_PATIENCE):

@@ -59,8 +59,7 @@ def _backend(name: str, given: schema.Backend) -> Backend:
     path = urlsplit(given.url).path.rstrip("/")
     dialect, told = Dialect(given.dialect), given.identity_header
     if dialect is Dialect.AZURE:
-        prefix = path.removesuffix("/v1").removesuffix("/openai")
-        return Backend(name, dialect, prefix, given.api_version, wants_identity=told)
+        return Backend(name, dialect, path.removesuffix("/v1").removesuffix("/openai"), given.api_version)
     if path and not path.endswith("/v1") and dialect is Dialect.OPENAI:
         return Backend(name, dialect, path, version="", wants_identity=told)  # such as /v1beta/openai
     return Backend(name, dialect, path.removesuffix("/v1"), wants_identity=told)

@@ -1,15 +1,17 @@
 """Settings of who may call: issuers of tokens, what their claims say, and what holds while the database is down."""
 
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extproc.config.fields import Credential, Duration, Name, Strict, has_port
 
 Role = Literal["platform_admin", "area_owner", "team_admin", "developer", "viewer", "service_account"]
+_LARGEST_SKEW = timedelta(minutes=5)
 ClaimName = Annotated[str, Field(min_length=1, max_length=200)]
 """The name of a claim; a dot leads into an object, as in `realm_access.roles`."""
 
@@ -36,7 +38,16 @@ class Rule(Strict):
             raise ValueError("give `team`, `role` or both")
         if self.team is None and self.role not in ("platform_admin", "viewer"):
             raise ValueError("without a `team`, the role can be platform_admin or viewer")
+        if self.team is not None and self.role in ("platform_admin", "area_owner"):
+            raise ValueError("with a `team`, the role can be team_admin, developer, viewer or service_account")
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Issuer(Strict):
@@ -44,15 +55,24 @@ class Issuer(Strict):
 
     issuer: str = Field(min_length=1, description="the `iss` claim, exactly")
     audiences: tuple[str, ...] = Field(min_length=1, description="accepted values of the `aud` claim")
-    jwks_url: str | None = Field(default=None, description="where the issuer publishes its keys")
+    jwks_url: str | None = Field(
+        default=None, description="where the issuer publishes its keys: https, but on this machine"
+    )
     jwks_file: Path | None = Field(default=None, description="file with the issuer's keys, in place of `jwks_url`")
     jwks_refresh: Duration = Field(default=timedelta(minutes=5), description="how often the keys are fetched")
-    clock_skew: Duration = Field(default=timedelta(seconds=60), description="how far clocks may differ")
+    clock_skew: Duration = Field(default=timedelta(seconds=60), description="how far clocks may differ, at most 5m")
     require: dict[ClaimName, tuple[str, ...]] = Field(
         default_factory=dict, description="claims that must have one of the values, such as `tid: [your tenant]`"
     )
     claims: Claims = Field(default=Claims(), description="which claims say who calls")
     rules: tuple[Rule, ...] = Field(default=(), description="what values of claims say of the bearer")
+
+    @field_validator("clock_skew")
+    @classmethod
+    def _is_a_skew(cls, value: timedelta) -> timedelta:
+        if value > _LARGEST_SKEW:
+            raise ValueError("must be at most 5m")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -62,6 +82,8 @@ class Issuer(Strict):
             parts = urlsplit(self.jwks_url)
             if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
                 raise ValueError("jwks_url must look like https://host[:port]/path")
+            if parts.scheme == "http" and not _is_loopback(parts.hostname):  # who swaps the keys is everybody
+                raise ValueError("jwks_url must be https, unless its host is this machine")
         return self
 
 

@@ -19,6 +19,17 @@ from extproc.config.listener import Listener
 
 _URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+_PROVIDERS = (
+    "api.openai.com",
+    "openai.azure.com",
+    "cognitiveservices.azure.com",
+    "ai.azure.com",  # of Azure AI Foundry: services.ai, models.ai, inference.ai
+    "api.anthropic.com",
+    "generativelanguage.googleapis.com",
+    "api.x.ai",
+    "models.github.ai",
+)
+"""Hosts, with those under them, that no company hosts for itself."""
 Dialect = Literal["openai", "azure-openai", "anthropic"]
 DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
 
@@ -90,6 +101,12 @@ class Backend(Strict):
         if self.api_version is not None and self.dialect != "azure-openai":
             raise ValueError("api_version is for the dialect azure-openai only")
         return self
+
+
+def _is_provider(backend: Backend) -> bool:
+    """Whether it is known not to be of this company, so that it must not learn who calls."""
+    host = (urlsplit(backend.url).hostname or "").rstrip(".")
+    return backend.dialect != "openai" or any(host == known or host.endswith(f".{known}") for known in _PROVIDERS)
 
 
 class Target(Strict):
@@ -165,6 +182,8 @@ class Gateway(Strict):
         for name, backend in self.backends.items():
             if backend.identity_header and self.identity.signing_key is None:
                 yield f"backends.{name}.identity_header: needs `identity.signing_key`"
+            if backend.identity_header and _is_provider(backend):
+                yield f"backends.{name}.identity_header: is for self-hosted backends, and this one is a provider's"
 
     def _name_problems(self) -> Iterator[str]:
         public: dict[str, str] = {}

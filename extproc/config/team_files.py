@@ -89,6 +89,8 @@ def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _misplaced(path: Path) -> str:
+    if path.suffix == ".yaml" and path.is_symlink():
+        return "is a symbolic link: what it shows could be any file of this machine"
     if path.is_dir():
         return "is a folder: team files stand side by side"
     if path.suffix in (".yml", ".json"):

@@ -1,7 +1,7 @@
 """A team file exactly as its owner writes it. Strict, as all configuration is.
 
-A field enters this schema together with the code that carries it out. Users are compared whatever the case of
-their letters, so they are held in lower case.
+A field enters this schema together with the code that carries it out. Users are held as they are compared: a mail
+address in lower case, any other name as it is.
 """
 
 import re
@@ -12,6 +12,7 @@ from unicodedata import is_normalized
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from extproc.config.fields import IpRange, ModelName, Name, Strict
+from extproc.identity.claims import folded
 
 DEFAULT_TIER = "standard"
 EVERY_MODEL = "*"
@@ -35,7 +36,7 @@ def _line(value: str) -> str:
 def _user(value: str) -> str:
     if not is_normalized("NFC", value):  # KELVIN SIGN would become the letter k
         raise ValueError("has letters that are not in their usual (composed) form")
-    return _line(value).lower()
+    return folded(_line(value))
 
 
 def _key_name(value: str) -> str:
@@ -81,7 +82,7 @@ class GrantedModel(Strict):
 class TeamMember(Strict):
     """A person in the team."""
 
-    user: User = Field(description="the user, as its tokens name it; the case of letters does not matter")
+    user: User = Field(description="the user, as its tokens name it; the case of a mail address does not matter")
     role: TeamRole = Field(default="developer", description="what it may do; a viewer sees and never calls")
 
 

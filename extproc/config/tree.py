@@ -31,6 +31,9 @@ _KNOWN_TAGS = {
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_MOST_REPEATED = 10_000  # values that aliases may add: seven lines can stand for a million
+
+
 class NotYaml(ValueError):
     """A text that is not one YAML document; `line` is 0 where none is known."""
 
@@ -50,6 +53,7 @@ class Tree:
         self._root = root
         self._environ = environ
         self._broken: set[Steps] = set()
+        self._left = 0  # values that may still come of the text that is being parsed
 
     # ---- reading ----
 
@@ -69,6 +73,7 @@ class Tree:
 
     def parse(self, text: str, steps: Steps, at: Callable[[int], Place]) -> Any:
         """The plain value of a YAML document that stands at `steps`. Raises NotYaml."""
+        self._left = len(text) + _MOST_REPEATED  # without aliases a value takes a character at least
         try:
             node = YAML(typ="rt").compose(text)
             return None if node is None else self._plain(node, steps, at)
@@ -81,6 +86,9 @@ class Tree:
             raise NotYaml("not usable: nested too deeply, or an alias inside its own anchor") from None
 
     def _plain(self, node: Node, steps: Steps, at: Callable[[int], Place]) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise NotYaml("not usable: its aliases (*) repeat too much")
         place = self.places.setdefault(steps, at(node.start_mark.line + 1))
         if node.tag not in _KNOWN_TAGS:
             self._break(place, steps, f"the tag {str(node.tag).replace('tag:yaml.org,2002:', '!!')} is not understood")

@@ -28,29 +28,31 @@ have 300,000 tokens."""
 MAX_FIELDS = 50_000
 """Keys of watched objects in one body; a million-token agent conversation has under 20,000."""
 
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# Python before 3.11.5 repeats a group possessively as if it could not fail half-way (gh-106052), so groups are repeated
+# inside an atomic one.
+_STRING = rb'"[^"\\]*+(?>(?:\\.[^"\\]*+)*)"'
 _SPACE = rb"[ \t\r\n]*+"
 # Anything up to the next bracket that matters: scalars, strings, and flat containers of either, whole.
 _JUMP = re.compile(
-    rb'(?:[^"\[\]{}]++|' + _STRING + rb'|\[[^"\[\]{}]*+\]|\{(?:[^"\[\]{}]++|' + _STRING + rb")*+\})*+([\[\]{}])",
+    rb'(?>(?:[^"\[\]{}]++|' + _STRING + rb'|\[[^"\[\]{}]*+\]|\{(?>(?:[^"\[\]{}]++|' + _STRING + rb")*)\})*)([\[\]{}])",
     re.DOTALL,
 )
 # A key; and, in the same step, a short plain value with what follows it: most fields are one match.
 _MEMBER = re.compile(
     _SPACE
-    + rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+    + rb'"([^"\\]*+(?>(?:\\.[^"\\]*+)*))"'
     + _SPACE
     + rb":"
     + _SPACE
     + rb'(?:("[^"\\]{0,200}+"|[^\s,\[\]{}"]++)'
     + _SPACE
-    + rb"([,}]))?+",
+    + rb"([,}]))?",
     re.DOTALL,
 )
 _ANY_STRING = re.compile(_STRING, re.DOTALL)
 _WORD = re.compile(rb'[^\s,\[\]{}"]++')
 _NEXT_MEMBER = re.compile(_SPACE + rb"([,}])")
-_NEXT_ITEM = re.compile(_SPACE + rb"([,\]])(?:(?<=,)" + _SPACE + rb")?+")
+_NEXT_ITEM = re.compile(_SPACE + rb"([,\]])(?:(?<=,)" + _SPACE + rb")?")
 _BLANK = re.compile(_SPACE)
 
 

@@ -28,7 +28,9 @@ _BOUNDARY = re.compile(r"[\x20-\x7e]{0,69}[\x21-\x7e]")  # RFC 2046, 5.1.1: 70 c
 
 _HEADER = re.compile(rf"({_TCHARS}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)".encode())
 # A name with a backslash is read with or without it, depending on who reads; in a file's name nobody cares.
-_ATTRIBUTE = rf"""[ \t]*;[ \t]*(?:(name)=(?:"([^"\\]*)"|({_TCHARS}))|(filename\*?)=(?:"(?:[^"\\]|\\.)*+"|{_TCHARS}))"""
+_ATTRIBUTE = (
+    rf"""[ \t]*;[ \t]*(?:(name)=(?:"([^"\\]*)"|({_TCHARS}))|(filename\*?)=(?:"(?>(?:[^"\\]|\\.)*)"|{_TCHARS}))"""
+)
 _DISPOSITION = re.compile(rf"form-data((?:{_ATTRIBUTE})+)[ \t]*".encode(), re.IGNORECASE)
 _ATTRIBUTES = re.compile(_ATTRIBUTE.encode(), re.IGNORECASE)
 _MODEL = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_MODEL)

@@ -12,7 +12,7 @@ TAIL = 64 * 1024
 """Bytes at the end of a large answer in which its usage is looked for."""
 
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*\{')
-_OBJECT = re.compile(rb"[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\}")  # two levels: usage and its details
+_OBJECT = re.compile(rb"[^{}]*+(?>(?:\{[^{}]*+\}[^{}]*+)*)\}")  # two levels: usage and its details
 
 
 def _said(source: Mapping[str, object], *names: str) -> int | None:

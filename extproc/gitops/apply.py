@@ -1,7 +1,8 @@
 """Carrying a plan out, so that a death at any point leaves the directory as it was, or as it shall be.
 
 Keys are made and delivered first and come in force last, with all else, in one transaction: what was delivered and
-never came in force is replaced by the next run.
+never came in force is replaced by the next run. No key is delivered over one that works, whose text that would lose: a
+key that is older than its new lifetime ends before, in a transaction of its own.
 """
 
 import secrets
@@ -14,7 +15,8 @@ from extproc.gitops.declared import Declared
 from extproc.gitops.delivery import DeliveredKey, Delivery
 from extproc.gitops.plan import KeyName, Plan, make_plan
 from extproc.identity import keys
-from extproc.stores.ports import Conflict, DirectoryStore, KeySpec, MintedKey
+from extproc.stores.memory import in_force
+from extproc.stores.ports import Conflict, DirectoryState, DirectoryStore, KeySpec, MintedKey
 
 _ATTEMPTS = 3
 _PIECE = 250  # keys delivered at once: between pieces the progress is told
@@ -37,6 +39,14 @@ class Busy(Exception):
     """The directory changed at every attempt."""
 
 
+class Overwritten(Exception):
+    """Keys of another run work, and this one, which should have been alone, has put others into their places."""
+
+    def __init__(self, names: Sequence[KeyName]) -> None:
+        super().__init__(f"{len(names)} keys overwritten")
+        self.names = names
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What shall be: the records that the files declare, and the models that they were checked against."""
@@ -57,13 +67,16 @@ def apply(
 
     Where the directory changes meanwhile it is planned anew, and asked again if other steps come of it. Raises what
     `approve` raises, NoDelivery before anything is done, DeliveryError, StoreUnavailable, Conflict where another
-    apply is at work, and Busy.
+    apply is at work, Busy and Overwritten.
     """
     approved: Plan | None = None
     delivered: frozenset[KeyName] = frozenset()
     with store.alone():
         for _ in range(_ATTEMPTS):
-            plan = make_plan(store.state(), wish.declared, wish.offered, now(), delivered)
+            state = store.state()
+            if lost := _overwritten(state, delivered, now()):
+                raise Overwritten(lost)
+            plan = make_plan(state, wish.declared, wish.offered, now())
             if plan.is_empty():
                 return plan
             if plan.to_mint() and delivery is None:
@@ -71,15 +84,23 @@ def apply(
             if approved is None or plan.steps() != approved.steps():
                 approve(plan)
                 approved = plan
-            minted = [] if delivery is None else _mint_and_deliver(plan.to_mint(), delivery, now(), progress)
-            delivered |= {(key.spec.team, key.spec.name) for key in minted}
-            progress("writing to the database", 0, 0)
             try:
-                store.apply(plan.change_set(minted), plan.revision)
+                ending = plan.ending()
+                revision = store.apply(ending, plan.revision) if ending.keys_changed else plan.revision
+                minted = [] if delivery is None else _mint_and_deliver(plan.to_mint(), delivery, now(), progress)
+                delivered |= {(key.spec.team, key.spec.name) for key in minted}
+                progress("writing to the database", 0, 0)
+                store.apply(plan.change_set(minted), revision)
             except Conflict:
                 continue
             return plan
     raise Busy
+
+
+def _overwritten(state: DirectoryState, delivered: frozenset[KeyName], now: datetime) -> list[KeyName]:
+    """Declared keys that work, of the names under which this run has delivered others."""
+    working = (key.spec for key in state.keys if key.spec.declared and in_force(key, now))
+    return sorted({(spec.team, spec.name) for spec in working} & delivered)
 
 
 def _mint_and_deliver(

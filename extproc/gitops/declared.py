@@ -7,6 +7,7 @@ from extproc.config.identity import Area
 from extproc.config.schema import Gateway
 from extproc.config.team_files import Offer
 from extproc.config.teams import EVERY_MODEL, DeclaredKey, TeamFile
+from extproc.identity.claims import folded
 from extproc.stores.ports import AreaRecord, KeySpec, Member, MemberKind, TeamRecord
 
 
@@ -23,7 +24,7 @@ def declared(gateway: Gateway, offered: Offer, files: Mapping[str, TeamFile]) ->
     """The records of checked team files. Areas are those of the configuration, or else those that teams name."""
     areas = gateway.areas or {file.area: Area() for file in files.values()}
     return Declared(
-        areas={name: AreaRecord(name, _sorted(owner.lower() for owner in area.owners)) for name, area in areas.items()},
+        areas={name: AreaRecord(name, _sorted(map(folded, area.owners))) for name, area in areas.items()},
         teams={name: _team(name, file, offered) for name, file in files.items()},
         keys={(name, key.name): _key(name, key, offered) for name, file in files.items() for key in file.keys},
     )

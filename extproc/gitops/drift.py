@@ -61,9 +61,8 @@ def _of_declared(subject: str, records: Sequence[KeyRecord]) -> Iterator[Drift]:
     if head is None:
         if ours:
             at = _minute(max(key.revoked_at for key in ours if key.revoked_at is not None))
-            yield Drift(
-                DriftKind.REVOKED, subject, f"revoked {at}: not minted again; for a new key choose another name"
-            )
+            text = f"revoked {at}: its name is spent; choose another name, or take it out of the file"
+            yield Drift(DriftKind.REVOKED, subject, text)
     elif not head.spec.declared:
         text = "the name is taken by a key made by hand: revoke that one, or choose another name"
         yield Drift(DriftKind.NAME_TAKEN, subject, text)

@@ -31,7 +31,7 @@ class Action(StrEnum):
 
 class KeyAction(StrEnum):
     MINT = "mint"
-    RENEW = "renew"  # revoke the one that is there and mint another, in one step
+    RENEW = "renew"  # revoke the one that is there, which has ended or ends first, and mint another
     CHANGE = "change"
     REVOKE = "revoke"
 
@@ -47,13 +47,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class KeyStep:
-    """What becomes of a key. `spec` is what it will be, or was; `ids` are the records to change or revoke."""
+    """What becomes of a key. `spec` is what it will be, or was; `ids` are the records to change or revoke.
+
+    `ends` are those of them that work still and must not by the time that another is delivered in their place.
+    """
 
     action: KeyAction
     spec: KeySpec
     reason: str = ""
     ids: tuple[str, ...] = ()
     fields: tuple[FieldChange, ...] = ()
+    ends: tuple[str, ...] = ()
 
     @property
     def name(self) -> KeyName:
@@ -88,6 +92,10 @@ class Plan:
         """The keys that have to be made."""
         return [step.spec for step in self.keys if step.action in (KeyAction.MINT, KeyAction.RENEW)]
 
+    def ending(self) -> ChangeSet:
+        """What has to be in force before any key is delivered: keys that are too old for their file end."""
+        return ChangeSet(keys_changed=tuple((key_id, step.spec) for step in self.keys for key_id in step.ends))
+
     def change_set(self, minted: Sequence[MintedKey]) -> ChangeSet:
         """What a store carries out, given the keys that `to_mint` asked for."""
         gone = (KeyAction.REVOKE, KeyAction.RENEW)
@@ -104,18 +112,12 @@ class Plan:
         )
 
 
-def make_plan(
-    state: DirectoryState,
-    declared: Declared,
-    offered: Offer,
-    now: datetime,
-    renewed: frozenset[KeyName] = frozenset(),
-) -> Plan:
-    """`renewed` are keys to replace even though they are in force."""
+def make_plan(state: DirectoryState, declared: Declared, offered: Offer, now: datetime) -> Plan:
+    """What is to be done at a time, and what is found that people have decided."""
     known = _by_name(state.keys)
     steps = [*_departures(known, declared, state.teams)]
     for name, spec in declared.keys.items():
-        steps += _due(spec, known.get(name, []), now, name in renewed)
+        steps += _due(spec, known.get(name, []), now)
     return Plan(
         revision=state.revision,
         declared=declared,
@@ -171,16 +173,18 @@ def _departures(
     return steps
 
 
-def _due(spec: KeySpec, records: Sequence[KeyRecord], now: datetime, renew: bool) -> list[KeyStep]:
+def _due(spec: KeySpec, records: Sequence[KeyRecord], now: datetime) -> list[KeyStep]:
     """What one declared key takes: often nothing."""
     head = next((key for key in records if key.revoked_at is None and key.replaced_by is None), None)
     ours = [key for key in records if key.spec.declared]
     if head is None and not ours:
         return [KeyStep(KeyAction.MINT, spec)]
     unrevoked = [key for key in ours if key.revoked_at is None]
-    if reason := _renewal(head, spec, now, renew):
-        return [KeyStep(KeyAction.RENEW, spec, reason, tuple(key.id for key in unrevoked))]
-    return _change(spec, [key for key in unrevoked if not _ended(key.expires_at, now)])
+    working = [key for key in unrevoked if not _ended(key.expires_at, now)]
+    if reason := _renewal(head, spec, now):
+        ids, ends = (tuple(key.id for key in some) for some in (unrevoked, working))
+        return [KeyStep(KeyAction.RENEW, spec, reason, ids, ends=ends)]
+    return _change(spec, working)
 
 
 def _change(spec: KeySpec, working: Sequence[KeyRecord]) -> list[KeyStep]:
@@ -193,7 +197,7 @@ def _change(spec: KeySpec, working: Sequence[KeyRecord]) -> list[KeyStep]:
     return [KeyStep(KeyAction.CHANGE, spec, "", tuple(key.id for key in stale), differing)]
 
 
-def _renewal(head: KeyRecord | None, spec: KeySpec, now: datetime, renew: bool) -> str:
+def _renewal(head: KeyRecord | None, spec: KeySpec, now: datetime) -> str:
     """Why a key has to be replaced; empty where it has not, or where that is not for a file to say."""
     if head is None or not head.spec.declared or head.suspended_at is not None:
         return ""
@@ -201,7 +205,7 @@ def _renewal(head: KeyRecord | None, spec: KeySpec, now: datetime, renew: bool) 
         return "has expired"
     if spec.lifetime is not None and _ended(head.created_at + spec.lifetime, now):
         return "is older than its new lifetime"
-    return "was delivered again by this run" if renew else ""
+    return ""
 
 
 def _ended(end: datetime | None, now: datetime) -> bool:

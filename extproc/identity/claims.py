@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from unicodedata import is_normalized
 
 Claims = Mapping[str, object]
+_LONGEST_NAME = 320  # of an email address; what OpenID Connect lets a subject have is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def bearer(token: VerifiedToken, policy: IssuerPolicy, now: float) -> Bearer:
     return Bearer(
         issuer=policy.name,
         subject=subject,
-        user=None if for_itself or user is None else _folded(user),
+        user=None if for_itself or user is None else folded(user),
         client=client if for_itself else None,
         groups=texts(claim(claims, policy.groups)),
         rules=tuple(rule for rule in policy.rules if rule.value in texts(claim(claims, rule.claim))),
@@ -114,14 +115,25 @@ def texts(value: object) -> frozenset[str]:
     return frozenset()
 
 
-def _folded(user: str) -> str:
-    """Case does not matter, but some signs have a letter of ours as their lower case: KELVIN SIGN is no `k`."""
-    return user.lower() if is_normalized("NFC", user) else user
+def folded(user: str) -> str:
+    """A user's name as it is compared, everywhere: the case of a mail address does not matter, any other's does.
+
+    A `sub` is told apart by case (OpenID Connect Core, section 2): `Ann` and `ann` may be two people.
+    """
+    return user.lower() if "@" in user else user
 
 
 def _one(claims: Claims, name: str) -> str | None:
+    """The name that a claim holds, fit to be compared and shown; None where it holds none. Raises BadClaims.
+
+    Some signs that are not NFC have a letter of ours as their lower case: KELVIN SIGN is no `k`.
+    """
     value = claim(claims, name)
-    return value if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value:
+        return None
+    if len(value) > _LONGEST_NAME or not value.isprintable() or not is_normalized("NFC", value):
+        raise BadClaims(f"has a value of the claim {name} that no name can be")
+    return value
 
 
 def _is_application(claims: Claims, client: str | None) -> bool:

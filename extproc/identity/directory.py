@@ -71,7 +71,7 @@ class Membership:
 class Directory:
     """The keys by their fingerprints, the teams by name, and who belongs to which.
 
-    Users are in lower case. `stops` are the emergency stops in force, as (scope, name).
+    Users are as `claims.folded` leaves them. `stops` are the emergency stops in force, as (scope, name).
     """
 
     keys: Mapping[bytes, Key] = field(default_factory=dict)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from extproc.headers import Headers
-from extproc.identity import keys
+from extproc.identity import keys, roles
 from extproc.identity.claims import FailedToken, IssuerPolicy, VerifiedToken
 from extproc.identity.directory import Directory, Key
 from extproc.model import Caller
@@ -20,6 +20,7 @@ Candidates = list[tuple[str, str]]
 _HEADERS = ("authorization", "api-key", "x-api-key")
 _PLACEHOLDERS = frozenset({"", "undefined", "null", "none"})  # what SDKs send when no key is configured
 _MAX_CREDENTIAL = 64 * 2**10  # no less than Envoy lets pass: tokens with many groups are long
+_MOST_PARTS = 8  # of a comma-joined header: reading it must cost little, whoever sends it
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _UNKNOWN = "The Sluice key is unknown, expired, suspended or revoked."
 
@@ -37,7 +38,7 @@ def identify(
         _only_token(candidates)
         caller = tokens.caller(token, issuers[token.issuer], directory, headers.get("openai-project"), now)
     else:
-        caller = _known(candidates, directory, now) or _of_key(_only_key(candidates, token), directory, now)
+        caller = _of_key(candidates, token, directory, now)
     if directory.stops:
         _refuse_stopped(caller, directory)
     return caller
@@ -53,14 +54,6 @@ def _only_token(candidates: Candidates) -> None:
         raise Refused(AMBIGUOUS_KEY, "A token and another credential were sent. Send one of them.")
     if not all(map(_JWT.fullmatch, bearers)):
         raise Refused(INVALID_TOKEN, "Send the token as `Authorization: Bearer`, and nothing else in that header.")
-
-
-def _known(candidates: Candidates, directory: Directory, now: float) -> Caller | None:
-    """The short way for nearly every call: one credential, a key in force, whose spelling need not be checked."""
-    if len(candidates) != 1 or not candidates[0][1].startswith(keys.PREFIX):
-        return None
-    key = directory.keys.get(keys.fingerprint(candidates[0][1]))
-    return None if key is None else _caller(key, directory, now)
 
 
 def _only_key(candidates: Candidates, token: Token) -> str:
@@ -81,13 +74,25 @@ def _only_key(candidates: Candidates, token: Token) -> str:
     raise Refused(INVALID_KEY, "The credential is not a Sluice key, nor a token that is accepted here.")
 
 
-def _of_key(given: str, directory: Directory, now: float) -> Caller:
-    """Unknown, revoked, expired and suspended keys, and keys whose team or user is gone, are told alike."""
-    key = directory.keys.get(keys.fingerprint(given))
-    caller = None if key is None else _caller(key, directory, now)
+def _of_key(candidates: Candidates, token: Token, directory: Directory, now: float) -> Caller:
+    """The caller of the one key of ours.
+
+    Nearly every call has one credential and it is a key in force, whose spelling need not be checked. Unknown,
+    revoked, expired and suspended keys, and keys whose team or user is gone, are told alike, in the same steps.
+    """
+    likely = candidates[0][1] if len(candidates) == 1 and candidates[0][1].startswith(keys.PREFIX) else None
+    caller = None if likely is None else _looked_up(likely, directory, now)
+    if caller is None:
+        given = _only_key(candidates, token)
+        caller = None if given == likely else _looked_up(given, directory, now)
     if caller is None:
         raise Refused(INVALID_KEY, _UNKNOWN)
     return caller
+
+
+def _looked_up(given: str, directory: Directory, now: float) -> Caller | None:
+    key = directory.keys.get(keys.fingerprint(given))
+    return None if key is None else _caller(key, directory, now)
 
 
 def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
@@ -121,10 +126,7 @@ def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
     )
 
 
-_ROLES = {
-    role: frozenset({role})
-    for role in ("platform_admin", "area_owner", "team_admin", "developer", "viewer", "service_account")
-}
+_ROLES = {role: frozenset({role}) for role in roles.ROLES}
 
 
 def _refuse_stopped(caller: Caller, directory: Directory) -> None:
@@ -135,7 +137,7 @@ def _refuse_stopped(caller: Caller, directory: Directory) -> None:
         ("area", team.area if team else None),
         ("team", team.name if team else None),
         ("user", caller.user),
-        ("key", caller.key_id),
+        ("key", caller.owner),  # a key, its predecessors and successors
     )
     if any(scope in directory.stops for scope in scopes):
         raise Refused(STOPPED, "The operators of the gateway have taken this caller out of service. Ask them.")
@@ -147,10 +149,11 @@ def _credentials(headers: Headers) -> Iterator[tuple[str, str]]:
         if header not in headers:
             continue
         for value in headers.all(header):
-            if len(value) > _MAX_CREDENTIAL:
+            parts = value.split(",", _MOST_PARTS)
+            if len(value) > _MAX_CREDENTIAL or len(parts) > _MOST_PARTS:  # nobody's
                 yield header, ""
                 continue
-            for part in value.split(","):
+            for part in parts:
                 given = _bare(part.strip(" \t"))
                 if given.lower() not in _PLACEHOLDERS:
                     yield header, given

@@ -130,7 +130,7 @@ class MemoryDirectory:
     def rotate(self, which: str, digest: str, hint: str, overlap: timedelta) -> tuple[KeyRecord, KeyRecord]:
         tables = self._begin()
         now = self._now()
-        old = self._chosen(which)
+        old = one_key(which, list(self._tables.keys.values()))
         if not in_force(old, now) or old.replaced_by is not None:
             raise UnknownKey(which)
         key_id = f"key_{next(self._numbers)}"
@@ -141,17 +141,20 @@ class MemoryDirectory:
         self._tables = tables
         return tables.keys[old.id], new
 
-    def suspend(self, which: str) -> KeyRecord:
-        record = self._unrevoked(which)
-        return record if record.suspended_at else self._changed(replace(record, suspended_at=self._now()))
+    def suspend(self, which: str) -> tuple[KeyRecord, ...]:
+        return self._changed(
+            record if record.suspended_at else replace(record, suspended_at=self._now())
+            for record in self._unrevoked(which)
+        )
 
-    def resume(self, which: str) -> KeyRecord:
-        record = self._unrevoked(which)
-        return self._changed(replace(record, suspended_at=None)) if record.suspended_at else record
+    def resume(self, which: str) -> tuple[KeyRecord, ...]:
+        return self._changed(replace(record, suspended_at=None) for record in self._unrevoked(which))
 
-    def revoke(self, which: str) -> KeyRecord:
-        record = self._chosen(which)
-        return record if record.revoked_at else self._changed(replace(record, revoked_at=self._now()))
+    def revoke(self, which: str) -> tuple[KeyRecord, ...]:
+        return self._changed(
+            record if record.revoked_at else replace(record, revoked_at=self._now())
+            for record in keys_meant(which, list(self._tables.keys.values()))
+        )
 
     def stop(self, scope: StopScope, name: str, reason: str) -> Stop:
         tables = self._begin()
@@ -198,20 +201,21 @@ class MemoryDirectory:
         _put(tables, record)
         return record
 
-    def _chosen(self, which: str) -> KeyRecord:
-        return one_key(which, list(self._tables.keys.values()))
-
-    def _unrevoked(self, which: str) -> KeyRecord:
-        record = self._chosen(which)
-        if record.revoked_at is not None:
+    def _unrevoked(self, which: str) -> tuple[KeyRecord, ...]:
+        meant = keys_meant(which, list(self._tables.keys.values()))
+        if any(record.revoked_at is not None for record in meant):
             raise UnknownKey(which)
-        return record
+        return meant
 
-    def _changed(self, record: KeyRecord) -> KeyRecord:
+    def _changed(self, records: Iterable[KeyRecord]) -> tuple[KeyRecord, ...]:
+        now = tuple(records)
         tables = self._begin()
-        _put(tables, record)
-        self._tables = tables
-        return record
+        different = [record for record in now if tables.keys[record.id] != record]
+        for record in different:
+            _put(tables, record)
+        if different:
+            self._tables = tables
+        return now
 
 
 def one_key(which: str, keys: Sequence[KeyRecord]) -> KeyRecord:
@@ -232,6 +236,24 @@ def one_key(which: str, keys: Sequence[KeyRecord]) -> KeyRecord:
         if found:
             break
     raise UnknownKey(which)
+
+
+def keys_meant(which: str, keys: Sequence[KeyRecord]) -> tuple[KeyRecord, ...]:
+    """The keys meant: by an id or a hint that one, by `team/name` or name all unrevoked ones of this name.
+
+    So what is done to a name is done to the older keys of its line, too. Raises UnknownKey where the words
+    mean none or could mean two different things.
+    """
+    by_id = tuple(key for key in keys if key.id == which)
+    if by_id:
+        return by_id
+    live = [key for key in keys if key.revoked_at is None]
+    hinted = tuple(key for key in live if key.hint == which)
+    named = tuple(key for key in live if which in (key.spec.name, f"{key.spec.team}/{key.spec.name}"))
+    names = {(key.spec.team, key.spec.name) for key in named}
+    if len(hinted) + len(names) != 1:
+        raise UnknownKey(which)
+    return hinted or named
 
 
 def in_force(key: KeyRecord, now: datetime) -> bool:

@@ -239,14 +239,17 @@ class DirectoryStore(Protocol):
         Raises UnknownKey, also for a key that is not in force or has a successor already.
         """
 
-    def suspend(self, which: str) -> KeyRecord:
-        """Out of force until resumed. Raises UnknownKey."""
+    def suspend(self, which: str) -> tuple[KeyRecord, ...]:
+        """Out of force until resumed; `which` and the answer as for `revoke`. Raises UnknownKey for a revoked key."""
 
-    def resume(self, which: str) -> KeyRecord:
-        """Raises UnknownKey."""
+    def resume(self, which: str) -> tuple[KeyRecord, ...]:
+        """In force again; `which` and the answer as for `revoke`. Raises UnknownKey for a revoked key."""
 
-    def revoke(self, which: str) -> KeyRecord:
-        """For ever. `which`: an id, or `team/name`, name or hint of one unrevoked key. Raises UnknownKey."""
+    def revoke(self, which: str) -> tuple[KeyRecord, ...]:
+        """For ever. `which`: an id or a hint, for one key, or `team/name` or a name, for all unrevoked keys of it.
+
+        Returns the keys meant, oldest first. Raises UnknownKey where that is none, or it could mean two things.
+        """
 
     def stop(self, scope: StopScope, name: str, reason: str) -> Stop:
         """Take out of service at once; stopping again changes nothing but the reason."""

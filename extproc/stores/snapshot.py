@@ -1,10 +1,11 @@
 """What the directory held last, in a local file: to start from while the database is down.
 
 JSON lines, one per record, without any secret (keys are SHA-256 of 256 random bits). The file's modification
-time is when the database confirmed it last.
+time is when the database confirmed it last. It is believed only where nobody else can have written it.
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterable
 from datetime import timedelta
@@ -24,7 +25,7 @@ from extproc.stores.ports import (
 
 _FORMAT = {"format": "sluice directory", "version": 1}
 _END = ["end", None]
-_PIECE = 64  # records between two pauses
+_PIECE = 16  # records between two pauses
 _KINDS: dict[str, TypeAdapter[DirectoryChange]] = {
     kind.__name__: TypeAdapter(kind) for kind in (KeyChange, TeamRecord, AreaRecord, Stop)
 }
@@ -49,15 +50,16 @@ def save(path: Path, records: Iterable[DirectoryChange], pause: Callable[[], Non
         raise
 
 
-def confirm(path: Path) -> None:
-    """Note that the database still agrees. Raises OSError."""
-    os.utime(path)
+def confirm(path: Path, when: float) -> None:
+    """Note that the database agreed at `when`, in Unix time. Raises OSError."""
+    os.utime(path, (when, when))
 
 
 def load(path: Path) -> Generator[DirectoryChange]:
     """The records of the file. Raises StoreUnavailable where it is not there or not usable."""
     try:
         with path.open("rb") as file:
+            _check_owner(file.fileno())
             if orjson.loads(file.readline() or b"{}") != _FORMAT:
                 raise StoreUnavailable("the snapshot file is of another version")
             for line in file:
@@ -70,6 +72,13 @@ def load(path: Path) -> Generator[DirectoryChange]:
         raise StoreUnavailable(f"there is no snapshot file: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, ValidationError):
         raise StoreUnavailable("the snapshot file is damaged") from None
+
+
+def _check_owner(file: int) -> None:
+    """Whoever can write the file can make keys."""
+    found = os.fstat(file)
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StoreUnavailable("the snapshot file may be somebody else's work: another owner, or others may write it")
 
 
 def _seconds(value: object) -> float:

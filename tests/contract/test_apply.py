@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from extproc.gitops.apply import Busy, NoDelivery
+from extproc.gitops.apply import Busy, NoDelivery, Overwritten, Wish
 from extproc.gitops.delivery import DeliveredKey, DeliveryError, open_delivery
 from extproc.gitops.plan import KeyAction, Plan
 from extproc.identity import keys
 from extproc.stores import sql
-from extproc.stores.memory import MemoryDirectory
+from extproc.stores.memory import MemoryDirectory, in_force
 from extproc.stores.ports import ChangeSet, Conflict, DirectoryStore, KeySpec, MintedKey, StopScope, StoreUnavailable
+from extproc.stores.sql.directory import SqlDirectory
 from tests.support.gitops import (
     CHECKOUT,
     LEDGER,
@@ -208,12 +209,14 @@ def test_a_directory_that_never_holds_still_ends_it_with_nothing_changed(store: 
     assert (shelf.deliveries, store.state().teams) == (3, ())
 
 
-def test_what_this_run_delivered_over_another_s_key_is_what_comes_in_force(store: DirectoryStore, clock: Clock) -> None:
-    """The lock of an apply may be lost, with its connection: then the last to deliver is the last to commit."""
+def test_keys_that_work_and_were_delivered_over_are_named(store: DirectoryStore, clock: Clock) -> None:
+    """The lock of an apply may be lost, with its connection: what another has brought in force is not revoked."""
     shelf = Meddling(lambda number: _commit_elsewhere(store) if number == 1 else None)
-    plan = applied(store, OLD, clock, shelf)
-    assert {step.action for step in plan.keys} == {KeyAction.RENEW}
-    _in_force(store, shelf, OLD)
+    with pytest.raises(Overwritten) as caught:
+        applied(store, OLD, clock, shelf)
+    assert caught.value.names == [("checkout", "ci"), ("checkout", "laptop")]
+    assert shelf.deliveries == 1
+    assert planned(store, OLD, clock).is_empty()
 
 
 def _make_by_hand(store: DirectoryStore, number: int) -> None:
@@ -302,8 +305,8 @@ class Deadly:
         self.step()
 
 
-def _die(database: str, folder: Path, dies_at: int) -> None:
-    """An apply in a process of its own: steps are each key, the end of the delivery, the commit, and after it."""
+def _die(database: str, folder: Path, wish: Wish, dies_at: int) -> None:
+    """An apply in a process of its own: steps are each key, the end of the delivery, before and after a commit."""
     deadly = Deadly(folder, dies_at)
     with closing(sql.open_stores(database)) as stores:
         store = stores.directory
@@ -311,14 +314,22 @@ def _die(database: str, folder: Path, dies_at: int) -> None:
 
         def stepping(changes: ChangeSet, revision: int) -> int:
             deadly.step()
-            commit(changes, revision)
+            new = commit(changes, revision)
             deadly.step()
-            return revision
+            return new
 
         store.apply = stepping  # type: ignore[method-assign]
         clock = Clock()
         clock.time = datetime.now(UTC)
-        applied(store, NEW, clock, deadly)
+        applied(store, wish, clock, deadly)
+
+
+def _run_and_die(*given: Any) -> int:
+    """The exit code of `_die`: 9 where it died."""
+    process = multiprocessing.get_context("spawn").Process(target=_die, args=given)
+    process.start()
+    process.join()
+    return process.exitcode or 0
 
 
 def _secrets(folder: Path) -> set[str]:
@@ -334,11 +345,9 @@ def test_a_death_at_any_step_leaves_old_or_new_and_the_next_run_converges(
     with closing(sql.open_stores(database)) as stores:
         applied(stores.directory, OLD, clock, place)
         old = _shown(stores.directory)
-    process = multiprocessing.get_context("spawn").Process(target=_die, args=(database, folder, dies_at))
-    process.start()
-    process.join()
+    died = _run_and_die(database, folder, NEW, dies_at)
     steps = 2 + 1 + 2  # two keys, the end of the delivery, before and after the commit
-    assert process.exitcode == (9 if dies_at <= steps else 0)
+    assert died == (9 if dies_at <= steps else 0)
     with closing(sql.open_stores(database)) as stores:
         store = stores.directory
         came_in_force = dies_at >= steps
@@ -348,6 +357,35 @@ def test_a_death_at_any_step_leaves_old_or_new_and_the_next_run_converges(
         assert plan.is_empty() == came_in_force
         assert set(digests(store).values()) <= _secrets(folder)
         assert len(digests(store)) == len(NEW.declared.keys)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 8))
+def test_a_death_while_keys_that_work_are_replaced_leaves_none_in_force_that_nobody_has(
+    database: str, tmp_path: Path, clock: Clock, dies_at: int
+) -> None:
+    """The file's new lifetime is shorter than the age of one key; another one is new."""
+    folder = tmp_path / "keys"
+    place = open_delivery(f"file:{folder}")
+    shorter = wished(checkout=CHECKOUT.replace("90d", "24h"), ledger=LEDGER)
+    with closing(sql.open_stores(database)) as stores:
+        clock.advance(timedelta(days=-2))
+        applied(SqlDirectory(stores.engine, clock), OLD, clock, place)
+        clock.advance(timedelta(days=2))
+    steps = 2 + 2 + 1 + 2  # around the end of the old key, two keys, the end of the delivery, around the commit
+    assert _run_and_die(database, folder, shorter, dies_at) == 9
+    with closing(sql.open_stores(database)) as stores:
+        store = stores.directory
+        assert _usable(store, clock) <= _secrets(folder)
+        assert len(_usable(store, clock)) == (2 if dies_at == 1 else 3 if dies_at == steps else 1)
+        assert applied(store, shorter, clock, place).is_empty() == (dies_at == steps)
+        assert _usable(store, clock) <= _secrets(folder)
+        assert len(_usable(store, clock)) == len(shorter.declared.keys)
+
+
+def _usable(store: DirectoryStore, clock: Clock) -> set[str]:
+    """The digests of the keys in force."""
+    working = {key.id for key in store.state().keys if in_force(key, clock())}
+    return {digest for key_id, digest in digests(store).items() if key_id in working}
 
 
 def _shown(store: DirectoryStore) -> object:
@@ -404,7 +442,7 @@ APPLY = ("apply", "--yes", "--deliver-to", "file:keys")
 
 def test_a_command_that_is_killed_at_any_time_leaves_old_or_new(database: str, tmp_path: Path) -> None:
     _write_company(tmp_path, database, teams=10, users=50, keys_each=30)
-    _sluice(tmp_path, "plan")  # the schema is there, and the modules are compiled
+    _sluice(tmp_path, "plan")  # the modules are compiled
     started = time.monotonic()
     assert "300 new keys delivered" in _sluice(tmp_path, *APPLY)
     whole = time.monotonic() - started

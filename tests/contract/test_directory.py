@@ -155,20 +155,20 @@ class TestCreate:
         for name in names:
             create(store, name)
         assert {key.spec.name for key in store.state().keys} == set(names)
-        assert [store.revoke(name).spec.name for name in names] == names
+        assert [[key.spec.name for key in store.revoke(name)] for name in names] == [[name] for name in names]
 
 
 class TestWhich:
     @pytest.mark.parametrize("by", [lambda key: key.id, lambda key: "app", lambda key: "/app", lambda key: key.hint])
     def test_a_key_goes_by_id_name_and_hint(self, store: DirectoryStore, by: Callable[[KeyRecord], str]) -> None:
         made, other = create(store, "app"), create(store, "other")
-        assert store.revoke(by(made)).id == made.id
+        assert [key.id for key in store.revoke(by(made))] == [made.id]
         assert [key.id for key in _in_force(store).values()] == [other.id]
 
     def test_and_by_its_team_and_name(self, store: DirectoryStore) -> None:
         create(store, "app")
         made = create(store, "app", team="payments")
-        assert store.suspend("payments/app").id == made.id
+        assert [key.id for key in store.suspend("payments/app")] == [made.id]
 
     @pytest.mark.parametrize(
         "which", ["", "nobody", "app", "%", "_ept", "payments/kept", "' OR 1=1 --", "k\u0435pt", "KEPT", "key_"]
@@ -194,20 +194,55 @@ class TestWhich:
     def test_an_id_wins_over_a_name_that_is_spelled_like_it(self, store: DirectoryStore) -> None:
         made = create(store, "app")
         create(store, made.id)
-        assert store.revoke(made.id).spec.name == "app"
+        assert [key.spec.name for key in store.revoke(made.id)] == ["app"]
 
-    def test_the_name_of_a_rotated_key_means_its_successor(self, store: DirectoryStore) -> None:
+    @pytest.mark.parametrize("name", ["app", "payments/app"])
+    def test_a_name_means_the_older_keys_of_its_line_too(
+        self, store: DirectoryStore, same: DirectoryStore, clock: Clock, name: str
+    ) -> None:
+        """Who revokes a leaked key by its name must not leave the one in the overlap working."""
+        ids = [create(store, "app", team="payments").id]
+        create(store, "other")
+        for _ in range(2):
+            clock.advance(timedelta(seconds=1))
+            ids.append(_rotate(store, "app", 2 * HOUR)[1].id)
+        suspended, resumed = store.suspend(name), same.resume(name)
+        revoked = store.revoke(name)
+        assert [[key.id for key in done] for done in (suspended, resumed, revoked)] == [ids] * 3
+        assert [key.suspended_at for key in (*suspended, *resumed)] == [clock.time] * 3 + [None] * 3
+        assert [key.revoked_at for key in revoked] == [clock.time] * 3
+        assert [key.spec.name for key in _in_force(same).values()] == ["other"]
+
+    @pytest.mark.parametrize("by", [lambda key: key.id, lambda key: key.hint])
+    @pytest.mark.parametrize("which", [0, 1])
+    def test_a_hint_or_an_id_means_one_of_them(
+        self, store: DirectoryStore, by: Callable[[KeyRecord], str], which: int
+    ) -> None:
         create(store, "app")
-        old, new = _rotate(store, "app")
-        assert store.suspend("app").id == new.id
-        assert store.revoke(old.hint).id == old.id
-        assert store.revoke("app").id == new.id
+        both = _rotate(store, "app")
+        meant, other = both[which], both[1 - which]
+        for verb in (store.suspend, store.resume, store.revoke):
+            assert [key.id for key in verb(by(meant))] == [meant.id]
+        assert list(_in_force(store).values()) == [other]
 
-    def test_or_what_is_left_of_them(self, store: DirectoryStore) -> None:
+    def test_a_name_means_what_is_left_of_them(self, store: DirectoryStore, clock: Clock) -> None:
         create(store, "app")
         old, new = _rotate(store, "app")
         store.revoke(new.id)
-        assert store.revoke("app").id == old.id
+        clock.advance(timedelta(seconds=1))
+        again = create(store, "app")
+        assert [key.id for key in store.revoke("app")] == [old.id, again.id]
+
+    def test_what_is_done_to_some_of_them_already_is_done_to_the_others(
+        self, store: DirectoryStore, clock: Clock
+    ) -> None:
+        create(store, "app")
+        clock.advance(timedelta(seconds=1))
+        old, _ = _rotate(store, "app")
+        first = clock.time
+        store.suspend(old.id)
+        clock.advance(HOUR / 2)
+        assert [key.suspended_at for key in store.suspend("app")] == [first, clock.time]
 
 
 def _change(store: DirectoryStore, verb: str, which: str) -> None:
@@ -226,9 +261,9 @@ class TestSuspendAndRevoke:
     def test_a_suspended_key_is_told_with_when(self, store: DirectoryStore, same: DirectoryStore, clock: Clock) -> None:
         made = create(store, "app")
         clock.advance(HOUR)
-        assert store.suspend("app") == replace(made, suspended_at=clock.time)
+        assert store.suspend("app") == (replace(made, suspended_at=clock.time),)
         assert list(_in_force(same).values()) == [replace(made, suspended_at=clock.time)]
-        assert same.resume("app") == made
+        assert same.resume("app") == (made,)
         assert list(_in_force(store).values()) == [made]
 
     def test_a_revoked_key_is_gone_for_workers_and_kept_for_people(
@@ -236,14 +271,14 @@ class TestSuspendAndRevoke:
     ) -> None:
         made = create(store, "app")
         clock.advance(HOUR)
-        assert store.revoke("app") == replace(made, revoked_at=clock.time)
+        assert store.revoke("app") == (replace(made, revoked_at=clock.time),)
         assert same.state().keys == (replace(made, revoked_at=clock.time),)
         assert _in_force(same) == {}
 
     def test_doing_it_again_changes_nothing(self, store: DirectoryStore, clock: Clock) -> None:
         made = create(store, "app")
         with _Unchanged(store):
-            assert store.resume("app") == made
+            assert store.resume("app") == (made,)
         for verb in (store.suspend, store.revoke):
             done = verb(made.id)
             clock.advance(HOUR)
@@ -260,7 +295,7 @@ class TestSuspendAndRevoke:
     def test_a_suspended_key_may_be_revoked(self, store: DirectoryStore, clock: Clock) -> None:
         made = create(store, "app")
         store.suspend("app")
-        assert store.revoke("app") == replace(made, suspended_at=clock.time, revoked_at=clock.time)
+        assert store.revoke("app") == (replace(made, suspended_at=clock.time, revoked_at=clock.time),)
 
 
 class TestRotate:
@@ -436,7 +471,7 @@ class TestApply:
         revoked = store.revoke("app")
         clock.advance(HOUR)
         apply(store, keys_revoked=(made.id,))
-        assert store.state().keys == (revoked,)
+        assert store.state().keys == revoked
 
     def test_many_at_once(self, store: DirectoryStore, same: DirectoryStore) -> None:
         new = tuple(minted(f"app-{number}", team="payments") for number in range(2500))
@@ -582,7 +617,7 @@ class TestChanges:
         new = minted("new")
         store.create(new)
         apply(store, teams=(team("payments", tier="silver"),))
-        suspended = store.suspend("new")
+        (suspended,) = store.suspend("new")
         assert changes(same, before) == [team("payments", tier="silver"), KeyChange(new.digest, suspended)]
         assert changes(same, same.revision()) == []
 
@@ -590,7 +625,7 @@ class TestChanges:
         new = minted("app")
         store.create(new)
         before = store.revision()
-        revoked = store.revoke("app")
+        (revoked,) = store.revoke("app")
         assert changes(store, before) == [KeyChange(new.digest, revoked)]
         assert changes(store) == [team("payments")]
 
@@ -618,7 +653,7 @@ class TestChanges:
             reading = store.changes(0)
             next(reading)
             reading.close()
-        assert same.revoke("app-1").revoked_at is not None
+        assert same.revoke("app-1")[0].revoked_at is not None
 
 
 class TestAlone:

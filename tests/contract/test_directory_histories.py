@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -290,7 +290,9 @@ def _plain(value: Any, hints: dict[str, str]) -> Any:
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+# Not shrunk: that takes minutes, and thirty steps can be read.
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+TestHistories.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, phases=_PHASES)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from extproc.identity import keys
+from extproc.roster import Roster
 from extproc.stores import sql
 from extproc.stores.ports import (
     AFFINITY_LIFE,
@@ -162,6 +163,93 @@ class TestSqliteFile:
         sql.upgrade(url)
         with closing(sql.open_stores(url)) as stores:
             assert stores.directory.state().keys == (made,)
+
+
+class TestExchangedFile:
+    """A backup is put in the place of a database file that is in use."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "sluice.db"
+        sql.upgrade(f"sqlite:///{path}")
+        return path
+
+    def _back_up(self, path: Path) -> Path:
+        backup = path.with_name("backup.db")
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        return backup
+
+    @pytest.mark.parametrize("later", [0, 1, 2, 3])
+    def test_what_is_done_in_the_new_one_reaches_a_worker_that_had_the_old_one(self, path: Path, later: int) -> None:
+        """Whatever the revisions of the two: lower, equal or higher."""
+        url = f"sqlite:///{path}"
+        leaked, lost = keys.mint(b"l" * 32), keys.mint(b"o" * 32)
+        with closing(sql.open_stores(url)) as worker, closing(sql.open_stores(url)) as person:
+            create(person.directory, "leaked", leaked)
+            backup = self._back_up(path)
+            create(person.directory, "lost", lost)
+            create(person.directory, "lost too")
+            roster = Roster(worker.directory)
+            roster.refresh()
+            assert len(roster.current().keys) == 3
+            backup.replace(path)
+            with closing(sql.open_stores(url)) as another:
+                for number in range(later):
+                    create(another.directory, f"new-{number}")
+                another.directory.revoke("leaked")
+                another.directory.stop(StopScope.EVERYTHING, "", "fire")
+            with pytest.raises(StoreUnavailable, match="another database file"):
+                roster.refresh()
+            roster.refresh()
+            assert {key.name for key in roster.current().keys.values()} == {f"new-{n}" for n in range(later)}
+            assert roster.current().stops == {("everything", "")}
+
+    def test_each_connection_turns_to_the_new_one_without_a_word(self, path: Path) -> None:
+        url = f"sqlite:///{path}"
+        with closing(sql.open_stores(url)) as stores:
+            backup = self._back_up(path)
+            stores.affinity.remember(["resp_1"], "swe", "gpt-4o", "key_1")
+            backup.replace(path)
+            assert stores.affinity.recall(["resp_1"]) == {}
+
+    def test_the_same_file_is_not_told_as_another(self, path: Path) -> None:
+        with closing(sql.open_stores(f"sqlite:///{path}")) as stores:
+            assert stores.directory.revision() == 1
+            stores.engine.dispose()
+            assert stores.directory.revision() == 1
+
+    def test_one_that_is_away_for_a_while_is_not_made_anew(self, path: Path) -> None:
+        aside = path.with_name("aside.db")
+        with closing(sql.open_stores(f"sqlite:///{path}")) as stores:
+            create(stores.directory, "app")
+            path.rename(aside)
+            with pytest.raises(StoreUnavailable, match="cannot be opened: No such file"):
+                stores.directory.revision()
+            assert not path.exists()
+            aside.rename(path)
+            assert stores.directory.revision() == 2
+
+
+@pytest.mark.parametrize("place", ["nowhere/sluice.db", "text.db/sluice.db", ""])
+def test_stores_are_there_before_their_database_is(tmp_path: Path, place: str) -> None:
+    """A worker that starts from the snapshot needs them while a mount or a permission is gone."""
+    (tmp_path / "text.db").write_text("no folder")
+    with closing(sql.open_stores(f"sqlite:///{tmp_path}/{place}")) as stores:
+        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+            stores.directory.revision()
+        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+            stores.affinity.recall(["resp_1"])
+    assert [found.name for found in tmp_path.iterdir()] == ["text.db"]
+
+
+def test_a_worker_that_had_no_database_at_first_has_it_when_it_comes(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/mount/sluice.db"
+    with closing(sql.open_stores(url)) as stores:
+        with pytest.raises(StoreUnavailable):
+            stores.directory.revision()
+        sql.upgrade(url)
+        assert stores.directory.revision() == 1
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

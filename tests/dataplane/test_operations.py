@@ -82,14 +82,16 @@ def test_a_signal_ends_everything_and_leaves_no_process_behind(own: RunningGatew
     assert [process for process in family if process.is_running()] == []
 
 
-def test_a_second_instance_on_a_taken_port_says_so_in_one_sentence(own: RunningGateway) -> None:
+def test_a_second_instance_on_taken_ports_says_all_of_them_at_once(own: RunningGateway) -> None:
     command = [sys.executable, "-m", "extproc.cli", "up", "--config", str(own.config)]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
     assert second.stdout == ""
     assert f"Port {own.port} on 127.0.0.1 is taken" in second.stderr
+    assert f"Port {own.metrics_port} on 127.0.0.1 is taken" in second.stderr
     assert "SLUICE__LISTENER__PORT" in second.stderr
-    assert len(second.stderr.strip().splitlines()) == 1
+    assert "SLUICE__METRICS__PORT" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 2
     assert chat(own).status_code == 200
 
 

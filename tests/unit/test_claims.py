@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.identity.claims import BadClaims, Bearer, IssuerPolicy, Rule, VerifiedToken, bearer, claim, texts
+from extproc.identity.claims import BadClaims, Bearer, IssuerPolicy, Rule, VerifiedToken, bearer, claim, folded, texts
 
 NOW = 1_800_000_000.0
 TENANT = "6f1a2b3c-0000-4000-8000-00000000c0de"
@@ -95,14 +95,43 @@ def test_an_application_that_is_not_named_is_nobody() -> None:
     assert "names nobody" in _problem(app_v2(idtyp="app", sub=None, azp=None), ENTRA)
 
 
-def test_names_differ_by_case_alone_for_no_user() -> None:
-    assert _bearer({"sub": "ANN"}).user == _bearer({"sub": "Ann"}).user == "ann"
+def test_mail_addresses_differ_by_case_alone_for_no_user() -> None:
+    assert _bearer({"sub": "ANN@Example.com"}).user == _bearer({"sub": "Ann@example.COM"}).user == "ann@example.com"
+    assert _bearer({"sub": "Ärger@b"}).user == "ärger@b"
 
 
-def test_no_letter_of_another_alphabet_is_folded_into_ours() -> None:
-    """U+212A, the sign for kelvin, has `k` as its lower case: another's name must not become Karl's."""
-    assert _bearer({"sub": "\u212aarl"}).user != "karl"
-    assert _bearer({"sub": "Ärger"}).user == "ärger"
+def test_other_names_are_told_apart_by_case() -> None:
+    assert (_bearer({"sub": "Ann"}).user, _bearer({"sub": "ann"}).user) == ("Ann", "ann")
+
+
+@given(st.text())
+def test_a_name_that_is_folded_stays_so(name: str) -> None:
+    assert folded(folded(name)) == folded(name)
+
+
+UNFIT = {
+    "sign for kelvin, with the lower case of another's letter": "\u212aarl@example.com",
+    "not composed": "Zoe\u0308@example.com",
+    "lines of a log": "x\r\ncall 12:00:00 200 chat",
+    "steers a terminal": "\x1b[2Jann",
+    "steers a terminal, in one sign": "\x9b2Jann",
+    "right to left": "ann\u202enna",
+    "half a sign": "ann\ud800",
+    "too long": "a" * 321,
+}
+
+
+@pytest.mark.parametrize("name", UNFIT.values(), ids=UNFIT)
+def test_what_no_name_can_be_is_refused_wherever_it_stands(name: str) -> None:
+    assert _problem({"sub": name}) == "has a value of the claim sub that no name can be"
+    assert "claim client_id" in _problem({"sub": "ann", "client_id": name})
+    assert "claim preferred_username" in _problem(user_v2(preferred_username=name), ENTRA)
+    assert "claim sub" in _problem(user_v2(sub=name), ENTRA)
+
+
+@pytest.mark.parametrize("name", ["Zo\u00eb", "a b", "a" * 320, "\u738b@\u4f8b.jp", "auth0|1", "a/b:c\\d"])
+def test_what_a_name_can_be(name: str) -> None:
+    assert _bearer({"sub": name}).user == name
 
 
 # ---- what must not pass ----

@@ -75,6 +75,8 @@ class TestStop:
             (("area", "finance"), StopScope.AREA, "finance"),
             (("team", "payments"), StopScope.TEAM, "payments"),
             (("user", "Nobody.Yet@Example.com"), StopScope.USER, "nobody.yet@example.com"),
+            (("user", "Nobody.Yet"), StopScope.USER, "Nobody.Yet"),  # `nobody.yet` may be another
+            (("user", "Zoe\u0308@x.com"), StopScope.USER, "zo\u00eb@x.com"),
             (("key", "usr_0123456789abcdef"), StopScope.KEY, "usr_0123456789abcdef"),
         ],
     )
@@ -88,6 +90,17 @@ class TestStop:
         shown = _sluice("stop", "key", which or key.id).stdout
         assert _stops() == {(StopScope.KEY, key.id, "")}
         assert shown == f"stopped: key payments/ci ({key.hint})\n"
+
+    @pytest.mark.parametrize("by", ["name", "old hint", "new id"])
+    def test_a_rotated_key_is_stopped_with_its_successor(self, key: KeyRecord, by: str) -> None:
+        successor = keys.mint(b"s" * 32)
+        with _directory() as store:
+            _, new = store.rotate(key.id, keys.digest(successor), keys.hint(successor), timedelta(hours=1))
+        which = {"name": "payments/ci", "old hint": key.hint, "new id": new.id}[by]
+        assert _sluice("stop", "key", which).stdout == f"stopped: key payments/ci ({new.hint})\n"
+        assert _stops() == {(StopScope.KEY, key.id, "")}
+        _sluice("lift", "key", which)
+        assert _stops() == set()
 
     def test_as_json(self) -> None:
         made = json.loads(_sluice("stop", "team", "payments", "--reason", "leak", "--json").stdout)

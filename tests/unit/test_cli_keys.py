@@ -18,7 +18,7 @@ from extproc.cli import app
 from extproc.identity import keys
 from extproc.stores import sql
 from extproc.stores.memory import utc_now
-from extproc.stores.ports import ChangeSet, KeyChange, KeyRecord, KeySpec, Member, MemberKind, MintedKey
+from extproc.stores.ports import ChangeSet, KeyChange, KeyRecord, KeySpec, Member, MemberKind, MintedKey, StopScope
 from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
 from extproc.surfaces import ALLOWABLE
@@ -37,11 +37,12 @@ KEEP_IT = "Keep it now: it is not stored and cannot be shown again. It works wit
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a gateway.yaml and without settings from the environment."""
+    """The current directory, with a gateway.yaml, an empty database and without settings from the environment."""
     for name in [name for name in os.environ if name.startswith("SLUICE_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gateway.yaml").write_text(GATEWAY)
+    sql.upgrade(DATABASE)
     return tmp_path
 
 
@@ -205,6 +206,11 @@ class TestList:
         assert any(re.fullmatch(rf"short +sk-sluice-…\w{{4}} +{rest}", line) for line in lines)
         assert len(lines) <= 5, "nothing is folded to shreds"
 
+    def test_without_a_database_it_makes_none(self, folder: Path) -> None:
+        (folder / "keys.db").unlink()
+        assert "the database is missing" in _sluice("list", code=1).stderr
+        assert not (folder / "keys.db").exists()
+
     def test_no_keys(self) -> None:
         result = _sluice("list")
         assert result.stdout == ""
@@ -229,8 +235,23 @@ class TestRevoke:
     def test_as_json(self) -> None:
         _create("my-app")
         revoked = json.loads(_sluice("revoke", "my-app", "--json").stdout)
-        assert revoked["state"] == "revoked"
-        assert [revoked] == _listed("--all")
+        assert [key["state"] for key in revoked] == ["revoked"]
+        assert revoked == _listed("--all")
+
+    @pytest.mark.parametrize(
+        ("verb", "done", "state"), [("revoke", "revoked", "revoked"), ("suspend", "suspended", "suspended")]
+    )
+    def test_a_name_takes_the_key_in_the_overlap_with_it_and_says_so(self, verb: str, done: str, state: str) -> None:
+        old = keys.hint(_create("my-app"))
+        new = keys.hint(_sluice("rotate", "my-app", "--overlap", "7d").stdout.strip())
+        assert _sluice(verb, "my-app").stdout == f"{done}: my-app ({old})\n{done}: my-app ({new})\n"
+        assert [key["state"] for key in _listed("--all")] == [state, state]
+
+    def test_a_hint_takes_that_one(self) -> None:
+        old = keys.hint(_create("my-app"))
+        _sluice("rotate", "my-app")
+        assert _sluice("revoke", old).stdout == f"revoked: my-app ({old})\n"
+        assert [key["state"] for key in _listed("--all")] == ["revoked", "in force"]
 
 
 class TestCreateInATeam:
@@ -370,6 +391,24 @@ class TestRotate:
                 f"No key in force, or more than one, goes by {which!r}, or it has a successor already.\n"
             )
 
+    @pytest.mark.parametrize("rotations", [0, 1])
+    def test_a_key_under_an_emergency_stop_of_its_line(self, rotations: int) -> None:
+        """Its successor would be stopped too, and whoever is given it would not know why."""
+        _create("leaked")
+        _create("other")
+        for _ in range(rotations):
+            _sluice("rotate", "leaked")
+        with _directory() as store:
+            store.stop(StopScope.KEY, store.state().keys[0].lineage, "")
+        result = _sluice("rotate", "leaked", code=1)
+        assert result.stdout == ""
+        assert result.stderr == (
+            "An emergency stop is on 'leaked', and would be on its successor. "
+            "Revoke it and create another, or lift the stop first.\n"
+        )
+        assert len(_listed("--all")) == 2 + rotations
+        _sluice("rotate", "other")
+
 
 class TestSuspendAndResume:
     def test_there_and_back(self) -> None:
@@ -383,8 +422,8 @@ class TestSuspendAndResume:
     def test_as_json(self, verb: str, state: str) -> None:
         _create("my-app")
         changed = json.loads(_sluice(verb, "my-app", "--json").stdout)
-        assert changed["state"] == state
-        assert [changed] == _listed()
+        assert [key["state"] for key in changed] == [state]
+        assert changed == _listed()
 
     @pytest.mark.parametrize("verb", ["suspend", "resume", "revoke"])
     def test_an_unknown_key(self, verb: str) -> None:
@@ -440,7 +479,8 @@ class TestConfiguration:
         _create("a", "--config", "option.yaml")
         monkeypatch.setenv("SLUICE_CONFIG", "variable.yaml")
         _create("b")
-        assert {found.name for found in folder.glob("*.db")} == {"option.db", "variable.db"}
+        assert {found.name for found in folder.glob("*.db")} == {"keys.db", "option.db", "variable.db"}
+        assert not _records(), "of the configuration that was not meant"
 
     def test_the_environment_alone_will_do(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "gateway.yaml").unlink()
@@ -462,6 +502,7 @@ class TestConfiguration:
 
     @pytest.mark.parametrize("verb", [["create", "app"], ["list"], ["revoke", "app"], ["rotate", "app"]])
     def test_a_database_that_cannot_be_used(self, folder: Path, verb: list[str]) -> None:
+        (folder / "keys.db").unlink()
         (folder / "keys.db").mkdir()
         assert _sluice(*verb, code=1).stderr == (
             "the database cannot be opened: Is a directory. Check stores.database.\n"

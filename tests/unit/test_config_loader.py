@@ -352,6 +352,48 @@ def test_problems_of_file_and_environment_are_told_together(tmp_path: Path) -> N
     ]
 
 
+# ---- who is told who calls ---------------------------------------------------------------------------
+
+TELLS = """\
+identity: {{signing_key: {{env: KEY}}}}
+backends: {{swe: {{dialect: {dialect}, url: "{url}", identity_header: true}}}}
+models: {{gpt-4o: {{targets: [[{{backend: swe}}]]}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("dialect", "url"),
+    [
+        ("openai", "https://api.openai.com/v1"),
+        ("openai", "https://API.OpenAI.com./v1"),
+        ("openai", "https://eu.api.openai.com/v1"),
+        ("openai", "http://api.openai.com:8443"),
+        ("openai", "https://swe.openai.azure.com/openai/v1"),
+        ("openai", "https://swe.cognitiveservices.azure.com/openai/v1"),
+        ("openai", "https://swe.services.ai.azure.com/openai/v1"),
+        ("openai", "https://models.inference.ai.azure.com"),
+        ("openai", "https://api.anthropic.com/v1"),
+        ("openai", "https://generativelanguage.googleapis.com/v1beta/openai"),
+        ("openai", "https://api.x.ai/v1"),
+        ("openai", "https://models.github.ai/inference"),
+        ("azure-openai", "https://llm.corp.example"),
+        ("anthropic", "https://llm.corp.example"),
+    ],
+)
+def test_no_provider_is_told_who_calls(tmp_path: Path, dialect: str, url: str) -> None:
+    assert _problems(tmp_path, TELLS.format(dialect=dialect, url=url)) == [
+        "gateway.yaml:2: backends.swe.identity_header: is for self-hosted backends, and this one is a provider's"
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:8000", "https://llm.corp.example/v1", "https://myapi.openai.com.corp.example", "https://x.ai"],
+)
+def test_a_backend_of_ones_own_may_be_told(tmp_path: Path, url: str) -> None:
+    assert _load(tmp_path, TELLS.format(dialect="openai", url=url)).backends["swe"].identity_header
+
+
 # ---- the schema -----------------------------------------------------------------------------------
 
 

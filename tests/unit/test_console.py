@@ -77,6 +77,23 @@ def test_a_strange_record_does_not_end_the_telling(
     assert _told(capsys, json.dumps(record).encode())
 
 
+HOSTILE = "x\r\ncall 12:00:00 200 chat \x1b[2J\x9b\u202e\u2028"
+ESCAPED = r"x\r\ncall 12:00:00 200 chat \x1b[2J\x9b\u202e\u2028"
+
+
+@pytest.mark.parametrize("field", ["key", "model", "surface", "backend", "refusal"])
+def test_no_field_steers_the_terminal_or_begins_a_line(capsys: pytest.CaptureFixture[str], field: str) -> None:
+    line = _call(capsys, **{field: HOSTILE})
+    assert ESCAPED in line
+    assert line.removesuffix("\n").isprintable()
+
+
+def test_no_other_line_does_either(capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.dumps({"kind": HOSTILE, "who": HOSTILE}).encode()
+    assert _told(capsys, record) == f"{ESCAPED} who={ESCAPED}\n"
+    assert _told(capsys, HOSTILE.encode(), name="envoy") == f"envoy     {ESCAPED}\n"
+
+
 def test_records_pass_as_they_are_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     line = json.dumps(CALL).encode()
     assert _told(capsys, line, as_json=True) == line.decode() + "\n"

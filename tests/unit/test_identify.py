@@ -9,7 +9,7 @@ from extproc.identity import keys
 from extproc.identity.claims import IssuerPolicy
 from extproc.identity.directory import Directory, Key
 from extproc.model import Caller
-from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, MISSING_KEY, Kind, Refused
+from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, MISSING_KEY, STOPPED, Kind, Refused
 from extproc.stages.identify import Token, identify
 
 OURS = keys.mint(b"1" * 32)
@@ -115,6 +115,8 @@ def test_anything_else_is_refused(pairs: list[tuple[str, str]], kind: Kind, word
         f"Bearer {OURS}" + " " * 2**20,
         "," * 100_000,
         "Bearer " * 1000,
+        "a," * 29_000,
+        ",".join(f"k{number}" for number in range(9)),
     ],
     ids=[
         "sql",
@@ -126,6 +128,8 @@ def test_anything_else_is_refused(pairs: list[tuple[str, str]], kind: Kind, word
         "1 MB behind",
         "commas",
         "bearers",
+        "60 KB of commas",
+        "nine parts",
     ],
 )
 def test_hostile_credentials_are_refused(hostile: str) -> None:
@@ -196,3 +200,30 @@ def test_a_foreign_credential_is_never_looked_up_and_of_ours_only_the_digest() -
     with pytest.raises(Refused):
         _identified([("authorization", OURS.encode()), ("api-key", b"sk-proj-1")], Directory(keys=known))
     assert set(known.asked) == {keys.fingerprint(OURS)}
+
+
+@pytest.mark.parametrize("stopped", ["key_1", "key_2", "key_9"])
+def test_a_stopped_key_is_stopped_with_its_predecessors_and_successors(stopped: str) -> None:
+    """Both keys of a rotation have the lineage of the first."""
+    rotated = Directory(
+        keys={
+            keys.fingerprint(OURS): Key("key_1", "app", "key_1"),
+            keys.fingerprint(ANOTHER): Key("key_2", "app", "key_1"),
+        },
+        stops=frozenset({("key", stopped)}),
+    )
+    for key in (OURS, ANOTHER):
+        pairs = [("authorization", key.encode())]
+        if stopped != "key_1":
+            assert _identified(pairs, rotated).name == "app"
+            continue
+        with pytest.raises(Refused) as refused:
+            _identified(pairs, rotated)
+        assert refused.value.refusal.kind is STOPPED
+
+
+def test_a_header_of_many_parts_is_not_read_to_its_end() -> None:
+    """Reading it would cost the event loop 20 ms, and it comes from anybody."""
+    joined = ",".join(["x"] * 8 + [OURS])
+    assert _refusal(("authorization", joined)).refusal.kind is INVALID_KEY
+    assert _identify(("api-key", ",".join([""] * 7 + [OURS]))) == CALLER

@@ -2,10 +2,11 @@
 
 import asyncio
 import copy
+import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,16 +27,21 @@ DOWN = StoreUnavailable("the database is down")
 
 
 class Clock:
-    """Unix time that stands until it is moved."""
+    """Unix time that stands until it is moved, and the seconds that really went by."""
 
     def __init__(self) -> None:
         self.time = START
+        self.seconds = 5000.0
 
     def __call__(self) -> float:
         return self.time
 
+    def elapsed(self) -> float:
+        return self.seconds
+
     def advance(self, seconds: float) -> None:
         self.time += seconds
+        self.seconds += seconds
 
 
 class FlakyDirectory(MemoryDirectory):
@@ -45,6 +51,8 @@ class FlakyDirectory(MemoryDirectory):
         super().__init__()
         self.trouble: Exception | None = None
         self.breaks_in_the_middle = False
+        self.after_revision: Callable[[], object] | None = None  # done once, when the revision has been read
+        self.in_changes: Callable[[], object] | None = None  # done once, when the first change has been read
         self.deaf = False  # answers, but takes no writes
         self.asked: list[int] = []  # since which revision
         self.told: list[dict[str, datetime]] = []
@@ -55,7 +63,11 @@ class FlakyDirectory(MemoryDirectory):
 
     def revision(self) -> int:
         self._fail()
-        return super().revision()
+        answer = super().revision()
+        todo, self.after_revision = self.after_revision, None
+        if todo is not None:
+            todo()
+        return answer
 
     def changes(self, since: int) -> Generator[DirectoryChange]:
         self.asked.append(since)
@@ -63,6 +75,9 @@ class FlakyDirectory(MemoryDirectory):
             if self.breaks_in_the_middle and number == 1:
                 raise StoreUnavailable("gone in the middle")
             yield change
+            todo, self.in_changes = self.in_changes, None
+            if todo is not None:
+                todo()
 
     def used(self, last: Mapping[str, datetime]) -> None:
         self._fail()
@@ -84,6 +99,7 @@ def clock() -> Clock:
 
 def _fresh(roster: Roster) -> Roster:
     roster.refresh()
+    roster.keep()
     return roster
 
 
@@ -149,20 +165,17 @@ class TestFollowing:
         assert roster.current() != held
         assert held == at_first
 
-    def test_a_change_that_comes_while_it_reads_is_not_missed(self, store: FlakyDirectory) -> None:
+    @pytest.mark.parametrize("moment", ["between the question and the read", "in the middle of the read"])
+    def test_a_change_that_comes_while_it_reads_is_not_missed(self, store: FlakyDirectory, moment: str) -> None:
         create(store, "app", KEY)
         roster = _fresh(Roster(store))
-        revision = store.revision
-        late = iter([lambda: store.revoke("app")])
-
-        def asked() -> int:
-            answer = revision()
-            next(late, lambda: None)()  # between the question and the read
-            return answer
-
-        store.revision = asked  # type: ignore[method-assign]
         create(store, "other", OTHER)
+        if moment.startswith("between"):
+            store.after_revision = lambda: store.revoke("app")
+        else:
+            store.in_changes = lambda: store.revoke("app")
         roster.refresh()
+        assert store.after_revision is store.in_changes is None, "it has come"
         roster.refresh()
         assert (_knows(roster, KEY), _knows(roster, OTHER)) == (False, True)
 
@@ -171,17 +184,20 @@ class TestFollowing:
     ) -> None:
         pauses: list[float] = []
         monkeypatch.setattr("extproc.roster.time.sleep", pauses.append)
-        apply(store, keys_minted=tuple(minted(f"app-{number}") for number in range(1000)))
+        apply(store, keys_minted=tuple(minted(f"app-{number}") for number in range(500)))
         roster = _fresh(Roster(store))
+        assert pauses == [], "nobody is served yet, and is to be soon"
+        apply(store, keys_minted=tuple(minted(f"new-{number}") for number in range(500)))
+        roster.refresh()
         assert len(roster.current().keys) == 1000
-        assert len(pauses) >= 1000 // 64
+        assert len(pauses) >= 500 // 64
         assert all(0 < pause < 0.005 for pause in pauses)
 
 
 class TestOutage:
     def test_the_last_known_directory_serves_for_a_while(self, store: FlakyDirectory, clock: Clock) -> None:
         create(store, "app", KEY)
-        roster = _fresh(Roster(store, serve_for=60, clock=clock))
+        roster = _fresh(Roster(store, serve_for=60, clock=clock, elapsed=clock.elapsed))
         store.trouble = DOWN
         clock.advance(60)
         _fails(roster)
@@ -194,15 +210,26 @@ class TestOutage:
             roster.current()
 
     def test_the_time_runs_from_when_it_was_last_heard_of(self, store: FlakyDirectory, clock: Clock) -> None:
-        roster = _fresh(Roster(store, serve_for=60, clock=clock))
+        roster = _fresh(Roster(store, serve_for=60, clock=clock, elapsed=clock.elapsed))
         clock.advance(50)
         roster.refresh()  # nothing has changed, which is an answer too
         clock.advance(50)
         assert roster.loaded
 
+    @pytest.mark.parametrize("step", [-3600, 3600])
+    def test_a_clock_that_is_set_neither_prolongs_nor_shortens_it(
+        self, store: FlakyDirectory, clock: Clock, step: float
+    ) -> None:
+        roster = _fresh(Roster(store, serve_for=60, clock=clock, elapsed=clock.elapsed))
+        clock.time += step
+        clock.advance(59)
+        assert roster.loaded
+        clock.advance(2)
+        assert not roster.loaded
+
     def test_it_serves_for_ever_where_that_is_wanted(self, store: FlakyDirectory, clock: Clock) -> None:
         create(store, "app", KEY)
-        roster = _fresh(Roster(store, serve_for=None, clock=clock))
+        roster = _fresh(Roster(store, serve_for=None, clock=clock, elapsed=clock.elapsed))
         store.trouble = DOWN
         clock.advance(1e9)
         _fails(roster)
@@ -219,7 +246,7 @@ class TestOutage:
 
     def test_once_it_is_back_all_is_as_it_says(self, store: FlakyDirectory, clock: Clock) -> None:
         create(store, "app", KEY)
-        roster = _fresh(Roster(store, serve_for=60, clock=clock))
+        roster = _fresh(Roster(store, serve_for=60, clock=clock, elapsed=clock.elapsed))
         store.trouble = DOWN
         clock.advance(1000)
         _fails(roster)
@@ -262,7 +289,7 @@ class TestOutage:
             create(database, "kept", OTHER)
         create(lost, "app", KEY)
         lost.stop(StopScope.EVERYTHING, "", "fire")
-        roster = _fresh(Roster(lost, clock=clock))
+        roster = _fresh(Roster(lost, clock=clock, elapsed=clock.elapsed))
         lost.trouble = DOWN
         _fails(roster)
         for number in range(later_writes):
@@ -290,26 +317,26 @@ class TestUsed:
 
     def test_the_database_is_told_twice_a_minute(self, store: FlakyDirectory, clock: Clock) -> None:
         app, other = create(store, "app"), create(store, "other")
-        roster = _fresh(Roster(store, clock=clock))
+        roster = _fresh(Roster(store, clock=clock, elapsed=clock.elapsed))
         told = len(store.told)
         for _ in range(1000):
             roster.used(app.id, clock() + 1)
             roster.used(other.id, clock() + 2)
         clock.advance(29)
-        roster.refresh()
+        roster.keep()
         assert len(store.told) == told
         clock.advance(2)
-        roster.refresh()
+        roster.keep()
         assert len(store.told) == told + 1
         first = datetime.fromtimestamp(START, UTC)
         assert self._used_by(store) == {"app": first + timedelta(seconds=1), "other": first + timedelta(seconds=2)}
         clock.advance(31)
-        roster.refresh()
+        roster.keep()
         assert store.told[-1] == {}, "what was told is not told again"
 
     def test_it_is_no_change_that_would_be_read_back(self, store: FlakyDirectory, clock: Clock) -> None:
         app = create(store, "app")
-        roster = _fresh(Roster(store, clock=clock))
+        roster = _fresh(Roster(store, clock=clock, elapsed=clock.elapsed))
         roster.used(app.id, clock())
         roster.write_used()
         roster.refresh()
@@ -319,7 +346,7 @@ class TestUsed:
         self, store: FlakyDirectory, clock: Clock
     ) -> None:
         app, other = create(store, "app"), create(store, "other")
-        roster = _fresh(Roster(store, clock=clock))
+        roster = _fresh(Roster(store, clock=clock, elapsed=clock.elapsed))
         roster.used(app.id, START + 1)
         roster.used(other.id, START + 1)
         store.trouble = DOWN
@@ -333,10 +360,28 @@ class TestUsed:
             other.id: datetime.fromtimestamp(START + 1, UTC),
         }
 
+    def test_a_use_that_comes_while_telling_fails_is_the_later_one(
+        self, store: FlakyDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        app = create(store, "app")
+        roster = _fresh(Roster(store))
+
+        def failing(_: Mapping[str, datetime]) -> None:
+            roster.used(app.id, START + 9)
+            raise DOWN
+
+        roster.used(app.id, START + 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "used", failing)
+            with pytest.raises(StoreUnavailable):
+                roster.write_used()
+        roster.write_used()
+        assert store.told[-1] == {app.id: datetime.fromtimestamp(START + 9, UTC)}
+
     def test_it_does_not_wait_for_the_thread_that_tells(self, store: FlakyDirectory, clock: Clock) -> None:
         """Calls note uses while the database is being told of others: none is lost."""
         app, other = create(store, "app"), create(store, "other")
-        roster = _fresh(Roster(store, clock=clock))
+        roster = _fresh(Roster(store, clock=clock, elapsed=clock.elapsed))
         telling, go_on = threading.Event(), threading.Event()
         used = store.used
 
@@ -370,15 +415,60 @@ class TestSnapshot:
         self, store: FlakyDirectory, clock: Clock, path: Path
     ) -> None:
         create(store, "app", KEY)
-        roster = _fresh(Roster(store, saved=path, clock=clock))
+        roster = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         assert self._loaded(path) == {"app"}
         create(store, "other")
-        clock.advance(29)
-        roster.refresh()
-        assert self._loaded(path) == {"app"}
+        _fresh(roster)
+        assert self._loaded(path) == {"app", "other"}, "at once, with no time gone by"
+        store.revoke("app")
+        _fresh(roster)
+        assert self._loaded(path) == {"other"}
+
+    def test_what_was_revoked_or_stopped_stays_so_for_a_worker_that_is_restarted_in_an_outage(
+        self, store: FlakyDirectory, clock: Clock, path: Path
+    ) -> None:
+        create(store, "app", KEY)
+        roster = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
+        store.revoke("app")
+        store.stop(StopScope.EVERYTHING, "", "fire")
         clock.advance(2)
+        _fresh(roster)
+        store.trouble = DOWN
+        restarted = Roster(store, start_from=path, clock=clock, elapsed=clock.elapsed)
+        _fails(restarted)
+        assert not _knows(restarted, KEY)
+        assert restarted.current().stops == {("everything", "")}
+
+    def test_a_database_of_the_same_number_that_was_put_back_is_saved(
+        self, store: FlakyDirectory, clock: Clock, path: Path
+    ) -> None:
+        create(store, "app", KEY)
+        roster = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
+        store.trouble = DOWN
+        _fails(roster)
+        backup = FlakyDirectory()
+        create(backup, "other")
+        assert backup.revision() == MemoryDirectory.revision(store)
+        roster._store = backup
+        _fresh(roster)
+        assert self._loaded(path) == {"other"}
+
+    def test_a_revocation_is_not_held_up_by_the_writing(self, store: FlakyDirectory, clock: Clock, path: Path) -> None:
+        create(store, "app", KEY)
+        roster = Roster(store, saved=path, clock=clock, elapsed=clock.elapsed)
         roster.refresh()
-        assert self._loaded(path) == {"app", "other"}
+
+        def meanwhile() -> None:
+            store.revoke("app")
+            roster.refresh()
+            assert not _knows(roster, KEY)
+
+        store.in_changes = meanwhile
+        roster.keep()
+        assert store.in_changes is None, "it has come"
+        assert self._loaded(path) == {"app"}
+        roster.keep()
+        assert self._loaded(path) == set(), "what came while it was written is written next"
 
     def test_it_can_be_loaded_whatever_has_been_removed(self, store: FlakyDirectory, path: Path) -> None:
         create(store, "app", KEY)
@@ -393,35 +483,43 @@ class TestSnapshot:
     def test_where_nothing_has_changed_it_is_confirmed_only(
         self, store: FlakyDirectory, clock: Clock, path: Path
     ) -> None:
-        roster = _fresh(Roster(store, saved=path, clock=clock))
+        roster = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         inode, asked = path.stat().st_ino, len(store.asked)
-        os.utime(path, (0, 0))
-        clock.advance(31)
+        assert path.stat().st_mtime == START
+        clock.advance(29)
+        _fresh(roster)
+        assert path.stat().st_mtime == START
+        clock.advance(2)
         roster.refresh()
-        assert path.stat().st_mtime > 0
+        clock.advance(1)
+        roster.keep()
+        assert path.stat().st_mtime == START + 31, "when the database was heard of, not when that was written"
         assert (path.stat().st_ino, len(store.asked)) == (inode, asked)
 
     def test_one_that_was_deleted_is_written_again(self, store: FlakyDirectory, clock: Clock, path: Path) -> None:
-        roster = _fresh(Roster(store, saved=path, clock=clock))
+        roster = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         path.unlink()
         clock.advance(31)
-        roster.refresh()
+        _fresh(roster)
         assert path.exists()
 
     def test_while_the_database_is_down_it_is_not_confirmed(
         self, store: FlakyDirectory, clock: Clock, path: Path
     ) -> None:
-        roster = _fresh(Roster(store, saved=path, clock=clock))
+        roster = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         os.utime(path, (1000, 1000))
         store.trouble = DOWN
         clock.advance(31)
         _fails(roster)
+        roster.keep()
         assert path.stat().st_mtime == 1000
 
     def test_a_database_that_only_reads_is_enough_for_it(self, store: FlakyDirectory, clock: Clock, path: Path) -> None:
         store.deaf = True
-        roster = Roster(store, saved=path, clock=clock)
-        _fails(roster, "read only")
+        roster = Roster(store, saved=path, clock=clock, elapsed=clock.elapsed)
+        roster.refresh()
+        with pytest.raises(StoreUnavailable, match="read only"):
+            roster.keep()
         assert roster.loaded
         assert path.exists()
 
@@ -429,38 +527,59 @@ class TestSnapshot:
         self, store: FlakyDirectory, clock: Clock, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         create(store, "app", KEY)
-        roster = _fresh(Roster(store, saved=path.parent / "nowhere" / "directory.jsonl", clock=clock))
+        roster = _fresh(
+            Roster(store, saved=path.parent / "nowhere" / "directory.jsonl", clock=clock, elapsed=clock.elapsed)
+        )
         assert "the snapshot of the directory could not be written: No such file or directory" in caplog.text
         assert _knows(roster, KEY)
+        roster.keep()
+        assert len(caplog.records) == 1, "it is not tried again at every refresh"
+        clock.advance(31)
+        roster.keep()
+        assert len(caplog.records) == 2
 
     def test_a_worker_starts_from_it_while_the_database_is_down(
         self, store: FlakyDirectory, clock: Clock, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         create(store, "app", KEY)
         apply(store, teams=(team("red"),))
-        before = _fresh(Roster(store, saved=path, clock=clock)).current()
+        before = _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed)).current()
         os.utime(path, (START - 100, START - 100))
         store.trouble = DOWN
-        roster = Roster(store, serve_for=600, start_from=path, clock=clock)
+        roster = Roster(store, serve_for=600, start_from=path, clock=clock, elapsed=clock.elapsed)
         _fails(roster)
         assert roster.loaded
         assert roster.current() == before
         assert "the database is down: serving from the snapshot of 2027-01-15 07:58 UTC" in caplog.text
 
+    @pytest.mark.parametrize(("ahead", "usable"), [(59, True), (61, False)])
+    def test_one_from_the_future_is_not_used(
+        self, store: FlakyDirectory, clock: Clock, path: Path, ahead: float, usable: bool
+    ) -> None:
+        """It would be young for as long as it likes."""
+        _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
+        os.utime(path, (START + ahead, START + ahead))
+        store.trouble = DOWN
+        roster = Roster(store, serve_for=60, start_from=path, clock=clock, elapsed=clock.elapsed)
+        _fails(roster, "down$" if usable else "from the future")
+        assert roster.loaded is usable
+        clock.advance(61)
+        assert not roster.loaded
+
     def test_its_age_counts(self, store: FlakyDirectory, clock: Clock, path: Path) -> None:
-        _fresh(Roster(store, saved=path, clock=clock))
+        _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         store.trouble = DOWN
         os.utime(path, (START - 100, START - 100))
-        roster = Roster(store, serve_for=120, start_from=path, clock=clock)
+        roster = Roster(store, serve_for=120, start_from=path, clock=clock, elapsed=clock.elapsed)
         _fails(roster)
         assert roster.loaded
         clock.advance(21)
         assert not roster.loaded
-        late = Roster(store, serve_for=120, start_from=path, clock=clock)
+        late = Roster(store, serve_for=120, start_from=path, clock=clock, elapsed=clock.elapsed)
         _fails(late)
         with pytest.raises(StoreUnavailable, match="for too long"):
             late.current()
-        lenient = Roster(store, serve_for=None, start_from=path, clock=clock)
+        lenient = Roster(store, serve_for=None, start_from=path, clock=clock, elapsed=clock.elapsed)
         _fails(lenient)
         assert lenient.loaded
 
@@ -468,9 +587,9 @@ class TestSnapshot:
         self, store: FlakyDirectory, clock: Clock, path: Path
     ) -> None:
         create(store, "app", KEY)
-        _fresh(Roster(store, saved=path, clock=clock))
+        _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         store.revoke("app")
-        roster = _fresh(Roster(store, start_from=path, clock=clock))
+        roster = _fresh(Roster(store, start_from=path, clock=clock, elapsed=clock.elapsed))
         store.trouble = DOWN
         _fails(roster)
         assert not _knows(roster, KEY), "what the database has said since is not taken back"
@@ -481,9 +600,9 @@ class TestSnapshot:
         create(store, "app", KEY)
         apply(store, teams=(team("red"),))
         store.stop(StopScope.TEAM, "red", "")
-        _fresh(Roster(store, saved=path, clock=clock))
+        _fresh(Roster(store, saved=path, clock=clock, elapsed=clock.elapsed))
         store.trouble = DOWN
-        roster = Roster(store, quickstart=True, start_from=path, clock=clock)
+        roster = Roster(store, quickstart=True, start_from=path, clock=clock, elapsed=clock.elapsed)
         _fails(roster)
         assert _knows(roster, KEY)
         assert _knows(roster, keys.QUICKSTART_KEY)
@@ -528,6 +647,22 @@ class TestSnapshot:
         _fails(roster, "damaged")
         assert not roster.loaded
 
+    def test_nothing_of_a_spoiled_one_is_left_when_a_good_one_is_there(self, store: FlakyDirectory, path: Path) -> None:
+        create(store, "app", KEY)
+        create(store, "other", OTHER)
+        _fresh(Roster(store, saved=path))
+        spoiled = path.read_bytes()[:-5]
+        store.revoke("app")
+        _fresh(Roster(store, saved=path))
+        good = path.read_bytes()
+        store.trouble = DOWN
+        roster = Roster(store, start_from=path)
+        path.write_bytes(spoiled)
+        _fails(roster, "damaged")
+        path.write_bytes(good)
+        _fails(roster)
+        assert (_knows(roster, KEY), _knows(roster, OTHER)) == (False, True)
+
     def test_a_spoiled_one_does_no_harm_once_the_database_is_back(self, store: FlakyDirectory, path: Path) -> None:
         create(store, "app", KEY)
         _fresh(Roster(store, saved=path))
@@ -539,6 +674,54 @@ class TestSnapshot:
         store.trouble = None
         roster.refresh()
         assert not _knows(roster, KEY)
+
+
+class Watched(FlakyDirectory):
+    """Notes whether garbage was collected while its changes were taken."""
+
+    collecting: bool | None = None
+
+    def changes(self, since: int) -> Generator[DirectoryChange]:
+        for change in super().changes(since):
+            self.collecting = gc.isenabled()
+            yield change
+
+
+class TestCollections:
+    @pytest.fixture(autouse=True)
+    def _few(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(roster_module, "_MANY", 10)
+        gc.unfreeze()
+        yield
+        gc.unfreeze()
+
+    @pytest.mark.parametrize(("many", "spared"), [(9, False), (10, True)])
+    def test_nothing_is_collected_meanwhile_and_many_are_spared_afterwards(self, many: int, spared: bool) -> None:
+        store = Watched()
+        apply(store, keys_minted=tuple(minted(f"app-{number}") for number in range(many)))
+        Roster(store).refresh()
+        assert store.collecting is False
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() > 0) is spared
+
+    def test_a_change_among_many_spares_nothing(self) -> None:
+        store = Watched()
+        apply(store, keys_minted=tuple(minted(f"app-{number}") for number in range(20)))
+        roster = _fresh(Roster(store))
+        gc.unfreeze()
+        create(store, "new")
+        roster.refresh()
+        assert gc.get_freeze_count() == 0
+
+    def test_trouble_leaves_the_collector_on(self, store: FlakyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(since: int) -> Generator[DirectoryChange]:
+            raise StoreUnavailable("down")
+            yield
+
+        create(store, "app")
+        monkeypatch.setattr(store, "changes", broken)
+        _fails(Roster(store))
+        assert gc.isenabled()
 
 
 class TestKeepFresh:
@@ -575,7 +758,7 @@ class TestKeepFresh:
     ) -> None:
         monkeypatch.setattr(roster_module, "_PERIOD", 0.001)
         store.trouble = DOWN
-        roster = Roster(store, serve_for=60, clock=clock)
+        roster = Roster(store, serve_for=60, clock=clock, elapsed=clock.elapsed)
         keeping = asyncio.ensure_future(roster.keep_fresh())
         try:
             await _until(lambda: "none is known yet: the database is down" in caplog.text)
@@ -585,6 +768,28 @@ class TestKeepFresh:
             await _until(lambda: "the last known stay in force: the database is down" in caplog.text)
             clock.advance(61)
             await _until(lambda: "the last known are too old to serve: the database is down" in caplog.text)
+        finally:
+            keeping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await keeping
+
+    async def test_the_snapshot_follows_and_a_failure_to_write_stops_neither(
+        self,
+        store: FlakyDirectory,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(roster_module, "_PERIOD", 0.001)
+        path = tmp_path / "directory.jsonl"
+        store.deaf = True
+        roster = Roster(store, saved=path)
+        keeping = asyncio.ensure_future(roster.keep_fresh())
+        try:
+            await _until(lambda: "last uses of keys could not be written: read only" in caplog.text)
+            create(store, "app", KEY)
+            await _until(lambda: _knows(roster, KEY))
+            await _until(lambda: KEY[-4:] in path.read_text())
         finally:
             keeping.cancel()
             with pytest.raises(asyncio.CancelledError):

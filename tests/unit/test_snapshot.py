@@ -2,7 +2,6 @@
 
 import os
 import stat
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,21 +124,39 @@ def test_a_folder_that_is_not_there_is_the_callers_to_handle(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError):
         _saved(tmp_path / "nowhere" / "directory.jsonl", KEY)
     with pytest.raises(FileNotFoundError):
-        snapshot.confirm(tmp_path / "directory.jsonl")
+        snapshot.confirm(tmp_path / "directory.jsonl", 0)
 
 
-def test_it_pauses_every_64_records(tmp_path: Path) -> None:
+def test_it_pauses_every_16_records(tmp_path: Path) -> None:
     pauses: list[None] = []
     snapshot.save(tmp_path / "directory.jsonl", [KEY] * 1000, lambda: pauses.append(None))
-    assert len(pauses) == 1000 // 64
+    assert len(pauses) == 1000 // 16
 
 
-def test_to_confirm_it_is_to_make_it_new_again(tmp_path: Path) -> None:
+def test_to_confirm_it_is_to_date_it(tmp_path: Path) -> None:
     path = _saved(tmp_path / "directory.jsonl", KEY)
-    os.utime(path, (0, 0))
-    snapshot.confirm(path)
-    assert abs(path.stat().st_mtime - time.time()) < 60
+    snapshot.confirm(path, 1_800_000_000.5)
+    assert path.stat().st_mtime == 1_800_000_000.5
     assert list(snapshot.load(path)) == [KEY]
+
+
+@pytest.mark.parametrize(("mode", "usable"), [(0o600, True), (0o644, True), (0o620, False), (0o602, False)])
+def test_one_that_others_may_write_is_not_believed(tmp_path: Path, mode: int, usable: bool) -> None:
+    path = _saved(tmp_path / "directory.jsonl", KEY)
+    path.chmod(mode)
+    if usable:
+        assert list(snapshot.load(path)) == [KEY]
+    else:
+        with pytest.raises(StoreUnavailable, match="somebody else's"):
+            list(snapshot.load(path))
+
+
+def test_nor_one_that_somebody_else_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _saved(tmp_path / "directory.jsonl", KEY)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(StoreUnavailable, match="another owner"):
+        list(snapshot.load(path))
 
 
 FIRST = b'{"format":"sluice directory","version":1}\n'

@@ -8,10 +8,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
+from extproc.cli import processes
+from extproc.config.schema import Gateway
 from extproc.supervisor import Child, Program, python, wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -71,6 +75,40 @@ async def test_its_input_its_environment_and_its_lines() -> None:
         await until(running.gone.is_set, "its end")
     assert sorted(output.lines) == [("child", b"given red"), ("child", b"odd")]
     assert output.ended == [running.pid]
+
+
+SECRET_NAMES = ("SLUICE__STORES__DATABASE", "DB_PASSWORD", "KEY_OF_SWE", "SIGNING_KEY", "AWS_SECRET_ACCESS_KEY")
+PLAIN_NAMES = ("PATH", "HOME", "LANG", "LC_CTYPE", "TMPDIR", "TZ", "SSL_CERT_FILE")
+GATEWAY = Gateway.model_validate(
+    {
+        "identity": {"signing_key": {"env": "SIGNING_KEY"}},
+        "backends": {"swe": {"dialect": "openai", "url": "https://swe.example", "credential": {"env": "KEY_OF_SWE"}}},
+        "models": {"m": {"targets": [[{"backend": "swe"}]]}},
+    }
+)
+
+
+async def _has(of: Program, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Which of our variables a child has that may have what this program may."""
+    for name in (*SECRET_NAMES, *PLAIN_NAMES):
+        monkeypatch.setenv(name, "C.UTF-8")
+    output = Output()
+    told = program("import os; print(*os.environ)")
+    async with child(replace(told, may_have=of.may_have), output) as running:
+        await until(running.gone.is_set, "its end")
+    return {name.decode() for line in output.texts for name in line.split()} & {*SECRET_NAMES, *PLAIN_NAMES}
+
+
+async def test_what_does_not_read_our_settings_has_none_of_our_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for of in (processes.envoy(processes.State(tmp_path)), processes.fake_backend(1)):
+        assert await _has(of, monkeypatch) == set(PLAIN_NAMES), of.name
+
+
+async def test_a_worker_has_all_but_the_providers_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (worker,) = processes.workers(GATEWAY, processes.State(tmp_path), as_json=False)
+    assert await _has(worker, monkeypatch) == {*PLAIN_NAMES, *SECRET_NAMES} - {"KEY_OF_SWE"}
 
 
 async def test_a_last_line_without_an_end_is_told_too() -> None:

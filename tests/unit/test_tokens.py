@@ -67,7 +67,7 @@ def _refusal(claims: Json, project: str | None = None) -> Refusal:
 
 
 def test_a_user_calls_for_its_team() -> None:
-    found = _caller({"sub": "Ann", "client_id": "portal"})
+    found = _caller({"sub": "ann", "client_id": "portal"})
     assert found.key_id.startswith("usr_")
     assert len(found.key_id) == 4 + 32
     assert found == Caller(

@@ -7,9 +7,9 @@ from sqlalchemy import Engine
 from extproc.stores.sql.affinity import SqlAffinity
 from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
-from extproc.stores.sql.migrations import upgrade
+from extproc.stores.sql.migrations import check_current, upgrade
 
-__all__ = ["Stores", "open_stores", "upgrade"]
+__all__ = ["Stores", "check_current", "open_stores", "upgrade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ class Stores:
 
 
 def open_stores(url: str) -> Stores:
-    """The stores of a database that `upgrade` has brought to the newest schema. Raises StoreUnavailable."""
-    engine = connect(url)
+    """The stores of a database that `upgrade` has brought to the newest schema; nothing is opened before it is used.
+
+    Raises StoreUnavailable for a URL that cannot work.
+    """
+    engine = connect(url, create=False)
     return Stores(engine, SqlDirectory(engine), SqlAffinity(engine))

@@ -8,7 +8,17 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Column, Connection, Engine, Select, Table, bindparam, delete, insert, or_, select, update
 
-from extproc.stores.memory import Clock, changed_end, earlier, end_of_life, in_force, in_order, one_key, utc_now
+from extproc.stores.memory import (
+    Clock,
+    changed_end,
+    earlier,
+    end_of_life,
+    in_force,
+    in_order,
+    keys_meant,
+    one_key,
+    utc_now,
+)
 from extproc.stores.ports import (
     ANOTHER_APPLY,
     AreaRemoved,
@@ -24,12 +34,13 @@ from extproc.stores.ports import (
     Stop,
     StopLifted,
     StopScope,
+    StoreUnavailable,
     TeamRecord,
     TeamRemoved,
     UnknownKey,
     UnknownTeam,
 )
-from extproc.stores.sql.engine import alone, transaction, wait_briefly
+from extproc.stores.sql.engine import alone, opened_file, transaction, wait_briefly
 from extproc.stores.sql.rows import (
     area_record,
     key_record,
@@ -54,11 +65,15 @@ class SqlDirectory:
     def __init__(self, engine: Engine, now: Clock = utc_now) -> None:
         self._engine = engine
         self._now = now
+        self._file: Any = None  # the database file as it was when the revision was asked for last
 
     # ---- for the workers ----
 
     def revision(self) -> int:
         with transaction(self._engine) as connection:
+            before, self._file = self._file, opened_file(connection)
+            if before not in (None, self._file):  # its revisions are others, whatever their numbers
+                raise StoreUnavailable("another database file has been put in its place")
             return _revision(connection)
 
     def changes(self, since: int) -> Generator[DirectoryChange]:
@@ -134,7 +149,7 @@ class SqlDirectory:
         now = self._now()
         with transaction(self._engine) as connection:
             revision = _raise_revision(connection)
-            old = _chosen(connection, which)
+            old = one_key(which, _named(connection, which))
             if not in_force(old, now) or old.replaced_by is not None:
                 raise UnknownKey(which)
             new_id = _new_id()
@@ -144,20 +159,20 @@ class SqlDirectory:
             connection.execute(insert(keys).values(_new_row(successor, new_id, old.lineage, now, revision)))
             return _by_id(connection, old.id), _by_id(connection, new_id)
 
-    def suspend(self, which: str) -> KeyRecord:
+    def suspend(self, which: str) -> tuple[KeyRecord, ...]:
         return self._change_unrevoked(which, suspended_at=naive(self._now()))
 
-    def resume(self, which: str) -> KeyRecord:
+    def resume(self, which: str) -> tuple[KeyRecord, ...]:
         return self._change_unrevoked(which, suspended_at=None)
 
-    def revoke(self, which: str) -> KeyRecord:
+    def revoke(self, which: str) -> tuple[KeyRecord, ...]:
         with transaction(self._engine) as connection:
             revision = _raise_revision(connection)
-            record = _chosen(connection, which)
-            if record.revoked_at is not None:
-                return _unchanged(connection, record)
-            _set(connection, record.id, revision, revoked_at=naive(self._now()))
-            return _by_id(connection, record.id)
+            meant = keys_meant(which, _named(connection, which))
+            due = [record for record in meant if record.revoked_at is None]
+            for record in due:
+                _set(connection, record.id, revision, revoked_at=naive(self._now()))
+            return _again(connection, meant) if due else _unchanged(connection, meant)
 
     def stop(self, scope: StopScope, name: str, reason: str) -> Stop:
         this = (stops.c.scope == scope.value) & (stops.c.name == name)
@@ -197,16 +212,16 @@ class SqlDirectory:
         if belonging:
             connection.execute(insert(members), belonging)
 
-    def _change_unrevoked(self, which: str, suspended_at: datetime | None) -> KeyRecord:
+    def _change_unrevoked(self, which: str, suspended_at: datetime | None) -> tuple[KeyRecord, ...]:
         with transaction(self._engine) as connection:
             revision = _raise_revision(connection)
-            record = _chosen(connection, which)
-            if record.revoked_at is not None:
+            meant = keys_meant(which, _named(connection, which))
+            if any(record.revoked_at is not None for record in meant):
                 raise UnknownKey(which)
-            if (record.suspended_at is None) == (suspended_at is None):
-                return _unchanged(connection, record)
-            _set(connection, record.id, revision, suspended_at=suspended_at)
-            return _by_id(connection, record.id)
+            due = [record for record in meant if (record.suspended_at is None) != (suspended_at is None)]
+            for record in due:
+                _set(connection, record.id, revision, suspended_at=suspended_at)
+            return _again(connection, meant) if due else _unchanged(connection, meant)
 
 
 def _revision(connection: Connection) -> int:
@@ -246,9 +261,16 @@ def _team_changes(connection: Connection, since: int) -> Iterator[TeamRecord | T
             yield TeamRemoved(row.name)
 
 
-def _chosen(connection: Connection, which: str) -> KeyRecord:
+def _named(connection: Connection, which: str) -> list[KeyRecord]:
+    """All that might be meant, oldest first."""
     named = or_(keys.c.id == which, keys.c.name.in_({which, which.partition("/")[2]}), keys.c.hint == which)
-    return one_key(which, [key_record(row) for row in connection.execute(select(keys).where(named))])
+    found = connection.execute(select(keys).where(named).order_by(keys.c.created_at, keys.c.id))
+    return [key_record(row) for row in found]
+
+
+def _again(connection: Connection, records: Sequence[KeyRecord]) -> tuple[KeyRecord, ...]:
+    """Records as they are now."""
+    return tuple(_by_id(connection, record.id) for record in records)
 
 
 def _by_id(connection: Connection, key_id: str) -> KeyRecord:

@@ -1,29 +1,37 @@
 """Connections to the database."""
 
+import errno
 import fcntl
 import os
 import sqlite3
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from extproc.stores.ports import StoreUnavailable
 
 _WAIT = 5.0  # seconds for a connection or a lock
+_FILE = "file"  # in the notes of a connection
 
 
-def connect(url: str) -> Engine:
-    """An engine; nothing is opened before it is used. Raises StoreUnavailable for a URL that cannot work."""
+def connect(url: str, create: bool = True) -> Engine:
+    """An engine; nothing is opened before it is used. Raises StoreUnavailable for a URL that cannot work.
+
+    `create`: make the file of an SQLite database, and its folder, where there is none; then that may fail at once.
+    """
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            return _sqlite(url, parsed.database or "")
+            return _sqlite(url, parsed.database or "", create)
         return create_engine(url, pool_pre_ping=True, pool_timeout=_WAIT, connect_args=_libpq(parsed.drivername))
     except (ArgumentError, NoSuchModuleError, ValueError):  # their texts quote the URL, which may hold a password
         raise StoreUnavailable("stores.database is not the URL of a known database") from None
@@ -40,14 +48,40 @@ def _libpq(driver: str) -> dict[str, int]:
     return {"connect_timeout": int(_WAIT), "tcp_user_timeout": int(_WAIT * 1000)}
 
 
-def _sqlite(url: str, path: str) -> Engine:
-    if path and path != ":memory:":
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # private from birth
-    engine = create_engine(url, connect_args={"timeout": _WAIT, "check_same_thread": False})
+def _sqlite(url: str, path: str, create: bool) -> Engine:
+    is_file = path not in ("", ":memory:")
+    if is_file and create:
+        _make(path)
+    options = {"timeout": _WAIT, "check_same_thread": False}
+    if is_file:
+        # None is kept open: it would go on with a file that another was put in the place of, and leave it a log
+        # (-wal) that the other takes for its own.
+        engine = create_engine(url, connect_args=options, poolclass=NullPool)
+        event.listen(engine, "do_connect", partial(_note_file, path))
+    else:
+        engine = create_engine(url, connect_args=options)
     event.listen(engine, "connect", _sqlite_settings)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _make(path: str) -> None:
+    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not Path(path).exists():  # to open and close one that is in use would end this process's locks on it
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # private from birth
+
+
+def _note_file(path: str, _dialect: object, entry: ConnectionPoolEntry, _args: object, _options: object) -> None:
+    """Which file a connection is about to open. Raises OSError where there is none: SQLite would make one."""
+    found = Path(path).stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    entry.info[_FILE] = found.st_dev, found.st_ino
+
+
+def opened_file(connection: Connection) -> Any:
+    """Which file the connection has open, to be compared only; None where the database is none."""
+    return connection.info.get(_FILE)
 
 
 def _sqlite_settings(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:

@@ -1,6 +1,7 @@
 """The scanner against the parsers that it must agree with, and against bytes that nobody should parse."""
 
 import json
+import pathlib
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -356,3 +357,9 @@ def test_an_empty_or_odd_value_ends_where_it_ends(value: bytes, key: bytes, spac
 
 def test_keys_inside_arrays_have_no_span() -> None:
     assert json_spans.spans(b'{"messages":[{"role":"user","content":[{"text":"x"}]}]}', SHAPE).keys() == {("messages",)}
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """Python before 3.11.5 matches it wrongly (gh-106052), and Debian 12 has 3.11.2."""
+    for source in pathlib.Path(json_spans.__file__).parent.glob("*.py"):
+        assert not re.search(r"\)([*+?]|\{[0-9,]+\})\+", source.read_text()), source

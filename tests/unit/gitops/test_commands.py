@@ -4,12 +4,14 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -132,7 +134,7 @@ def test_a_plan_of_every_kind_of_step_and_drift(store: DirectoryStore) -> None:
         "\n"
         "Drift: decided in the database, which wins; left as it is\n"
         " !  team ledger   emergency stop since NOW UTC: an �[31modd[/] reason\n"
-        " !  checkout/ci   revoked NOW UTC: not minted again; for a new key choose another name\n"
+        " !  checkout/ci   revoked NOW UTC: its name is spent; choose another name, or take it out of the file\n"
         " !  ledger/batch  suspended NOW UTC: stays so until resumed\n"
         "\n"
         "Plan: 1 team to change; 1 key to change.\n"
@@ -148,7 +150,45 @@ def test_no_changes(store: DirectoryStore) -> None:
     assert printed.endswith("\nNo changes. 2 teams, 4 users, 3 keys.\n")
 
 
-def test_the_exit_code_tells_of_changes_where_asked() -> None:
+def test_names_that_are_spent_are_told_by_plan_and_apply_and_are_no_failure(store: DirectoryStore) -> None:
+    _apply()
+    file = Path("teams/checkout.yaml")
+    text = file.read_text()
+    file.unlink()
+    _sluice("apply", "--yes")
+    file.write_text(text)
+    told = (
+        "Not minted, as a key of the name was revoked: checkout/ci, checkout/laptop. "
+        "Give them other names in their files, or take them out.\n"
+    )
+    assert _sluice("plan").stderr == told
+    for _ in range(2):
+        assert _apply().stderr == told
+    assert {key.spec.team for key in store.state().keys if key.revoked_at is None} == {"ledger"}
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["keys", "list"], ["emergency", "list"]])
+def test_verbs_that_read_leave_the_schema_as_it_is(folder: Path, verb: list[str]) -> None:
+    told = "the database is missing, or its schema is older: run `sluice apply`, or start the gateway. "
+    assert _sluice(*verb, code=1).stderr == f"{told}Check stores.database.\n"
+    assert not list(folder.glob("sluice.db*"))
+    sql.upgrade(DATABASE)
+    _sluice(*verb)
+    for statement, words in (
+        ("UPDATE alembic_version SET version_num = '0001'", told),
+        ("UPDATE alembic_version SET version_num = '9999'", "the database was written by a newer version of Sluice. "),
+        ("DROP TABLE alembic_version", told),
+    ):
+        with closing(sqlite3.connect("sluice.db")) as database:
+            database.execute(statement)
+            database.commit()
+            before = "\n".join(database.iterdump())
+        assert _sluice(*verb, code=1).stderr.startswith(words)
+        with closing(sqlite3.connect("sluice.db")) as database:
+            assert "\n".join(database.iterdump()) == before
+
+
+def test_the_exit_code_tells_of_changes_where_asked(store: DirectoryStore) -> None:
     _sluice("plan")
     _sluice("plan", "--exit-code", code=3)
     _sluice("plan", "--exit-code", "--json", code=3)
@@ -200,6 +240,7 @@ def test_a_long_plan_shows_the_gravest_and_counts_the_rest() -> None:
     assert "and 12 more" in "".join(lines[:start])
 
 
+@pytest.mark.usefixtures("store")
 def test_where_too_many_teams_gain_a_model_they_are_added_up() -> None:
     for number in range(31):
         Path(f"teams/team-{number}.yaml").write_text(LEDGER)
@@ -216,6 +257,7 @@ def test_a_mistake_in_a_team_file_is_told_with_its_place() -> None:
         )
 
 
+@pytest.mark.usefixtures("store")
 def test_another_folder_of_team_files(folder: Path) -> None:
     (folder / "teams").rename(folder / "other")
     assert _sluice("plan", code=1).stderr == "teams: cannot be read (No such file or directory)\n"
@@ -227,6 +269,7 @@ def test_another_folder_of_team_files(folder: Path) -> None:
 # ---- on a terminal --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("width", [80, 120])
 def test_on_a_terminal_a_plan_is_coloured_and_keeps_to_its_width(width: int) -> None:
     text = _on_a_terminal(width, "plan")
@@ -333,7 +376,7 @@ def test_a_delivery_that_fails_is_told_and_changes_nothing(
 
     monkeypatch.setattr(FileDelivery, "deliver", full)
     assert _sluice("apply", "--yes", *TO_FILES, code=1).stderr == (
-        "keys: the disk is full\nNothing was changed in the directory. Run it again when this is mended.\n"
+        "keys: the disk is full\nNo new key came in force. Run it again when this is mended.\n"
     )
     assert store.state().teams == ()
 
@@ -351,7 +394,24 @@ def test_a_directory_that_never_holds_still(monkeypatch: pytest.MonkeyPatch, sto
 
     monkeypatch.setattr(type(store), "apply", moved)
     assert _sluice("apply", "--yes", *TO_FILES, code=1).stderr == (
-        "The directory changed at every attempt; nothing was changed here. Run it again.\n"
+        "The directory changed at every attempt. No new key came in force, though some may have been delivered: "
+        "those will never work. Run it again.\n"
+    )
+
+
+def test_an_apply_that_wrote_over_the_keys_of_another(monkeypatch: pytest.MonkeyPatch, store: DirectoryStore) -> None:
+    commit = type(store).apply
+
+    def elsewhere(*given: Any) -> int:
+        """The same keys come in force, as another's."""
+        commit(*given)
+        raise Conflict("the directory is not at this revision any more")
+
+    monkeypatch.setattr(type(store), "apply", elsewhere)
+    assert _sluice("apply", "--yes", *TO_FILES, code=1).stderr == (
+        "Another `sluice apply` was at work. Keys that work, while their places hold others that never will: "
+        "checkout/ci, checkout/laptop, ledger/batch. "
+        "Make successors by `sluice keys rotate`, and put them there.\n"
     )
 
 
@@ -374,6 +434,7 @@ models:
 """
 
 
+@pytest.mark.usefixtures("store")
 def test_an_access_file_becomes_a_team_file(folder: Path) -> None:
     (folder / "access.yaml").write_text(ACCESS.replace(', {name: "null"}', ""))
     result = _sluice("teams", "import", "access.yaml", "--area", "retail")

@@ -5,16 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from extproc.config.teams import TeamFile
 from extproc.gitops.drift import DriftKind
+from extproc.stores import sql
 from tests.support.json_schema import mistakes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,6 +66,8 @@ def test_what_a_pipeline_runs_works(repository: Path, pipeline: str) -> None:
     plan, apply = _scripts(YAML(typ="safe").load(EXAMPLE / f"{pipeline}.yaml"))
     summary = repository / "summary.md"
     environ = {"GITHUB_STEP_SUMMARY": str(summary), "SLUICE__STORES__DATABASE": "sqlite:///elsewhere/sluice.db"}
+    (repository / "elsewhere").mkdir()
+    sql.upgrade(f"sqlite:///{repository}/elsewhere/sluice.db")  # the gateway runs
     assert "Plan: 2 areas to add; 2 teams to add; 3 keys to mint." in _run(repository, plan, **environ)
     shown = summary if summary.exists() else repository / "plan.md"
     assert "+  checkout/shop-prod" in shown.read_text()
@@ -73,7 +78,6 @@ def test_what_a_pipeline_runs_works(repository: Path, pipeline: str) -> None:
         "keys/checkout/shop-prod",
         "keys/ledger/closing",
     }
-    assert (repository / "elsewhere" / "sluice.db").exists()
 
 
 def test_a_plan_runs_on_pull_requests_and_an_apply_on_main_alone() -> None:
@@ -82,21 +86,37 @@ def test_a_plan_runs_on_pull_requests_and_an_apply_on_main_alone() -> None:
     conditions = {name: job["if"] for name, job in github["jobs"].items()}
     assert conditions == {
         "plan": "github.event_name == 'pull_request'",
-        "apply": "github.event_name == 'push'",
+        "apply": "github.event_name != 'pull_request'",
     }
+    assert len(github["on"]["schedule"]) == 1
     assert "id-token" not in github["permissions"]
     azure = YAML(typ="safe").load(EXAMPLE / "azure-pipelines.yaml")
     assert azure["trigger"]["branches"]["include"] == ["main"]
+    assert [(one["branches"]["include"], one["always"]) for one in azure["schedules"]] == [(["main"], True)]
     assert [(stage["stage"], stage["condition"]) for stage in azure["stages"]] == [
         ("plan", "eq(variables['Build.Reason'], 'PullRequest')"),
         ("apply", "and(succeeded(), ne(variables['Build.Reason'], 'PullRequest'))"),
     ]
 
 
+@pytest.mark.parametrize("pipeline", ["github-actions", "azure-pipelines"])
+def test_a_pipeline_installs_this_version_and_reviews_with_a_login_that_reads(pipeline: str) -> None:
+    text = (EXAMPLE / f"{pipeline}.yaml").read_text()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall("pip install (.*)", text) == ['"$SLUICE_WHEEL"'] * 2, "never a public name"
+    wheel = Requirement(re.findall("SLUICE_WHEEL: (.*?)(?: #.*)?\n", text)[0])
+    assert (wheel.name, wheel.extras) == ("sluice-gateway", {"azure", "postgresql"})
+    assert f"sluice_gateway-{version}-py3" in str(wheel.url)
+    assert re.findall(r"SLUICE__STORES__DATABASE: \$\W*(?:secrets\.)?(\w+)", text) == [
+        "SLUICE_DATABASE_READER",
+        "SLUICE_DATABASE",
+    ]
+
+
 def test_what_the_readme_names_works_in_order(repository: Path) -> None:
     (script,) = re.findall(r"```sh\n(.*?)```", (EXAMPLE / "README.md").read_text(), re.DOTALL)
     printed = _run(repository, script)
-    assert "3 new keys delivered to file:keys." in printed
+    assert "3 new keys delivered to file:var/keys." in printed
     assert printed.endswith("Plan: 1 team to add.\n")
 
 

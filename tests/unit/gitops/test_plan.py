@@ -1,6 +1,6 @@
 """From the directory and the files to the steps between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.gitops.access import Access
+from extproc.gitops.delivery import DeliveredKey
 from extproc.gitops.drift import Drift, DriftKind
 from extproc.gitops.plan import Action, KeyAction, Plan
 from extproc.gitops.view import FieldChange
@@ -185,6 +186,26 @@ def test_a_key_that_is_older_than_its_new_lifetime_is_minted_anew(store: MemoryD
     assert (step.action, step.reason) == (KeyAction.RENEW, "is older than its new lifetime")
 
 
+def test_a_key_that_works_has_ended_by_the_time_that_another_is_delivered_over_it(
+    store: MemoryDirectory, clock: Clock
+) -> None:
+    old = key_of(store, "checkout", "ci")
+    rotate(store, "checkout/ci", timedelta(days=60))
+    clock.advance(timedelta(days=40))
+    ends: list[object] = []
+
+    class Looking(Shelf):
+        def deliver(self, keys: Sequence[DeliveredKey]) -> None:
+            ends.extend(key.expires_at for key in store.state().keys if key.spec.name == "ci")
+            super().deliver(keys)
+
+    shelf, short = Looking(), wished(checkout=CHECKOUT.replace("90d", "30d"))
+    applied(store, short, clock, shelf)
+    assert ends == [old.created_at + timedelta(days=30)] * 2, "both keys of the rotation"
+    assert digests(store)[key_of(store, "checkout", "ci").id] == keys.digest(shelf.keys["checkout", "ci"].secret)
+    assert planned(store, short, clock).is_empty()
+
+
 def test_both_keys_of_a_rotation_are_narrowed_and_the_overlap_ends_as_it_would(
     store: MemoryDirectory, clock: Clock
 ) -> None:
@@ -210,7 +231,7 @@ def test_what_a_rotation_left_follows_the_file_when_its_successor_is_revoked(
     store: MemoryDirectory, clock: Clock
 ) -> None:
     rotate(store, "checkout/laptop", timedelta(days=7))
-    store.revoke("checkout/laptop")
+    store.revoke(key_of(store, "checkout", "laptop").id)
     narrow = wished(checkout=CHECKOUT.replace("name: laptop", "name: laptop, surfaces: [chat]"))
     plan = applied(store, narrow, clock, None)
     assert [(step.action, len(step.ids)) for step in plan.keys] == [(KeyAction.CHANGE, 1)]
@@ -223,7 +244,7 @@ def test_what_a_rotation_left_of_a_key_made_by_hand_is_not_the_file_s(clock: Clo
     applied(store, wished(checkout=CHECKOUT.partition("keys:")[0]), clock, None)
     _by_hand(store, "ci")
     rotate(store, "checkout/ci", timedelta(days=7))
-    store.revoke("checkout/ci")
+    store.revoke(key_of(store, "checkout", "ci").id)
     applied(store, wished(checkout=CHECKOUT), clock, Shelf())
     assert planned(store, wished(checkout=CHECKOUT), clock).is_empty()
     assert [key.spec.declared for key in store.state().keys if key.spec.name == "ci"] == [False, False, True]
@@ -241,7 +262,7 @@ def _drift(store: MemoryDirectory, clock: Clock, text: str = CHECKOUT) -> list[D
 
 def test_a_revoked_key_is_never_minted_again_under_its_name(store: MemoryDirectory, clock: Clock) -> None:
     store.revoke("checkout/ci")
-    told = "revoked 2026-01-31 12:00 UTC: not minted again; for a new key choose another name"
+    told = "revoked 2026-01-31 12:00 UTC: its name is spent; choose another name, or take it out of the file"
     assert _drift(store, clock) == [Drift(DriftKind.REVOKED, "checkout/ci", told)]
     renamed = CHECKOUT.replace("name: ci, service_account", "name: ci-2, service_account")
     assert _actions(planned(store, wished(checkout=renamed), clock)) == ["mint key checkout/ci-2"]
@@ -294,7 +315,10 @@ def test_emergency_stops_are_told_first(store: MemoryDirectory, clock: Clock) ->
     assert [(one.subject, one.text) for one in _drift(store, clock)] == [
         ("everything", "emergency stop since 2026-01-31 12:00 UTC"),
         ("key checkout/laptop", "emergency stop since 2026-01-31 12:00 UTC: found on a page"),
-        ("checkout/ci", "revoked 2026-01-31 12:00 UTC: not minted again; for a new key choose another name"),
+        (
+            "checkout/ci",
+            "revoked 2026-01-31 12:00 UTC: its name is spent; choose another name, or take it out of the file",
+        ),
     ]
 
 

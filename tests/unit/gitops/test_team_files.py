@@ -75,6 +75,29 @@ def test_the_problems_of_all_files_are_told_together(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in told] == ["one.yaml", "three.yaml", "two.yaml", "two.yaml"]
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("TOPSECRET: 1\n")
+    (tmp_path / "teams").mkdir()
+    (tmp_path / "teams" / "evil.yaml").symlink_to("../secret")
+    (tmp_path / "teams" / "gone.yaml").symlink_to("nowhere")
+    (tmp_path / "teams" / "folder.yaml").symlink_to("..")
+    (tmp_path / "teams" / "README.md").symlink_to("../secret")
+    told = "is a symbolic link: what it shows could be any file of this machine"
+    assert _problems(tmp_path / "teams") == [f"{name}.yaml: {told}" for name in ("evil", "folder", "gone")]
+
+
+@pytest.mark.parametrize("width", [9, 60])
+def test_aliases_that_stand_for_millions_are_not_written_out(tmp_path: Path, width: int) -> None:
+    lines = (f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]\n" for level in range(1, 10))
+    (tmp_path / "checkout.yaml").write_text("a0: &a0 [x, x, x]\n" + "".join(lines))
+    assert _problems(tmp_path) == ["checkout.yaml: not usable: its aliases (*) repeat too much"]
+
+
+def test_a_few_aliases_are_no_matter(tmp_path: Path) -> None:
+    text = FULL.replace("ip_ranges: [10", "ip_ranges: &office [10").replace("[192.168.1.1]", "*office")
+    assert _team(tmp_path, text).keys[1].ip_ranges == _team(tmp_path, text).ip_ranges != ()
+
+
 def test_what_looks_like_a_team_file_is_not_passed_over(tmp_path: Path) -> None:
     _team(tmp_path, FULL)
     for name in ("a.yml", "b.json", "Big.yaml", "-x.yaml", "a b.yaml", "README.md", ".hidden.yaml", "CODEOWNERS"):

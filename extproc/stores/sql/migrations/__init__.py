@@ -8,11 +8,17 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from extproc.stores.ports import StoreUnavailable
 from extproc.stores.sql.engine import connect, transaction
+
+_NEWER = "the database was written by a newer version of Sluice. Use that version"
+_OLDER = "the database is missing, or its schema is older: run `sluice apply`, or start the gateway"
 
 
 def upgrade(url: str) -> None:
@@ -20,14 +26,51 @@ def upgrade(url: str) -> None:
     engine = connect(url)
     try:
         with _alone(url), transaction(engine) as connection:
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent))
+            config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except CommandError:  # its revision is unknown here
-        raise StoreUnavailable("the database was written by a newer version of Sluice. Use that version") from None
+        raise StoreUnavailable(_NEWER) from None
     finally:
         engine.dispose()
+
+
+def check_current(url: str) -> None:
+    """Change nothing, and raise StoreUnavailable unless the database has the newest schema."""
+    if _is_missing(url):  # a connection would make the file
+        raise StoreUnavailable(_OLDER)
+    engine = connect(url)
+    try:
+        with transaction(engine) as connection:
+            found = MigrationContext.configure(connection).get_current_heads()
+    finally:
+        engine.dispose()
+    scripts = ScriptDirectory.from_config(_config())
+    if found != tuple(scripts.get_heads()):
+        known = {script.revision for script in scripts.walk_revisions()}
+        raise StoreUnavailable(_OLDER if known.issuperset(found) else _NEWER)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+def _is_missing(url: str) -> bool:
+    path = _sqlite_file(url)
+    return path is not None and not Path(path).exists()
+
+
+def _sqlite_file(url: str) -> str | None:
+    """The file of a SQLite database; None for any other, and for one in memory."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # `connect` says so
+        return None
+    if parsed.get_backend_name() != "sqlite" or parsed.database == ":memory:":
+        return None
+    return parsed.database or None
 
 
 def _private(path: str, flags: int) -> int:
@@ -37,8 +80,8 @@ def _private(path: str, flags: int) -> int:
 @contextmanager
 def _alone(url: str) -> Iterator[None]:
     """Two processes cannot switch a new SQLite file to WAL at once, so a lock file keeps them apart."""
-    database = make_url(url).database
-    if not url.startswith("sqlite") or not database or database == ":memory:":
+    database = _sqlite_file(url)
+    if database is None:
         yield
         return
     try:
