@@ -1,0 +1,288 @@
+"""One connection to Redis that all concurrent commands of an event loop share.
+
+What is asked within one turn of the loop goes out in one write, and replies come back in the order of the commands.
+So a command costs a few microseconds of Python, and one that waits delays no other. After anything that could put
+replies out of step (a timeout, a protocol error) the connection is dropped, never used again.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from extproc.stores.counters import CountersUnavailable
+
+MOST_UNDER_WAY = 10_000
+"""The most commands that are under way. Beyond it callers are told at once rather than kept waiting."""
+
+_CONNECT_S = 1.0
+_PAUSE_S = (0.05, 0.5)
+"""Before the second try to connect, and the most before any; half of it is left to chance."""
+
+_GRACE_S = 0.002
+"""A loop that was busy itself may see the time-out before the reply that lay waiting in the socket."""
+
+_RECONNECT = (b"-READONLY", b"-LOADING", b"-MASTERDOWN", b"-MOVED", b"-CLUSTERDOWN", b"-NOAUTH", b"-WRONGPASS")
+"""Errors that another connection may not give: the server is not, or no longer, the one to ask."""
+
+Reply = bytes | list[int]
+"""The line of an error, or the numbers that a command gave."""
+
+
+class Unanswered(CountersUnavailable):
+    """The command was sent, and no reply came: it may have been carried out, or may yet be."""
+
+
+def words(*all_words: bytes) -> bytes:
+    """Words of a command as Redis reads them. Before the first goes `*`, how many there are, and a line end."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in all_words])
+
+
+class SharedConnection:
+    """Asks commands whose replies are an error, a number, a list of numbers, or a text without line ends.
+
+    `scripts` are loaded on every new connection and whenever the server has forgotten one. `wait`: seconds after
+    which a command without a reply counts as lost. `connected` is called on every new connection, before commands
+    that waited for it go out.
+    """
+
+    def __init__(self, url: str, wait: float, scripts: Sequence[bytes], connected: Callable[[], None]) -> None:
+        self._pool = ConnectionPool.from_url(
+            url, protocol=2, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S, retry=Retry(NoBackoff(), 0)
+        )
+        self._wait = wait
+        self._loads = [b"*3\r\n" + words(b"SCRIPT", b"LOAD", script) for script in scripts]
+        self._connected = connected
+        self._line: _Line | None = None
+        self._queue: list[tuple[bytes, asyncio.Future[Reply]]] = []  # not written yet
+        self._connecting: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._down = False  # do not wait for a connection: the last one failed
+        self._since = float("-inf")  # when we last got a connection, by the loop's time
+        self._closed = False
+
+    async def ask(self, command: bytes) -> list[int]:
+        """The numbers of the reply. Raises Unanswered; or CountersUnavailable where nothing was carried out."""
+        reply = await self.send(command)
+        if isinstance(reply, bytes) and reply.startswith(b"-NOSCRIPT"):
+            await self._load()
+            reply = await self.send(command)
+        if isinstance(reply, bytes):
+            if reply.startswith(_RECONNECT):
+                self._drop()
+            raise CountersUnavailable(f"Redis says {reply[1:].split(b' ', 1)[0].decode(errors='replace')}")
+        return reply
+
+    def send(self, command: bytes) -> asyncio.Future[Reply]:
+        """The raw reply, once it is there. Raises CountersUnavailable where there is no hope of one."""
+        if self._closed:
+            raise CountersUnavailable("the store is closed")
+        if self._line is None:
+            self._connect()
+            if self._down:
+                raise CountersUnavailable("Redis cannot be reached")
+        under_way = len(self._queue) + (len(self._line.replies) if self._line else 0)
+        if under_way >= MOST_UNDER_WAY:
+            raise CountersUnavailable("too many commands are under way")
+        loop = asyncio.get_running_loop()
+        if not self._queue:
+            if self._line is None:
+                self._later(self._wait, self._give_up_queue, self._queue)
+            else:
+                loop.call_soon(self._flush)
+        reply: asyncio.Future[Reply] = loop.create_future()
+        self._queue.append((command, reply))
+        return reply
+
+    async def close(self) -> None:
+        self._closed = True
+        for task in (self._connecting, self._loading):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*[task for task in (self._connecting, self._loading) if task], return_exceptions=True)
+        self._drop()
+        self._fail_queue("the store is closed")
+
+    # ---- commands ----
+
+    def _flush(self) -> None:
+        if self._line is None or not self._queue:
+            return
+        queue, self._queue = self._queue, []
+        self._line.write([command for command, _ in queue], [reply for _, reply in queue])
+        self._later(self._wait - _GRACE_S, self._check, self._line, self._line.asked)
+
+    def _check(self, line: "_Line", asked: int) -> None:
+        if line.answered < asked:
+            self._later(_GRACE_S, self._time_out, line, asked)
+
+    def _time_out(self, line: "_Line", asked: int) -> None:
+        if line.answered < asked and line is self._line:
+            self._drop()
+
+    def _later(self, seconds: float, then: Callable[..., None], *what: object) -> None:
+        asyncio.get_running_loop().call_later(seconds, then, *what)
+
+    def _give_up_queue(self, queue: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
+        if queue is self._queue:
+            self._fail_queue("Redis cannot be reached in time")
+
+    def _fail_queue(self, why: str) -> None:
+        queue, self._queue = self._queue, []
+        _fail([reply for _, reply in queue], CountersUnavailable(why))
+
+    async def _load(self) -> None:
+        """Load the scripts again, once for all commands that miss one. Raises CountersUnavailable."""
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.ensure_future(self._load_all())
+        await asyncio.shield(self._loading)
+
+    async def _load_all(self) -> None:
+        replies = await asyncio.gather(*[self.send(load) for load in self._loads])
+        if any(isinstance(reply, bytes) for reply in replies):
+            raise CountersUnavailable("Redis does not load the scripts")
+
+    # ---- the connection ----
+
+    def _connect(self) -> None:
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.ensure_future(self._keep_trying())
+
+    async def _keep_trying(self) -> None:
+        first, most = _PAUSE_S
+        loop = asyncio.get_running_loop()
+        pause = first if loop.time() - self._since < most else 0.0
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - lest all workers come back at once
+            try:
+                line = await asyncio.wait_for(self._open(), _CONNECT_S)
+                break
+            except (OSError, RedisError, TimeoutError):
+                self._down = True
+                self._fail_queue("Redis cannot be reached")
+                pause = min(2 * pause or first, most)
+        self._since = loop.time()
+        self._take(line)
+
+    async def _open(self) -> "_Line":
+        connection = cast(AbstractConnection, self._pool.make_connection())  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            for load in self._loads:
+                await connection.send_packed_command(load)
+                await connection.read_response()
+            return _Line(connection, self._lost)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+    def _take(self, line: "_Line") -> None:
+        self._line, self._down = line, False
+        waiting, self._queue = self._queue, []
+        self._connected()
+        self._queue.extend(waiting)
+        self._flush()
+
+    def _lost(self, line: "_Line") -> None:
+        if line is self._line:
+            self._line = None
+            self._fail_queue("the connection to Redis was lost")
+            if not self._closed:
+                self._connect()
+
+    def _drop(self) -> None:
+        if self._line is not None:
+            self._down = True
+            self._line.abort()
+
+
+class _Line(asyncio.Protocol):
+    """A connection that redis-py has opened (TLS, password, database) and that we read and write from then on."""
+
+    def __init__(self, connection: AbstractConnection, lost: "Callable[[_Line], None]") -> None:
+        self._writer, connection._writer, connection._reader = connection._writer, None, None
+        if self._writer is None:
+            raise ConnectionResetError
+        self._transport = cast(
+            asyncio.Transport, self._writer.transport
+        )  # which the writer closes when it is collected
+        self._lost = lost
+        self._rest = b""
+        self.replies: deque[asyncio.Future[Reply]] = deque()  # awaited, in the order of the commands
+        self.asked = self.answered = 0  # commands, since the beginning
+        self.is_lost = self._transport.is_closing()
+        self._transport.set_protocol(self)
+        if self.is_lost:
+            raise ConnectionResetError
+
+    def write(self, commands: list[bytes], replies: list[asyncio.Future[Reply]]) -> None:
+        self.replies.extend(replies)
+        self.asked += len(replies)
+        self._transport.write(b"".join(commands))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._read(data)
+        except (ValueError, IndexError):  # not what Redis says, or more than was asked
+            self.abort()
+
+    def _read(self, data: bytes) -> None:
+        lines = (self._rest + data).split(b"\r\n")
+        last = len(lines) - 1  # which has not ended yet
+        at = 0
+        while at < last:
+            line, ends = lines[at], at + 1
+            if line.startswith(b"*"):
+                ends += int(line[1:])
+            elif line.startswith(b"$"):
+                ends += 1
+            if ends > last:
+                break
+            said = _reply(lines[at:ends])
+            reply = self.replies.popleft()
+            self.answered += 1
+            if not reply.done():
+                reply.set_result(said)
+            at = ends
+        self._rest = b"\r\n".join(lines[at:])
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._end()
+
+    def abort(self) -> None:
+        """Drop the connection at once: nothing that still comes over it is read."""
+        self._transport.abort()
+        self._end()
+
+    def _end(self) -> None:
+        if not self.is_lost:
+            self.is_lost = True
+            replies, self.replies = list(self.replies), deque()
+            self._lost(self)
+            _fail(replies, Unanswered("the connection to Redis was lost"))
+
+
+def _reply(lines: list[bytes]) -> Reply:
+    """An error's line as it is, numbers as a list; of a text nobody wants to know more than that it came."""
+    first = lines[0][:1]
+    if first == b"*":
+        return [int(line[1:]) for line in lines[1:]]
+    if first == b":":
+        return [int(lines[0][1:])]
+    if first == b"-":
+        return lines[0]
+    if first in (b"$", b"+"):
+        return []
+    raise ValueError("not a reply of Redis")
+
+
+def _fail(replies: list[asyncio.Future[Reply]], error: CountersUnavailable) -> None:
+    for reply in replies:
+        if not reply.done():
+            reply.set_exception(error)

@@ -1,0 +1,196 @@
+"""The counters in Redis, on one event loop of any number of processes: each step is one script, one round trip.
+
+The scripts (lua/) do what memory_counters.py says. All keys of a slot carry it as their hash tag, so that Redis
+Cluster has them in one place, and every key is declared. Amounts are whole numbers up to MOST, which Lua's doubles
+hold exactly. Nothing stays for ever: each key has a time to live.
+"""
+
+import asyncio
+import functools
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from importlib import resources
+
+from extproc.stores.counters import DAY, SWEEP, Answer, Counter, Draw, Reading, checked
+from extproc.stores.redis.batch import Reply, SharedConnection, Unanswered, words
+
+_STEPS = {
+    "reserve": ("common", "places", "draws"),
+    "extend": ("common", "places", "draws"),
+    "settle": ("common", "places"),
+    "expire": ("common",),
+    "undo": ("common",),
+}
+"""The scripts, and what comes before each."""
+
+_KEYS = ("sums", "holds", "ends", "past", "usage")
+_EVENTS = 100_000
+"""About the most events of a slot that wait on the usage bus. The ledger's own copy is each worker's spool."""
+
+_CLOSED_AT_ONCE = 200
+"""A script keeps everybody else waiting: expire() closes holds in steps."""
+
+_UNKNOWN = 1_000
+"""The most reserves without an answer that are remembered, to be given back."""
+
+# Draws travel as MessagePack, which Redis unpacks faster than anything else: lists (0xdc), texts (0xdb), and numbers
+# as doubles (0xcb), which is what Lua makes of them anyway.
+_F = 0xCB
+_NUMBER = struct.Struct(">Bd").pack
+_NUMBERS_2 = struct.Struct(">BdBd").pack
+_NUMBERS_3 = struct.Struct(">BdBdBd").pack
+_MOST_PACKED = 10_000
+_packed_counters: dict[int, tuple[Counter, tuple[bytes, bytes]]] = {}  # by id; each keeps its counter, and so the id
+
+
+class RedisCounters:
+    """See Counters. `url` as redis-py reads it: redis://, rediss://, unix://, with user, password and database.
+
+    `wait`: seconds, about, within which every method answers or raises CountersUnavailable. `prefix` sets this
+    gateway's keys apart. `clock`: milliseconds, used in place of Redis' own time (for tests). Raises ValueError
+    where a step's draws are not what `checked` asks for.
+    """
+
+    def __init__(
+        self, url: str, wait: float = 0.05, prefix: str = "sluice", clock: Callable[[], int] | None = None
+    ) -> None:
+        all_scripts = scripts()
+        self._shas = {name: _sha(script) for name, script in all_scripts.items()}
+        self._prefix = prefix
+        self._clock = clock
+        self._unknown: dict[tuple[str, str], None] = {}  # slots and holds that were perhaps reserved, oldest first
+        self._connection = SharedConnection(url, wait, list(all_scripts.values()), self._undo)
+
+    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> Answer:
+        self._unknown.pop((slot, hold), None)
+        try:
+            return _answer(await self._step("reserve", slot, hold, str(life).encode(), _packed(draws)))
+        except Unanswered:
+            self._note(slot, hold)
+            raise
+
+    async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> Answer:
+        return _answer(await self._step("extend", slot, hold, str(life).encode(), _packed(draws)))
+
+    async def settle(self, slot: str, hold: str, draws: Sequence[Draw], event: bytes | None = None) -> bool:
+        rest = [b"%d" % _EVENTS, _packed(draws)] + ([] if event is None else [event])
+        reply = await self._step("settle", slot, hold, *rest)
+        return reply[0] == 1
+
+    async def expire(self, slot: str) -> int:
+        closed = 0
+        while True:
+            (some,) = await self._step("expire", slot, "", b"%d" % _CLOSED_AT_ONCE)
+            closed += some
+            if some < _CLOSED_AT_ONCE:
+                return closed
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _step(self, name: str, slot: str, hold: str, *rest: bytes) -> list[int]:
+        return await self._connection.ask(self._command(name, slot, hold, *rest))
+
+    def _command(self, name: str, slot: str, hold: str, *rest: bytes) -> bytes:
+        head, done = _head(self._shas[name], self._prefix, slot)
+        now = b"" if self._clock is None else b"%d" % self._clock()
+        named = hold.encode()
+        return b"*%d\r\n%b%b" % (len(_KEYS) + 6 + len(rest), head, words(done + named, now, named, *rest))
+
+    # ---- reserves of which nobody knows whether they were taken ----
+
+    def _note(self, slot: str, hold: str) -> None:
+        """An undo leaves no mark of the hold, so that its caller may still reserve it again, or settle it."""
+        self._unknown[slot, hold] = None
+        while len(self._unknown) > _UNKNOWN:
+            del self._unknown[next(iter(self._unknown))]
+
+    def _undo(self) -> None:
+        """Give back, first thing on a new connection, what may have been taken; the hold's life is the last net."""
+        for slot, hold in self._unknown:
+            reply = self._connection.send(self._command("undo", slot, hold))
+            reply.add_done_callback(functools.partial(self._undone, slot, hold))
+
+    def _undone(self, slot: str, hold: str, reply: asyncio.Future[Reply]) -> None:
+        if not reply.cancelled() and reply.exception() is None and not isinstance(reply.result(), bytes):
+            self._unknown.pop((slot, hold), None)
+
+
+def scripts() -> dict[str, bytes]:
+    """The text of each step."""
+    folder = resources.files(__package__) / "lua"
+    text = {path.name: path.read_text() for path in folder.iterdir()}
+    begins = f"local DAY, SWEEP = {DAY}, {SWEEP}\n"
+    return {
+        name: (begins + "".join([text[f"{part}.lua"] for part in (*before, name)])).encode()
+        for name, before in _STEPS.items()
+    }
+
+
+def _sha(script: bytes) -> bytes:
+    return hashlib.sha1(script, usedforsecurity=False).hexdigest().encode()
+
+
+def _tag(slot: str) -> str:
+    """A slot as a hash tag, which ends at the first brace and is none where it is empty."""
+    return slot.replace("%", "%25").replace("{", "%7B").replace("}", "%7D") or "%"
+
+
+def slot_keys(prefix: str, slot: str) -> list[str]:
+    """The keys that every step in a slot declares; the last is to be followed by the name of the hold."""
+    return [f"{prefix}:{{{_tag(slot)}}}:{name}" for name in (*_KEYS, "done:")]
+
+
+@functools.lru_cache(4096)
+def _head(sha: bytes, prefix: str, slot: str) -> tuple[bytes, bytes]:
+    """The words of a step that are the same for every hold, and the beginning of the hold's own key."""
+    *keys, done = [key.encode() for key in slot_keys(prefix, slot)]
+    return words(b"EVALSHA", sha, b"%d" % (len(keys) + 1), *keys), done
+
+
+def _packed(draws: Sequence[Draw]) -> bytes:
+    """The draws as the scripts read them. Raises ValueError."""
+    checked(draws)
+    parts = [b"\xdc", len(draws).to_bytes(2)]
+    for draw in draws:
+        size, counter = _counter(draw.counter)
+        parts += (b"\xdc", size, _NUMBERS_2(_F, draw.kept, _F, draw.units), counter)
+    return b"".join(parts)
+
+
+def _counter(counter: Counter) -> tuple[bytes, bytes]:
+    """How many words a draw on it has, and those that are the counter's own.
+
+    Remembered by identity, which costs less than anything that looks into it: a call draws on the same counters
+    twice at least, and a caller that keeps its counters does so for every call.
+    """
+    known = _packed_counters.get(id(counter))
+    if known is not None and known[0] is counter:
+        return known[1]
+    key, windows, length = counter.key, counter.windows, counter.sliding
+    if windows:
+        size = 6 + 2 * len(windows)
+        named = [_text(f"c{window.start}_{window.end}:{key}") + _NUMBER(_F, window.end) for window in windows]
+        fields = b"".join(named)
+    else:
+        size, fields = 7, _text(f"s{length}:{key}" if length else f"o:{key}")
+    own = _NUMBERS_3(_F, counter.capacity, _F, counter.enforced, _F, length)
+    if len(_packed_counters) >= _MOST_PACKED:
+        _packed_counters.clear()
+    made = size.to_bytes(2), _text(key) + own + fields
+    _packed_counters[id(counter)] = counter, made
+    return made
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return b"\xdb" + len(encoded).to_bytes(4) + encoded
+
+
+def _answer(reply: list[int]) -> Answer:
+    readings = [
+        Reading(used, reset, None if wait < 0 else wait)
+        for used, reset, wait in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
+    ]
+    return Answer(reply[0] == 1, tuple(readings))
