@@ -131,7 +131,7 @@ async def test_a_refused_call_raises_the_class_that_fits(
 
 
 @pytest.mark.parametrize(
-    "key", ["sk-sluice-mistyped", "sk-proj-somebody-elses", mint(secrets.token_bytes(32)), "x" * 5000]
+    "key", ["sk-sluice-mistyped", "sk-proj-somebody-elses", mint(b"?" * 32), "x" * 5000]
 )
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_wrong_key_raises_an_authentication_error(

@@ -14,7 +14,7 @@ from extproc.stages.admit import admit
 from extproc.surfaces import Face, Place, Surface
 
 DEVELOPER = frozenset({"developer"})
-ALWAYS: set[Surface] = {Surface.ME, Surface.MODELS, Surface.MODEL_ITEM}
+ALWAYS: list[Surface] = [Surface.ME, Surface.MODELS, Surface.MODEL_ITEM]
 CALLS: list[Surface] = [surface for surface in Surface if surface not in ALWAYS and surface is not Surface.READY]
 
 
