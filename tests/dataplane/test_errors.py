@@ -130,9 +130,7 @@ async def test_a_refused_call_raises_the_class_that_fits(
     assert "usage" not in record
 
 
-@pytest.mark.parametrize(
-    "key", ["sk-sluice-mistyped", "sk-proj-somebody-elses", mint(b"?" * 32), "x" * 5000]
-)
+@pytest.mark.parametrize("key", ["sk-sluice-mistyped", "sk-proj-somebody-elses", mint(b"?" * 32), "x" * 5000])
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_wrong_key_raises_an_authentication_error(
     door: str, key: str, gateway: RunningGateway, fake: FakeProvider
