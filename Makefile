@@ -7,8 +7,9 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TIERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST := $(BIN)/pytest --quiet
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup
-COVERAGE := --cov --cov-report=term:skip-covered
+# A file runs in one process, so that its gateway is started once.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+COVERAGE := --cov --cov-append --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help
 
@@ -109,7 +110,8 @@ check-sizes: $(VENV)/dev.stamp
 # ---- test ---------------------------------------------------------------------------------------
 .PHONY: test
 test: $(VENV)/dev.stamp ## all tests, with coverage; says what was skipped and why
-	@$(PYTEST) $(PARALLEL) $(COVERAGE)
+	@$(PYTEST) --cov --cov-report= tests/contract # one after the other: they share a PostgreSQL
+	@$(PYTEST) $(PARALLEL) $(COVERAGE) --ignore=tests/contract tests
 
 .PHONY: $(TIERS:%=test-%)
 $(TIERS:%=test-%): test-%: $(VENV)/dev.stamp
