@@ -135,6 +135,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
         largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
     )
     _on_signal(stopping.set)
+    await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(roster.keep_fresh(), _publish(pipeline, journal))
     tune()
     await server.start()

@@ -5,6 +5,7 @@ never keeps the event loop from its calls, and becomes a new directory, swapped 
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
@@ -183,6 +184,11 @@ class Roster:
         except OSError as error:
             self._failed_reads = reads
             log.warning("the snapshot of the directory could not be written: %s", error.strerror)
+
+    async def first_read(self) -> None:
+        """Read what there is, off the event loop; where that fails, `keep_fresh` goes on trying."""
+        with contextlib.suppress(StoreUnavailable):
+            await asyncio.to_thread(self.refresh)
 
     async def keep_fresh(self) -> None:
         """Refresh and keep for ever, off the event loop, neither waiting for the other."""

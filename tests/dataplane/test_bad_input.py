@@ -16,7 +16,7 @@ import pytest
 
 from extproc.identity.keys import mint
 from tests.support.fake import FakeProvider
-from tests.support.gateway import RunningGateway
+from tests.support.gateway import RunningGateway, until
 from tests.support.raw_http import Answer, Connection, chunk, chunked, form, head, request
 
 Json = dict[str, Any]
@@ -315,7 +315,8 @@ def test_a_body_made_to_be_hard_to_read_is_refused_and_the_worker_lives(
 ) -> None:
     answer = call(gateway, CHAT, HEAVY[case]())
     assert_refused(gateway, fake, answer, "openai", 400, "invalid_json")
-    assert call(gateway, CHAT, CHAT.body).status == 200
+    # On a busy machine the worker may have missed one health check, of which there are four a second.
+    until(lambda: call(gateway, CHAT, CHAT.body).status == 200, 5, "the worker to serve")
 
 
 def test_a_long_string_is_no_bomb(gateway: RunningGateway, fake: FakeProvider) -> None:

@@ -724,6 +724,16 @@ class TestCollections:
         assert gc.isenabled()
 
 
+async def test_the_first_read_is_over_before_calls_come_and_may_fail(store: FlakyDirectory) -> None:
+    roster = Roster(store)
+    store.trouble = DOWN
+    await roster.first_read()
+    assert not roster.loaded
+    store.trouble = None
+    await roster.first_read()
+    assert roster.loaded
+
+
 class TestKeepFresh:
     @pytest.mark.parametrize(
         "trouble", [DOWN, ValueError(f"a row that cannot be read: {KEY}"), RuntimeError(KEY), MemoryError(KEY)]
