@@ -43,7 +43,7 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers -o requirements-dev.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run
@@ -128,6 +128,16 @@ bench-auth: $(VENV)/dev.stamp ## what knowing the caller costs in time, memory a
 .PHONY: bench-budget
 bench-budget: $(VENV)/dev.stamp ## reserve and settle in Redis beside plain calls, and whether anybody can overspend
 	@$(BIN)/python -m loadtest.bench_budget
+	@$(BIN)/python -m loadtest.overspend
+
+.PHONY: deep-budget
+deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and crowds at one budget, a hundred times (about an hour)
+	@SLUICE_READERS=500 $(PYTEST) tests/dataplane/test_early_end.py -k slow_readers
+	@SLUICE_CROWD_ROUNDS=100 $(PYTEST) tests/dataplane/test_budget_crowd.py
+
+.PHONY: eval-pii
+eval-pii: $(VENV)/dev.stamp ## recall and false redactions beside Presidio's; writes docs/pii-evaluation.md
+	@$(BIN)/python -W ignore -m loadtest.eval_pii
 
 # ---- clean --------------------------------------------------------------------------------------
 .PHONY: clean

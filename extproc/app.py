@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -14,11 +16,15 @@ from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import ExternalProcessor
 from extproc.adapter.server import Server
 from extproc.config import compile as compiled
-from extproc.config.schema import Gateway
+from extproc.config.schema import MEMORY, Gateway
+from extproc.holds import Holds
 from extproc.pipeline import Pipeline
 from extproc.roster import Roster
-from extproc.stores import sql
+from extproc.stores import spool, sql
+from extproc.stores.counters import Counters
+from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.ports import Affinity, AffinityStore, DirectoryStore, StoreUnavailable
+from extproc.stores.redis.counters import RedisCounters
 from extproc.telemetry import metrics
 from extproc.telemetry.records import RecordWriter
 
@@ -26,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _SETTLE_WAIT = 5.0  # seconds
 SNAPSHOT = "directory.jsonl"  # in state_dir
+SPOOL = "spool"  # in state_dir
+_BUS = 10_000  # events that wait on the usage bus of a gateway without Redis
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
 T = TypeVar("T")
 
@@ -51,10 +59,21 @@ async def _settled(pipeline: Pipeline) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def _publish(pipeline: Pipeline, journal: RecordWriter) -> None:
+async def _ended(background: "asyncio.Future[T]") -> None:
+    background.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await background
+
+
+async def _publish(pipeline: Pipeline, holds: Holds, journal: RecordWriter) -> None:
     """Figures that are cheaper to tell once a second than at every change."""
     while True:
         metrics.IN_FLIGHT.set(pipeline.in_flight)
+        metrics.HOLDS_OPEN.set(holds.open)
+        metrics.SETTLEMENTS_PENDING.set(holds.pending)
+        metrics.SETTLEMENTS_OLDEST.set(holds.oldest)
+        metrics.SETTLEMENTS_UNSPOOLED.set(holds.unspooled)
+        metrics.SETTLEMENTS_LOST.set(holds.lost)
         metrics.RECORDS_DROPPED.set(journal.dropped)
         metrics.publish()
         await asyncio.sleep(1)
@@ -93,6 +112,21 @@ def _roster(gateway: Gateway, store: DirectoryStore, keeps_snapshot: bool) -> Ro
     )
 
 
+def _counters(gateway: Gateway) -> Counters:
+    stores = gateway.stores
+    if stores.counters == MEMORY:
+        bus = deque[tuple[str, bytes]](maxlen=_BUS)
+        return MemoryCounters(lambda: time.time_ns() // 1_000_000, lambda slot, event: bus.append((slot, event)))
+    return RedisCounters(stores.counters, stores.counters_wait.total_seconds(), stores.counters_prefix)
+
+
+def _holds(gateway: Gateway, warns: bool) -> Holds:
+    if warns and gateway.limits_refused:
+        log.warning("stores.counters: each worker counts up to its part of a limit only: %s", gateway.limits_refused)
+    root = gateway.state_dir / SPOOL
+    return Holds(_counters(gateway), [spool.begin(root), *spool.inherit(root)], gateway.workers)
+
+
 def _signing_key(gateway: Gateway) -> bytes | None:
     """What signs the identity that self-hosted backends get. The supervisor has checked that it is there."""
     source = gateway.identity.signing_key
@@ -111,6 +145,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     stores = sql.open_stores(gateway.stores.database)
     roster = _roster(gateway, stores.directory, keeps_snapshot=first)
     journal = RecordWriter()
+    holds = _holds(gateway, warns=first)
     stopping = asyncio.Event()
     catalogue = compiled.catalogue(gateway)
 
@@ -124,6 +159,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
         roster=roster,
         not_ready=not_ready,
         affinity=ThreadedAffinity(stores.affinity),
+        holds=holds,
         journal=journal,
         signing_key=_signing_key(gateway),
     )
@@ -136,16 +172,15 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     )
     _on_signal(stopping.set)
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
-    background = asyncio.gather(roster.keep_fresh(), _publish(pipeline, journal))
+    background = asyncio.gather(roster.keep_fresh(), holds.run(), _publish(pipeline, holds, journal))
     tune()
     await server.start()
     log.info("worker serves on %s", socket)
     await stopping.wait()
     await server.stop(gateway.timeouts.drain.total_seconds())
     await _settled(pipeline)
-    background.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await background
+    await _ended(background)
+    await holds.close(_SETTLE_WAIT)
     with contextlib.suppress(StoreUnavailable):
         await asyncio.to_thread(roster.write_used)
     await asyncio.to_thread(journal.close)

@@ -11,6 +11,8 @@ from enum import Enum, auto
 from extproc.dialects.answers import Answer
 from extproc.dialects.meters import Meter
 from extproc.dialects.multipart import FormReader
+from extproc.limits.hold import Hold
+from extproc.limits.limit import Priority
 from extproc.model import Caller, Catalogue, Chain, Ending
 from extproc.refusals import Refusal
 from extproc.surfaces import Face, Place
@@ -66,6 +68,7 @@ class Call:
     begun: bool = False  # Envoy has told something of it
     request_id: str = ""
     method: str = ""
+    path: str = ""  # without the query, and without the prefix for calls of low priority
     query: str = ""
     place: Place | None = None
     face: Face = Face.OPENAI
@@ -79,7 +82,18 @@ class Call:
     request_ended: bool = False
     stream: bool = False
     estimated_input: int = 0  # tokens
-    hides_usage: bool = False  # only the gateway asked for the usage event
+    asked_usage: bool = True  # the client wants the usage event of a stream, where there is one
+    hides_usage: bool = False  # only the gateway asked for it
+    priority: Priority = Priority.HIGH
+    low_route: bool = False  # through the prefix for calls of low priority
+    hold: Hold | None = None  # what it has reserved
+    repeat: str = ""  # its Idempotency-Key
+    told: tuple[tuple[str, str], ...] = ()  # headers that tell where the caller stands, for the answer
+    output_cap: int | None = None  # tokens, that the gateway wrote into the request
+    shadowed: tuple[str, ...] = ()  # limits that would have refused it
+    warned: tuple[tuple[str, int], ...] = ()  # limits with the percent of them that it was the first to pass
+    searches: bool = False  # the provider searches the web for it
+    background: bool = False  # its usage shows only later, when its response is read
     chain: Chain | None = None
     pinned: bool = False  # the chain is the one backend that holds the call's state
 
@@ -89,6 +103,8 @@ class Call:
     answer: Answer | None = None
     first_byte: float | None = None
     answer_ended: bool = False
+    flowed: int = 0  # tokens of a leased answer that have passed, at most
+    cut_short: bool = False  # the gateway ended the answer: its lease could not be extended
     refusal: Refusal | None = None
     ending: Ending | None = None
 
@@ -173,21 +189,30 @@ class BodyMode(Enum):
     NONE = auto()
     STREAMED = auto()
     BUFFERED = auto()
+    DUPLEX = auto()  # each piece waits for ours, and we may end the answer before the backend does
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """Let the answer's headers pass and send its body to us like this. `resized`: its length may change."""
+    """Let the answer's headers pass and send its body to us like this. `resized`: its length may change.
+
+    `headers` are set on the answer, in place of all headers of the provider that tell of limits.
+    """
 
     mode: BodyMode
     resized: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Send this in place of the chunk; None sends the chunk as it is."""
+    """Send this in place of the chunk; None sends the chunk as it is.
+
+    `last`, in DUPLEX only: the answer ends here, whatever the backend still has to say.
+    """
 
     body: bytes | None = None
+    last: bool = False
 
 
 PROCEED = Proceed()

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import TypeVar
 
 from extproc.identity import keys
 from extproc.identity.directory import PARTS, Directory, Key, KeyTable, Membership
+from extproc.limits.limit import Limit, Mode
 from extproc.model import Network, Team
 from extproc.stores.ports import (
     AreaRecord,
@@ -146,7 +148,15 @@ class Enrolment:
             surfaces=None if spec.surfaces is None else self._once(frozenset(spec.surfaces)),
             networks=self._once(_networks(spec.ip_ranges)),
             suspended=record.suspended_at is not None,
+            limits=self._owned(spec.limits, record.lineage),
+            priority=spec.priority,
         )
+
+    def _owned(self, limits: tuple[Limit, ...], lineage: str) -> tuple[Limit, ...]:
+        """A key's limits, which are those of its whole line: what they have in common with other keys' is kept once."""
+        if not limits:
+            return ()
+        return tuple(replace(limit, owner=f"key/{lineage}") for limit in _kept(self._once(limits)))
 
     def _once(self, value: T) -> T:
         if len(self._same) >= _MOST_SAME:
@@ -165,7 +175,13 @@ def _team(record: TeamRecord) -> Team:
         tags=dict(record.tags),
         users={member.name: member.role for member in of[MemberKind.USER]},
         accounts=frozenset(member.name for member in of[MemberKind.SERVICE_ACCOUNT]),
+        limits=_kept(record.limits),
     )
+
+
+def _kept(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
+    """Those that are not off."""
+    return tuple(limit for limit in limits if limit.mode is not Mode.OFF)
 
 
 def _members(teams: Iterable[TeamRecord], pause: Callable[[], None]) -> Members:

@@ -1,11 +1,12 @@
 """The values that travel through a call. Plain data: no I/O, no clock, no provider's names."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from extproc.identity.claims import IssuerPolicy
+from extproc.limits.limit import Limit, Priority
 from extproc.surfaces import Surface
 
 
@@ -30,6 +31,32 @@ class Backend:
     api_version: str | None = None
     version: str = "/v1"
     wants_identity: bool = False  # is told who calls, in a signed header
+    cap_field: str = "max_tokens"  # in which chat completions bound their output there
+
+    def reads_cap(self, names: Collection[str]) -> bool:
+        """Whether it reads a cap on the output in one of these fields. Those that know the newer name know both."""
+        return self.cap_field != "max_tokens" or set(names) != {"max_completion_tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a deployed model costs, in nano-units (billionths) of the gateway's currency. None: as `input`, `output`.
+
+    Token prices are per million tokens, so that they are whole numbers.
+    """
+
+    input: int = 0
+    output: int = 0
+    cached_input: int | None = None
+    cache_write: int | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
+    reasoning: int | None = None
+    request: int = 0  # each
+    minute: int = 0  # of audio
+    image: int = 0  # each one made
+    hosted_call: int = 0  # each of a tool that the provider runs, such as a search of the web
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +66,21 @@ class Target:
     backend: Backend
     model: str
     weight: int = 1
+    price: Price | None = None  # the deployed model's own, or else the public model's; None: unpriced
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that a call of a model can be: what a hold is made from."""
+
+    max_output: int | None = None  # tokens of one choice; None: not known, a cap is written where a limit needs one
+    floor: int = 1_024  # no cap is lowered below so many tokens
+    context: int | None = None  # tokens of input and output together
+    hidden_output: bool = False  # makes output that no stream shows, such as reasoning: never leased
+    family: str = "openai"  # of tokenizers, see metering.bounds
+    tokenizer: str | None = None  # path of a tokenizer file, for exact counts
+    image_tokens: int = 1_700  # of one image of the input
+    max_seconds: int | None = None  # the longest audio that it takes; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +90,7 @@ class PublicModel:
     name: str
     groups: tuple[tuple[Target, ...], ...]
     tiers: frozenset[str] | None = None  # teams of these tiers may use it; None: every caller
+    bounds: Bounds = Bounds()
 
 
 Network = IPv4Network | IPv6Network
@@ -66,6 +109,7 @@ class Team:
     tags: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, str] = field(default_factory=dict)  # user to role
     accounts: frozenset[str] = frozenset()  # names of service accounts
+    limits: tuple[Limit, ...] = ()
 
 
 class CredentialKind(StrEnum):
@@ -97,6 +141,8 @@ class Caller:
     surfaces: frozenset[str] | None = None  # None: all
     networks: tuple[Network, ...] = ()  # of the key alone; empty: anywhere
     lineage: str = ""
+    limits: tuple[Limit, ...] = ()  # of the key alone
+    priority: Priority = Priority.HIGH  # the highest that it may ask for
 
     @property
     def owner(self) -> str:
@@ -120,8 +166,13 @@ class Catalogue:
     backends: Mapping[str, Backend]
     defaults: Mapping[Surface, str]
     answer_cap: int  # bytes of a JSON answer that are read whole
+    upload_cap: int = 32 * 2**20  # bytes of the largest multipart body
     issuers: Mapping[str, IssuerPolicy] = field(default_factory=dict)  # of tokens
     accepted: Mapping[Surface, str] = field(default_factory=dict)  # surfaces that take one kind of credential only
+    limits: tuple[Limit, ...] = ()  # the gateway's own
+    currency: str = "USD"
+    low_prefix: str = ""  # a path prefix for calls of the low route; empty: none
+    tells_priority: bool = False  # on that route the answer tells its class and the tokens left
 
     def listed(self) -> list[PublicModel]:
         """The models once each, in the order of the configuration, without their aliases."""
@@ -145,6 +196,36 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """The bound that a request sets on its output, in tokens of one choice.
+
+    `spans` are the values of the fields that say it, a null's too; `field` is what a new one is called, None on a
+    surface that has none (on that of chat completions the backend's `cap_field` is written instead).
+    """
+
+    tokens: int | None = None
+    spans: tuple[Span, ...] = ()
+    field: str | None = None
+    names: tuple[str, ...] = ()  # of the fields at `spans`
+    least: int = 1  # the smallest that the surface takes
+
+
+@dataclass(frozen=True, slots=True)
+class InputSize:
+    """The input of a request, so that the most tokens it can be are known once its model is. See metering.bounds."""
+
+    text: str | None = field(default=None, repr=False)  # joined, only where a tokenizer file may count it
+    features: tuple[int, ...] = ()  # of all text, as metering.bounds.features adds them up
+    marks: int = 0  # tokens around messages and parts, and those that came as tokens
+    tools: int = 0
+    images: int = 0
+    small_images: int = 0  # of low detail
+    audio_bytes: int = 0
+    file_bytes: int = 0
+    unseen: bool = False  # the provider adds input that the request only names, such as a stored conversation
+
+
+@dataclass(frozen=True, slots=True)
 class StateReference:
     """Server-side state that a call leans on: only the backend that made it can serve the call."""
 
@@ -161,7 +242,13 @@ class Prompt:
     model_span: Span | None  # the value with its quotes, or of a JSON null
     stream: bool = False
     usage_edit: Edit | None = None  # makes the provider report usage on a stream
-    estimated_input: int = 0  # tokens
+    estimated_input: int = 0  # tokens, the mean: for reports
+    input: InputSize = InputSize()  # for holds
+    cap: Cap = Cap()
+    choices: int = 1  # answers asked for, each of which may be as long as the cap
+    images: int = 0  # asked for
+    hosted_calls: int = 0  # of tools that the provider runs, at most: as the request says, or assumed
+    searches: bool = False  # a chat for which the provider searches the web: once, and no answer tells it
     state: StateReference | None = None
     background: bool = False
 
@@ -183,10 +270,13 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """What a call has reserved, to be settled or to expire."""
+class Demand:
+    """What a call uses, at most or in fact."""
 
-    id: str
+    requests: int = 1
+    input: int = 0  # tokens
+    output: int = 0  # tokens, of all choices
+    money: int = 0  # nano-units
 
 
 class UsageSource(StrEnum):
@@ -197,7 +287,10 @@ class UsageSource(StrEnum):
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens by kind. Cached, audio and cache-write tokens are part of input; reasoning and audio of output."""
+    """Tokens by kind. Cached, audio and cache-write tokens are part of input; reasoning and audio of output.
+
+    `other_input` and `other_output` are of kinds that we do not know.
+    """
 
     input: int = 0
     output: int = 0
@@ -206,7 +299,11 @@ class Usage:
     audio_input: int = 0
     audio_output: int = 0
     reasoning: int = 0
+    other_input: int = 0
+    other_output: int = 0
     seconds: float = 0.0  # of audio, where the provider bills time
+    images: int = 0  # made
+    hosted_calls: int = 0  # of tools that the provider runs
     source: UsageSource = UsageSource.NONE
 
 
@@ -218,14 +315,23 @@ class Ending(StrEnum):
     ANSWERED = "answered"  # the gateway answered by itself
     CUT = "cut"  # client left or upstream broke: Envoy's listener record tells which
     FAILED = "failed"  # the provider's final answer was an error
+    LIMITED = "limited"  # the gateway ended the stream: there was nothing left to pay for more
 
 
 @dataclass(slots=True)
 class Outcome:
-    """The one account of a call; never a word of its text."""
+    """The one account of a call; never a word of its text. Limits are named by their titles."""
 
     ending: Ending
     status: int
     usage: Usage = field(default_factory=Usage)
     refusal: str | None = None
     backend: str | None = None
+    limit: str | None = None  # that refused
+    shadows: tuple[str, ...] = ()  # limits that would have refused if they were enforced
+    warnings: tuple[tuple[str, int], ...] = ()  # soft thresholds that it crossed: of which limit, percent
+    held: Demand | None = None  # what was reserved; None where nothing was
+    cost: int | None = None  # nano-units; None where it has no price
+    overspent: Mapping[str, int] = field(default_factory=dict)  # tokens above what was held, by cause
+    overspent_money: int = 0  # nano-units above what was held
+    output_cap: int | None = None  # tokens, where the gateway wrote or lowered it

@@ -5,11 +5,16 @@ of the surface that was called, in `_refuse`; whatever else goes wrong inside le
 the adapter fails the stream, which Envoy turns into a 5xx for this call and nothing else.
 """
 
+import asyncio
+import hashlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
+
+import orjson
 
 from extproc import surfaces
 from extproc.call import (
@@ -36,13 +41,20 @@ from extproc.dialects.multipart import FormReader
 from extproc.headers import Headers
 from extproc.identity import passport
 from extproc.identity.directory import Directory
+from extproc.limits import standing
+from extproc.limits.demand import extent
+from extproc.limits.hold import Hold
+from extproc.limits.sums import Sums
+from extproc.limits.thresholds import Thresholds
 from extproc.model import (
     Caller,
     Catalogue,
     Chain,
     CleanPrompt,
     CredentialKind,
+    Demand,
     Ending,
+    Outcome,
     Prompt,
     PublicModel,
     StateReference,
@@ -54,7 +66,6 @@ from extproc.refusals import (
     METHOD_NOT_ALLOWED,
     MODEL_NOT_FOUND,
     NOT_READY,
-    STATE_NOT_FOUND,
     STORE_UNAVAILABLE,
     UNKNOWN_URL,
     UNSUPPORTED_MEDIA,
@@ -63,16 +74,21 @@ from extproc.refusals import (
     encode,
     envoys,
 )
-from extproc.stages import budget, cache, forward, guard, route, state, usage
+from extproc.stages import budget, cache, charge, forward, guard, route, shortage, state, usage
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
 from extproc.stages.state import Held
+from extproc.stores.counters import Answer, CountersUnavailable, Draw
 from extproc.stores.ports import StoreUnavailable
 from extproc.surfaces import MULTIPART, Face, Place, Surface
 from extproc.telemetry import metrics
 from extproc.telemetry.records import access_record
 
 _JSON = (("content-type", "application/json"),)
+_CAP_HEADER = "x-sluice-output-cap"
+_FALLBACK_HEADER = "x-sluice-model"
+_MOMENT_S = 0.02  # in which what calls that have just ended did not use comes back
+_HASHED = 256 * 1024  # bytes at each end of a body by which a repeat is known
 _STORE_DOWN = Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer. Try again in a moment.")
 
 
@@ -93,6 +109,19 @@ class Roster(Protocol):
         """Note that a key was used. Never blocks."""
 
 
+class Holds(Protocol):
+    """What calls have reserved in the counters of their limits."""
+
+    async def reserve(self, hold: Hold) -> Answer:
+        """All of it or nothing. Raises CountersUnavailable where that is what the limits want then."""
+
+    async def extend(self, hold: Hold, draws: Sequence[Draw]) -> Answer:
+        """Take more for a hold; `units` are what it shall have in all. Raises CountersUnavailable."""
+
+    def settle(self, hold: Hold, draws: Sequence[Draw], event: bytes) -> None:
+        """Put what was used in place of the hold, and tell it to the usage bus. Never blocks, never raises."""
+
+
 class Journal(Protocol):
     """Takes one record per call; never blocks, never raises."""
 
@@ -108,6 +137,7 @@ class Pipeline:
         roster: Roster,
         not_ready: Callable[[], str | None],
         affinity: Affinity,
+        holds: Holds,
         journal: Journal,
         signing_key: bytes | None = None,
     ) -> None:
@@ -116,8 +146,13 @@ class Pipeline:
         self._signing_key = signing_key
         self._not_ready = not_ready
         self._affinity = affinity
+        self._holds = holds
+        self._sums = Sums()
+        self._thresholds = Thresholds()
         self._journal = journal
-        self._draw = random.SystemRandom().random
+        self._dice = random.SystemRandom()
+        self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
+        self._numbers = itertools.count()
         self.in_flight = 0
 
     def begin(self) -> Call:
@@ -140,6 +175,8 @@ class Pipeline:
                 return self._reply(call, listing.me(call.caller, _usable(call, call.caller)))
             if place.surface in (Surface.MODELS, Surface.MODEL_ITEM):
                 return self._list_models(call, call.caller, place)
+            call.priority = budget.priority(headers.get("x-priority"), call.caller)
+            call.repeat = headers.get("idempotency-key") or ""
             call.stripped = forward.stripped(headers)
             call.phase = Phase.IDENTIFIED
             if place.surface is Surface.RESPONSE_ITEM:
@@ -147,15 +184,17 @@ class Pipeline:
             return self._expect_body(call, headers, place, end)
         except Refused as refused:
             return self._refuse(call, refused.refusal)
-        except StoreUnavailable:
+        except (StoreUnavailable, CountersUnavailable):
             return self._refuse(call, _STORE_DOWN)
 
     def _place(self, call: Call, headers: Headers) -> Place:
         call.request_id = headers.get("x-request-id") or ""
         call.method = headers.get(":method") or ""
-        path, _, call.query = (headers.get(":path") or "").partition("?")
+        given, _, call.query = (headers.get(":path") or "").partition("?")
+        path, call.low_route = _unprefixed(given, call.catalogue.low_prefix)
         retries = headers.get("x-stainless-retry-count") or ""
         call.retries = retries if retries.isdecimal() and len(retries) < 4 else ""
+        call.path = path
         call.face = surfaces.face_of(path)
         place = surfaces.locate(path)
         if place is None:
@@ -212,14 +251,14 @@ class Pipeline:
         reference = StateReference(ids=(place.item or "",))
         known = await self._affinity.recall(reference.ids)
         backend = state.holder(caller, reference, known)
-        model = next((listed for listed in call.catalogue.listed() if _stands_in(listed, backend)), None)
-        if model is None:
-            raise Refused(STATE_NOT_FOUND, state.ADVICE)
+        model = state.maker(call.catalogue, known[place.item or ""].model, backend)
         call.pinned = True
-        call.chain = route.pinned(model, place, backend or "")
+        call.chain = chain = route.pinned(model, place, backend or "")
+        if call.method == "GET":  # to end what is made in the background is never refused
+            await self._reserve(call, caller, place, Prompt(b"", None, None), chain)
         call.phase = Phase.ROUTED
-        legs = forward.legs(call.chain, place, call.query, None)
-        return Route(legs, call.stripped, identity=self._passport(call, caller, call.chain))
+        legs = forward.legs(chain, place, call.query, None)
+        return Route(legs, call.stripped, identity=self._passport(call, caller, chain))
 
     # ---- request body: what may leave, where to, at what price -----------------------------------------
 
@@ -240,7 +279,7 @@ class Pipeline:
             return await self._decide(call, caller, place, body)
         except Refused as refused:
             return self._refuse(call, refused.refusal)
-        except StoreUnavailable:
+        except (StoreUnavailable, CountersUnavailable):
             return self._refuse(call, _STORE_DOWN)
 
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
@@ -249,10 +288,11 @@ class Pipeline:
         cache.key(caller, clean)
         model = route.model_for(caller, place, clean.prompt.model, call.catalogue)
         chain = await self._chain(call, caller, place, model, clean)
-        budget.reserve(caller, clean, chain, call.request_id)
+        chain, cap = await self._reserve(call, caller, place, clean.prompt, chain)
+        chain = chain if cap is None else forward.same_cap_field(chain, place)
         self._routed(call, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, chain)
-        sent = forward.body_route(clean.prompt, chain, place, call.query, call.stripped)
+        sent = forward.body_route(clean.prompt, chain, place, call.query, call.stripped, cap)
         signed = self._passport(call, caller, chain)
         return sent if signed is None else replace(sent, identity=signed)
 
@@ -264,13 +304,112 @@ class Pipeline:
             if holder is not None:
                 call.pinned = True
                 return route.pinned(model, place, holder)
-        return route.chain(model, place, clean, self._draw)
+        return route.chain(model, place, clean, self._dice.random)
+
+    async def _reserve(
+        self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain
+    ) -> tuple[Chain, int | None]:
+        """Take the most that the call can use from all of its limits, or refuse it.
+
+        Returns the chain, another model's where a limit names one to fall back to, and the cap on the output to
+        write into the request; None leaves what the caller sent.
+        """
+        call.chain = chain  # of a refused call, too, the record tells the model
+        if call.low_route and call.catalogue.tells_priority:
+            call.told = budget.priority_headers((), call.priority)
+        then = await self._take(call, self._terms(call, caller, place, prompt, chain))
+        if not isinstance(then, shortage.Instead):
+            return chain, then
+        refused, told = Refused.of(then.refusal), call.told
+        if call.pinned:
+            raise refused
+        try:
+            model = route.model_for(caller, Place(place.surface, place.face), then.model, call.catalogue)
+            chain = route.chain(model, place, CleanPrompt(prompt), self._dice.random)
+            terms = self._terms(call, caller, place, prompt, chain)
+            again = await self._take(call, terms)
+        except Refused:
+            call.told = told
+            raise refused from None
+        if isinstance(again, shortage.Instead):
+            call.told = told
+            raise refused
+        if not terms.limits:
+            call.told, call.shadowed, call.warned = (), (), ()
+        call.chain = chain
+        call.told += ((_FALLBACK_HEADER, model.name),)
+        return chain, again
+
+    def _terms(self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain) -> budget.Terms:
+        catalogue = call.catalogue
+        declared = (*catalogue.limits, *(caller.team.limits if caller.team else ()), *caller.limits)
+        limits = budget.applicable(declared, caller, chain, call.priority, call.low_route) if declared else ()
+        if not limits:
+            return budget.NO_TERMS
+        upload = catalogue.upload_cap if call.content_length is None else call.content_length
+        return budget.Terms(
+            limits=limits,
+            caller=caller,
+            chain=chain,
+            priority=call.priority,
+            extent=extent(place.surface, prompt, chain, upload),
+            cap=prompt.cap,
+            stream=prompt.stream,
+            once=budget.once(_digest(call, caller, prompt.body or call.pending)) if call.repeat else None,
+            background=prompt.background,
+        )
+
+    async def _take(self, call: Call, terms: budget.Terms) -> int | shortage.Instead | None:
+        """Reserve, for a shorter answer where need be; the cap to write. Raises Refused."""
+        if not terms.limits:
+            return None
+        budget.check_prices(terms)
+        ask = budget.Ask(terms.extent.cap)
+        while True:
+            now = time.time_ns() // 1_000_000
+            held = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
+            call.hold = held  # from here on `end` gives back what may have been taken
+            answer = await self._holds.reserve(held)
+            if answer.granted:
+                self._tell(call, held, answer, now)
+                return self._granted(call, terms, held)
+            call.hold = None
+            then = shortage.after_refusal(terms, held, answer, ask, now, call.catalogue.currency)
+            if isinstance(then, budget.Ask):
+                if then.patient != ask.patient:
+                    await asyncio.sleep(_MOMENT_S)
+                ask = then
+                continue
+            refusal = then if isinstance(then, Refusal) else then.refusal
+            self._tell(call, held, answer, now, refusal.limit)
+            if isinstance(then, Refusal):
+                raise Refused.of(refusal)
+            return then
+
+    def _tell(self, call: Call, held: Hold, answer: Answer, now: int, refused: str | None = None) -> None:
+        """What the answer to the caller, the record and the metrics say of the limits."""
+        told = budget.standings(held, answer)
+        call.told = standing.headers(told, call.face, call.catalogue.currency, now, refused)
+        if call.low_route and call.catalogue.tells_priority:
+            call.told += budget.priority_headers(told, call.priority)
+        call.shadowed = budget.shadow_refusals(held, answer)
+        call.warned = self._thresholds.crossed(held, answer) if answer.granted else ()
+
+    def _granted(self, call: Call, terms: budget.Terms, held: Hold) -> int | None:
+        cap = budget.cap_to_write(terms, held)
+        if cap is not None and cap != terms.cap.tokens:
+            call.output_cap = cap
+            call.told += ((_CAP_HEADER, str(cap)),)
+        return cap
 
     def _routed(self, call: Call, chain: Chain, prompt: Prompt) -> None:
         """From here on only facts are kept: the prompt itself is Envoy's, not ours."""
         call.chain = chain
         call.stream = prompt.stream
         call.estimated_input = prompt.estimated_input
+        call.background = prompt.background
+        call.searches = prompt.searches
+        call.asked_usage = prompt.usage_edit is None
         call.phase = Phase.ROUTED
 
     async def _stream_form(self, call: Call, caller: Caller, place: Place, chunk: bytes, end: bool) -> Pass | Withhold:
@@ -287,10 +426,11 @@ class Pipeline:
         if not call.form.decided:
             return WITHHOLD
         named = call.form.model.model if call.form.model else None
-        clean = guard.clean(Prompt(b"", named, None))
+        clean = guard.clean(Prompt(b"", named, None, images=call.form.images or 0))
         model = route.model_for(caller, place, named, call.catalogue)
-        chain = forward.same_form(route.chain(model, place, clean, self._draw), place)
-        budget.reserve(caller, clean, chain, call.request_id)
+        chain = forward.same_form(route.chain(model, place, clean, self._dice.random), place)
+        reserved, _ = await self._reserve(call, caller, place, clean.prompt, chain)
+        chain = forward.same_form(reserved, place)
         self._routed(call, chain, clean.prompt)
         held, call.pending = call.pending, b""
         sent = forward.form_pass(call, chain, place, call.form, held)
@@ -324,20 +464,21 @@ class Pipeline:
         call.first_byte = time.monotonic()
         if status >= 400:
             call.ending = Ending.FAILED
-            return Relay(BodyMode.NONE)
+            return Relay(BodyMode.NONE, headers=call.told)
         call.answer_ended = end
-        return Relay(BodyMode.NONE) if end else self._expect_answer(call, headers)
+        relay = Relay(BodyMode.NONE) if end else self._expect_answer(call, headers)
+        return Relay(relay.mode, relay.resized, call.told) if call.told else relay
 
     def _recognise(self, call: Call, origin: Origin) -> None:
         """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""
-        path = origin.path.partition("?")[0]
+        path, _ = _unprefixed(origin.path.partition("?")[0], call.catalogue.low_prefix)
         call.request_id = origin.request_id
         call.place = surfaces.locate(path)
         call.face = call.place.face if call.place else surfaces.face_of(path)
 
     def _expect_answer(self, call: Call, headers: Headers) -> Relay:
         surface = call.place.surface if call.place else Surface.CHAT
-        meter = registry.meter(surface, call.hides_usage)
+        meter = registry.meter(surface, call.hides_usage, call.searches)
         call.meter = meter
         cap = call.catalogue.answer_cap
         kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
@@ -346,6 +487,9 @@ class Pipeline:
             return Relay(BodyMode.STREAMED)
         if kind == "text/event-stream":
             call.stream = True
+            if call.hold is not None and call.hold.leased and call.chain is not None:
+                call.answer = answers.LeasedStream(meter, call.hides_usage, cap, call.chain.model.bounds.family)
+                return Relay(BodyMode.DUPLEX, resized=True)
             call.answer = answers.Stream(meter, call.hides_usage, cap)
             return Relay(BodyMode.STREAMED, resized=call.hides_usage)
         if kind != "application/json":
@@ -361,11 +505,48 @@ class Pipeline:
             return UNCHANGED
         if call.answer_ended:
             return Emit(b"")  # a repeated end: the answer has been sent
-        out = call.answer.feed(chunk, end)
-        call.answer_ended = end
+        if isinstance(call.answer, answers.LeasedStream):
+            emit = await self._leased(call, call.answer, chunk, end)
+        else:
+            out = call.answer.feed(chunk, end)
+            emit = UNCHANGED if out is None else Emit(out)
+        call.answer_ended = end or emit.last
         if call.meter is not None and (made := call.meter.made_ids()):
             await self._remember(call, made)
-        return UNCHANGED if out is None else Emit(out)
+        return emit
+
+    async def _leased(self, call: Call, answer: answers.LeasedStream, chunk: bytes, end: bool) -> Emit:
+        """Reserve the output slice by slice, each before the text that it pays for passes; without one, end."""
+        passed: list[bytes] = []
+        for event in answer.feed(chunk, end):
+            tokens = answer.weigh(event)
+            if not await self._pays(call, tokens):
+                return self._cut_short(call, answer, passed)
+            passed.append(answer.passes(event))
+        if answer.overlong:
+            return self._cut_short(call, answer, passed)
+        return Emit(b"".join(passed))
+
+    def _cut_short(self, call: Call, answer: answers.LeasedStream, passed: list[bytes]) -> Emit:
+        call.cut_short = True
+        return Emit(b"".join((*passed, answer.ending(call.estimated_input, call.asked_usage))), last=True)
+
+    async def _pays(self, call: Call, tokens: int) -> bool:
+        """Whether the lease covers so many tokens more, extended where need be. A dead store extends nothing."""
+        held, flowed = call.hold, call.flowed + tokens
+        if held is None or call.chain is None:
+            return False
+        if flowed <= held.demand.output:
+            call.flowed = flowed
+            return True
+        demand, draws = budget.longer(held, call.chain, flowed, self._sums, time.time_ns() // 1_000_000)
+        try:
+            answer = await self._holds.extend(held, draws)
+        except CountersUnavailable:
+            return False
+        if answer.granted:
+            held.demand, call.flowed = demand, flowed
+        return answer.granted
 
     async def _remember(self, call: Call, made: list[str]) -> None:
         """Before the client can use an id, the gateway must know whose it is. A dead store costs only that."""
@@ -393,13 +574,30 @@ class Pipeline:
         self.in_flight -= 1
         if not call.begun:
             return  # Envoy opened a stream and said nothing
-        outcome = usage.outcome(call)
         duration = time.monotonic() - call.started
+        outcome = usage.outcome(call, duration)
+        used = self._account(call, outcome)
         metrics.count_call(call, outcome, duration)
-        self._journal.write(access_record(call, outcome, time.time(), duration))
+        record = access_record(call, outcome, time.time(), duration)
+        self._journal.write(record)
+        if call.hold is not None:
+            draws = charge.settled(call.hold, used, outcome.backend)
+            self._holds.settle(call.hold, draws, orjson.dumps(record))
+
+    def _account(self, call: Call, outcome: Outcome) -> Demand:
+        """What the call has used of its limits; its cost goes into the outcome."""
+        target = usage.served(call)
+        used = charge.used(outcome, target, call.hold, call.background)
+        if target is not None and target.price is not None:
+            outcome.cost = used.money
+        if call.hold is not None:
+            outcome.overspent = charge.overspent(call.hold, used)
+            outcome.overspent_money = max(0, used.money - call.hold.demand.money)
+        return used
 
     def _refuse(self, call: Call, refusal: Refusal) -> Reply:
         body, headers = encode(refusal, call.face, call.request_id)
+        headers += call.told
         call.refusal = refusal
         call.status = refusal.status
         call.ending = Ending.REFUSED
@@ -413,10 +611,24 @@ class Pipeline:
         return Reply(200, _JSON, body, "sluice_answered")
 
 
+def _unprefixed(path: str, prefix: str) -> tuple[str, bool]:
+    """The path without the prefix for calls of low priority, and whether it had it."""
+    found = bool(prefix) and path.startswith(prefix + "/")
+    return (path[len(prefix) :], True) if found else (path, False)
+
+
 def _length(headers: Headers) -> int | None:
     """The content-length, where there is one that can be true."""
     text = headers.get("content-length") or ""
     return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
+def _digest(call: Call, caller: Caller, body: bytes) -> str:
+    """Of a caller, its Idempotency-Key, the path and the body; of a large body the ends will do."""
+    ends = body if len(body) <= 2 * _HASHED else body[:_HASHED] + body[-_HASHED:]
+    facts = (caller.owner, call.repeat, call.path, str(call.content_length), str(len(body)))
+    head = "".join([f"{len(fact)} {fact} " for fact in facts])
+    return hashlib.blake2b(head.encode() + ends, digest_size=16).hexdigest()
 
 
 def _usable(call: Call, caller: Caller) -> list[PublicModel]:

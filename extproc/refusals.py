@@ -53,6 +53,9 @@ STATE_NOT_FOUND = Kind("state_not_found", 404, Blame.CLIENT)
 UPGRADE_REFUSED = Kind("websocket_not_served", 426, Blame.CLIENT)
 REQUEST_TIMEOUT = Kind("request_timeout", 408, Blame.CLIENT)
 BAD_REQUEST = Kind("bad_request", 400, Blame.CLIENT)
+RATE_LIMIT = Kind("rate_limit_exceeded", 429, Blame.CLIENT, retry=True)
+QUOTA = Kind("insufficient_quota", 429, Blame.CLIENT)
+IDEMPOTENCY_CONFLICT = Kind("idempotency_conflict", 409, Blame.CLIENT, retry=True)
 # upstream
 UPSTREAM_UNAVAILABLE = Kind("upstream_unavailable", 503, Blame.UPSTREAM, retry=True)
 UPSTREAM_TIMEOUT = Kind("upstream_timeout", 504, Blame.UPSTREAM, retry=True)
@@ -61,21 +64,34 @@ STATEFUL_BACKEND_UNAVAILABLE = Kind("stateful_backend_unavailable", 503, Blame.U
 NOT_READY = Kind("not_ready", 503, Blame.GATEWAY, retry=True)
 STORE_UNAVAILABLE = Kind("store_unavailable", 503, Blame.GATEWAY, retry=True)
 ISSUER_UNAVAILABLE = Kind("issuer_unavailable", 503, Blame.GATEWAY, retry=True)
+UNPRICED = Kind("model_unpriced", 503, Blame.GATEWAY)
 GATEWAY_ERROR = Kind("gateway_error", 500, Blame.GATEWAY)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A no for one call. `message` is written by us and never quotes the call's text; `param` names a field."""
+    """A no for one call. `message` is written by us and never quotes the call's text; `param` names a field.
+
+    `own_retry` and `own_status` stand in place of the kind's. `type` is the word of OpenAI's error shape
+    where the status alone does not tell it.
+    """
 
     kind: Kind
     message: str
     param: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    type: str | None = None
+    own_retry: bool | None = None
+    own_status: int | None = None
+    limit: str | None = None  # the title of the one that refuses
 
     @property
     def status(self) -> int:
-        return self.kind.status
+        return self.kind.status if self.own_status is None else self.own_status
+
+    @property
+    def retry(self) -> bool:
+        return self.kind.retry if self.own_retry is None else self.own_retry
 
 
 class Refused(Exception):
@@ -85,6 +101,18 @@ class Refused(Exception):
         super().__init__(kind.code)
         self.refusal = Refusal(kind, message, param)
 
+    @classmethod
+    def of(cls, refusal: Refusal) -> "Refused":
+        """With a refusal that was made before."""
+        refused = cls(refusal.kind, refusal.message)
+        refused.refusal = refusal
+        return refused
+
+
+def after(wait: int) -> tuple[tuple[str, str], ...]:
+    """The headers that ask for another try in so many milliseconds: the SDKs read the first, others the second."""
+    return ("retry-after-ms", str(wait)), ("retry-after", str(-(-wait // 1000)))
+
 
 _OPENAI_TYPES = {401: "invalid_request_error", 429: "rate_limit_error"}
 _ANTHROPIC_TYPES = {
@@ -92,11 +120,13 @@ _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    409: "conflict_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
+_SPENT = "enforced_spend_limit_reached"  # Anthropic's word for a 429 that no waiting mends
 
 
 def _openai(refusal: Refusal, request_id: str) -> dict[str, object]:
@@ -104,7 +134,7 @@ def _openai(refusal: Refusal, request_id: str) -> dict[str, object]:
     return {
         "error": {
             "message": refusal.message,
-            "type": kind,
+            "type": refusal.type or kind,
             "param": refusal.param,
             "code": refusal.kind.code,
         },
@@ -126,11 +156,10 @@ def _azure(refusal: Refusal, request_id: str) -> dict[str, object]:
 
 def _anthropic(refusal: Refusal, request_id: str) -> dict[str, object]:
     kind = _ANTHROPIC_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
-    return {
-        "type": "error",
-        "error": {"type": kind, "message": refusal.message, "code": refusal.kind.code},
-        "request_id": request_id,
-    }
+    error: dict[str, object] = {"type": kind, "message": refusal.message, "code": refusal.kind.code}
+    if refusal.kind is QUOTA:
+        error["details"] = {"error_code": _SPENT}
+    return {"type": "error", "error": error, "request_id": request_id}
 
 
 _ENCODERS = {Face.OPENAI: _openai, Face.AZURE: _azure, Face.ANTHROPIC: _anthropic}
@@ -141,7 +170,7 @@ def encode(refusal: Refusal, face: Face, request_id: str) -> tuple[bytes, list[t
     body = orjson.dumps(_ENCODERS[face](refusal, request_id))
     headers = [
         ("content-type", "application/json"),
-        ("x-should-retry", "true" if refusal.kind.retry else "false"),
+        ("x-should-retry", "true" if refusal.retry else "false"),
         *refusal.headers,
     ]
     if face is Face.ANTHROPIC:

@@ -27,6 +27,8 @@ from protos.ext_proc_pb2 import (
 )
 
 _OVERWRITE = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_LONGEST_KEPT = 1024  # characters of paths and names: what a caller or provider chooses must not fill the memory
+_LARGEST_PIECE = 64 * 1024  # bytes of an answer in one reply, so that Envoy holds few where a client reads slowly
 
 PROCEED_REQUEST_HEADERS = ProcessingResponse(request_headers=HeadersResponse()).SerializeToString()
 PROCEED_REQUEST_TRAILERS = ProcessingResponse(request_trailers=TrailersResponse()).SerializeToString()
@@ -38,27 +40,64 @@ def _header(name: str, value: str) -> HeaderValueOption:
     return HeaderValueOption(header=HeaderValue(key=name, raw_value=value.encode("latin-1")), append_action=_OVERWRITE)
 
 
+_MODES = {
+    BodyMode.STREAMED: ProcessingMode(response_body_mode=ProcessingMode.STREAMED),
+    BodyMode.BUFFERED: ProcessingMode(response_body_mode=ProcessingMode.BUFFERED),
+    # Envoy demands the trailers with it.
+    BodyMode.DUPLEX: ProcessingMode(
+        response_body_mode=ProcessingMode.FULL_DUPLEX_STREAMED, response_trailer_mode=ProcessingMode.SEND
+    ),
+}
+
+
 def _relay(mode: BodyMode, resized: bool) -> bytes:
     """A mode override replaces the whole mode: what it does not name falls back to a default."""
     reply = ProcessingResponse(response_headers=HeadersResponse())
     if resized:
         reply.response_headers.response.header_mutation.remove_headers.append("content-length")
     if mode is not BodyMode.NONE:
-        reply.mode_override.CopyFrom(
-            ProcessingMode(
-                request_header_mode=ProcessingMode.SEND,
-                response_header_mode=ProcessingMode.SEND,
-                response_body_mode=mode.name,
-            )
-        )
+        reply.mode_override.CopyFrom(_MODES[mode])
+        reply.mode_override.request_header_mode = ProcessingMode.SEND
+        reply.mode_override.response_header_mode = ProcessingMode.SEND
     return reply.SerializeToString()
 
 
-_RELAYS = {Relay(mode, resized): _relay(mode, resized) for mode in BodyMode for resized in (False, True)}
+_RELAYS = {(mode, resized): _relay(mode, resized) for mode in BodyMode for resized in (False, True)}
 
 
-def relay(order: Relay) -> bytes:
-    return _RELAYS[order]
+@lru_cache(maxsize=1024)
+def _around_value(name: str, size: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a header's value of so many bytes, in a reply that sets it on the answer."""
+    probe = "\0" * size
+    common = CommonResponse(header_mutation=HeaderMutation(set_headers=[_header(name, probe)]))
+    reply = ProcessingResponse(response_headers=HeadersResponse(response=common)).SerializeToString()
+    at = reply.index(probe.encode())
+    return reply[:at], reply[at + size :]
+
+
+def _without(names: tuple[str, ...]) -> bytes:
+    """A reply that removes these headers from the answer."""
+    common = CommonResponse(header_mutation=HeaderMutation(remove_headers=names))
+    return ProcessingResponse(response_headers=HeadersResponse(response=common)).SerializeToString()
+
+
+_without_often = lru_cache(maxsize=256)(_without)
+
+
+def relay(order: Relay, replaced: tuple[str, ...] = ()) -> bytes:
+    """An answer's head. `replaced`: names of the provider's headers that the order's take the place of.
+
+    Envoy removes before it sets, so a name may be among both.
+    """
+    parts = [_RELAYS[order.mode, order.resized]]
+    if replaced:
+        without = _without_often if sum(map(len, replaced)) <= _LONGEST_KEPT else _without
+        parts.append(without(replaced))
+    for name, text in order.headers:
+        value = text.encode("latin-1")
+        before, behind = _around_value(name, len(value))
+        parts += (before, value, behind)
+    return b"".join(parts)
 
 
 def _fields(legs: tuple[Leg, ...]) -> dict[str, Any]:
@@ -100,7 +139,6 @@ _ANSWERS: dict[str, type[HeadersResponse] | type[BodyResponse]] = {
     "request_body": BodyResponse,
 }
 _steer_often = lru_cache(maxsize=1024)(_steer)
-_LONGEST_KEPT = 1024  # characters of paths and names: what a caller chooses must not fill the memory
 
 
 def _steering(phase: str, route: Route) -> bytes:
@@ -184,4 +222,23 @@ def emit(order: Emit) -> bytes:
     mutation = BodyMutation(body=order.body) if order.body else BodyMutation(clear_body=True)
     return ProcessingResponse(
         response_body=BodyResponse(response=CommonResponse(body_mutation=mutation))
+    ).SerializeToString()
+
+
+def pieces(order: Emit, chunk: bytes, end: bool) -> list[bytes]:
+    """A piece of an answer in duplex: the replies that send it, none where there is nothing to send.
+
+    `chunk` and `end` are what Envoy told; here it sends on nothing that is not handed back.
+    """
+    body, end = chunk if order.body is None else order.body, end or order.last
+    if len(body) <= _LARGEST_PIECE:
+        return [_answer_chunk(body, end)] if body or end else []
+    starts = range(0, len(body), _LARGEST_PIECE)
+    return [_answer_chunk(body[at : at + _LARGEST_PIECE], end and at == starts[-1]) for at in starts]
+
+
+def _answer_chunk(body: bytes, end: bool) -> bytes:
+    streamed = StreamedBodyResponse(body=body, end_of_stream=end)
+    return ProcessingResponse(
+        response_body=BodyResponse(response=CommonResponse(body_mutation=BodyMutation(streamed_response=streamed)))
     ).SerializeToString()

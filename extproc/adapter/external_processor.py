@@ -6,12 +6,13 @@ reply of the wrong kind, as permission to go on without the policy; an error it 
 
 import logging
 import traceback
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc
 
 from extproc.adapter import codec, tokens
 from extproc.call import (
+    BodyMode,
     Call,
     Event,
     Origin,
@@ -30,6 +31,12 @@ from protos.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest
 log = logging.getLogger(__name__)
 
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
+# In which providers tell of limits that are not the caller's; not retry-after, which stays true. Removed here and not
+# in the clusters, because there it would be before the policy, and the record of an attempt, could read them.
+_OF_LIMITS = (
+    *("x-ratelimit-", "x-ratelimitbysize-", "x-rate-limit-", "ratelimit", "rate-limit"),
+    *("anthropic-ratelimit-", "anthropic-priority-", "anthropic-fast-"),
+)
 
 
 class Stream(Protocol):
@@ -38,6 +45,13 @@ class Stream(Protocol):
     async def read(self) -> ProcessingRequest: ...
     async def write(self, message: bytes) -> None: ...
     async def abort(self, code: grpc.StatusCode, details: str) -> None: ...
+
+
+class _Head(NamedTuple):
+    """The reply to the head of an answer, and whether its body comes in duplex."""
+
+    reply: bytes
+    duplex: bool = False
 
 
 class ExternalProcessor:
@@ -56,6 +70,13 @@ class ExternalProcessor:
                     order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
                     await stream.write(codec.emit(order))
                     continue
+                if request.HasField("response_headers"):
+                    answer = await self._response_headers(call, request)
+                    await stream.write(answer.reply)
+                    if answer.duplex:
+                        await self._duplex(call, stream)
+                        break
+                    continue
                 for reply in await self._answer(call, request):
                     await stream.write(reply)
         except Exception as error:
@@ -65,6 +86,25 @@ class ExternalProcessor:
             await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
         finally:
             self._pipeline.end(call)
+
+    async def _duplex(self, call: Call, stream: Stream) -> None:
+        """Hand on the body of an answer that may end before the backend ends it, until Envoy ends the stream.
+
+        What Envoy tells after the end is what it had read of the backend before it knew; that gets no reply.
+        """
+        ended = False
+        while (request := await stream.read()) is not grpc.aio.EOF:
+            if ended:
+                continue
+            if not request.HasField("response_body"):
+                for reply in await self._answer(call, request):
+                    await stream.write(reply)
+                continue
+            body = request.response_body
+            order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
+            for reply in codec.pieces(order, body.body, body.end_of_stream):
+                await stream.write(reply)
+            ended = body.end_of_stream or order.last
 
     def _failed(self, call: Call, error: Exception) -> None:
         """Log where it failed, not what: the text of an exception may hold text of the call."""
@@ -79,8 +119,6 @@ class ExternalProcessor:
             return await self._request_headers(call, request)
         if kind == "request_body":
             return await self._request_body(call, request.request_body)
-        if kind == "response_headers":
-            return await self._response_headers(call, request)
         if kind == "request_trailers":
             order = await self._pipeline.trailers(call, Event.REQUEST_TRAILERS)
             return () if isinstance(order, Withhold) else (codec.PROCEED_REQUEST_TRAILERS,)
@@ -117,12 +155,13 @@ class ExternalProcessor:
                 return (codec.route_after_headers(route), codec.request_chunk(order))
         raise AssertionError(order)
 
-    async def _response_headers(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
+    async def _response_headers(self, call: Call, request: ProcessingRequest) -> _Head:
         message = request.response_headers
+        headers = _headers(message)
         facts = request.attributes[_ATTRIBUTES].fields
         order = await self._pipeline.response_headers(
             call,
-            _headers(message),
+            headers,
             Origin(
                 cluster=facts["xds.cluster_name"].string_value,
                 details=facts["response.code_details"].string_value,
@@ -132,10 +171,15 @@ class ExternalProcessor:
             message.end_of_stream,
         )
         match order:
-            case Relay():
-                return (codec.relay(order),)
+            case Relay(mode=mode):
+                return _Head(codec.relay(order, _told_of_limits(headers)), mode is BodyMode.DUPLEX)
             case Reply():
-                return (codec.reply(order),)
+                return _Head(codec.reply(order))
+
+
+def _told_of_limits(headers: Headers) -> tuple[str, ...]:
+    """Names of the headers in which a provider tells of its own limits: an order to Envoy takes exact names only."""
+    return tuple([name for name in headers if name.startswith(_OF_LIMITS)])
 
 
 def _headers(message: HttpHeaders) -> Headers:

@@ -37,6 +37,8 @@ class Server:
                 ("grpc.max_receive_message_length", largest_body + _OVERHEAD),
                 ("grpc.max_send_message_length", largest_body + _OVERHEAD),
                 ("grpc.max_concurrent_streams", 100_000),
+                # Its windows would grow until Envoy's answers lie here, however slowly a client reads.
+                ("grpc.http2.bdp_probe", 0),
             ]
         )
         process = grpc.stream_stream_rpc_method_handler(

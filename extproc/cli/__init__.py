@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from extproc.cli import apply, check, emergency, keys, plan, render, serve, teams, up
+from extproc.cli import apply, check, emergency, keys, limits, plan, render, serve, teams, up
 
 app = typer.Typer(
     name="sluice",
@@ -24,6 +24,7 @@ app.command("render")(render.render)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
+app.command("limits")(limits.limits)
 app.add_typer(teams.app, name="teams")
 app.add_typer(keys.app, name="keys")
 app.add_typer(emergency.app, name="emergency")

@@ -4,17 +4,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import typer
 
-from extproc.cli.settings import ConfigOption, configuration, fail, safety_problems
+from extproc.cli.settings import ConfigOption, fail, placed_configuration, safety_problems
+from extproc.config.doubts import doubts
 
 
 def check(config: ConfigOption = None) -> None:
     """Check the configuration strictly, then let Envoy validate what is rendered from it.
 
-    Unknown fields, duplicate keys, missing secrets, and a published key on a public address are errors.
+    Unknown fields, duplicate keys, missing secrets, and a published key on a public address are errors. What is
+    likely not meant, such as a limit of money over a model that has no price, is a warning.
 
     [bold]Examples[/bold]
 
@@ -24,10 +27,12 @@ def check(config: ConfigOption = None) -> None:
     """
     from extproc import dataplane  # 47 MB that few verbs need
 
-    gateway = configuration(config)
-    problems = safety_problems(gateway) + dataplane.credential_problems(gateway, os.environ)
+    gateway, tree = placed_configuration(config)
+    problems = [*map(str, safety_problems(gateway, tree)), *dataplane.credential_problems(gateway, os.environ)]
     if problems:
         fail("\n".join(problems))
+    for steps, message in doubts(gateway, time.time()):
+        typer.secho(f"warning: {tree.problem(steps, message)}", err=True, fg=typer.colors.YELLOW)
     with tempfile.TemporaryDirectory() as folder:
         layout = dataplane.Layout(folder, f"{folder}/secrets", (f"{folder}/worker-0.sock",), f"{folder}/admin.sock")
         bootstrap = dataplane.write_for_validation(gateway, layout, Path(folder))

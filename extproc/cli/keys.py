@@ -11,11 +11,14 @@ from typing import Annotated
 
 import typer
 
+from extproc.cli.key_limits import limits
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import console, print_table
 from extproc.config.schema import Gateway
+from extproc.gitops.limit_words import limit_words, short_words
 from extproc.identity import keys
 from extproc.identity.claims import folded
+from extproc.limits.limit import Priority
 from extproc.stores import sql
 from extproc.stores.memory import one_key
 from extproc.stores.ports import (
@@ -50,6 +53,12 @@ SurfaceOption = Annotated[
 RangeOption = Annotated[
     list[str] | None, typer.Option(help="From where it may be used: 10.1.0.0/16; repeat it. Default: anywhere.")
 ]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", help="What it may use: tokens=100000/minute, concurrent=5, money=20/month (UTC); repeat it."
+    ),
+]
 _LIFE = re.compile(r"([0-9]{1,5})([dh])")
 _SECRET = re.compile(rf"{keys.PREFIX}[0-9A-Za-z]")  # a hint goes on with an ellipsis
 _LONGEST_NAME = 100
@@ -69,6 +78,8 @@ def create(
     model: Annotated[list[str] | None, typer.Option(help="A model that it may use; repeat it. Default: all.")] = None,
     surface: SurfaceOption = None,
     ip_range: RangeOption = None,
+    limit: LimitOption = None,
+    priority: Annotated[str, typer.Option(help="The highest class that its calls may have: high or low.")] = "high",
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it once. Only its SHA-256 is stored. Every worker knows it within two seconds.
@@ -79,17 +90,14 @@ def create(
 
       sluice keys create ci --team payments --service-account ci --expires 90d --model gpt-4o-mini
 
+      sluice keys create nightly --limit tokens=100000/minute --limit concurrent=5 --priority low
+
       sluice keys create ci --json | jq -r .key
     """
-    for option, text, longest in (
-        *(("NAME", name, _LONGEST_NAME), ("--team", team, 63), ("--user", user, 320)),
-        *(("--service-account", service_account, 200), ("--environment", environment, 63)),
-    ):
-        check_text(option, text, longest)
-    if user is not None and service_account is not None:
-        raise typer.BadParameter("a key stands for one of them", param_hint="--user, --service-account")
-    lifetime = _duration(expires, "--expires")
-    ranges = _ranges(ip_range or [])
+    check_text("NAME", name, _LONGEST_NAME)
+    check_text("--team", team, 63)
+    check_text("--environment", environment, 63)
+    _check_holder(user, service_account)
     gateway = configuration(config)
     spec = KeySpec(
         name=name,
@@ -97,10 +105,12 @@ def create(
         user=None if user is None else folded(user),
         service_account=service_account,
         environment=environment,
-        lifetime=lifetime,
+        lifetime=_duration(expires, "--expires"),
         models=_public_names(gateway, model) if model else None,
         surfaces=_surfaces(surface),
-        ip_ranges=ranges,
+        ip_ranges=_ranges(ip_range or []),
+        limits=limits(gateway, limit or ()),
+        priority=_priority(priority),
     )
     key = keys.mint(secrets.token_bytes(32))
     with directory(gateway) as store:
@@ -276,6 +286,13 @@ def _check_owner(store: DirectoryStore, spec: KeySpec) -> None:
         fail(f"The team {spec.team!r} has no {what} {spec.user or spec.service_account!r}. Its file says who is in it.")
 
 
+def _check_holder(user: str | None, service_account: str | None) -> None:
+    check_text("--user", user, 320)
+    check_text("--service-account", service_account, 200)
+    if user is not None and service_account is not None:
+        raise typer.BadParameter("a key stands for one of them", param_hint="--user, --service-account")
+
+
 def check_text(option: str, text: str | None, longest: int) -> None:
     """Names stand in logs and tables, one to a line; a key where its name belongs would be stored and printed."""
     if text is None:
@@ -309,6 +326,12 @@ def _surfaces(asked: list[str] | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(asked)) if asked else None
 
 
+def _priority(given: str) -> Priority:
+    if given not in list(Priority):
+        raise typer.BadParameter(f"write {' or '.join(Priority)}", param_hint="--priority")
+    return Priority(given)
+
+
 def _ranges(asked: list[str]) -> tuple[str, ...]:
     try:
         return tuple(dict.fromkeys(str(ip_network(given)) for given in asked))
@@ -329,20 +352,31 @@ def _print(records: list[KeyRecord], every_column: bool) -> None:
     headings = {"name": True, "key": False, "state": False, "expires (UTC)": False, "last used": False}
     if every_column:
         headings |= {"for": True, "models": True}
-    print_table(headings, (_row(record)[: len(headings)] for record in records))
+    if any(map(_bounds, records)):
+        headings |= {"limits": True}
+    rows = map(_row, records)
+    print_table(headings, (tuple(row[heading] for heading in headings) for row in rows))
 
 
-def _row(record: KeyRecord) -> tuple[str, ...]:
+def _row(record: KeyRecord) -> dict[str, str]:
+    """The cells by their headings."""
     spec, used = record.spec, record.last_used_at
-    return (
-        full_name(record),
-        record.hint,
-        _state(record),
-        _minute(record.expires_at),
-        "never" if used is None else used.strftime("%Y-%m-%d"),
-        spec.user or spec.service_account or "",
-        "all" if spec.models is None else ", ".join(spec.models) or "none",
-    )
+    return {
+        "name": full_name(record),
+        "key": record.hint,
+        "state": _state(record),
+        "expires (UTC)": _minute(record.expires_at),
+        "last used": "never" if used is None else used.strftime("%Y-%m-%d"),
+        "for": spec.user or spec.service_account or "",
+        "models": "all" if spec.models is None else ", ".join(spec.models) or "none",
+        "limits": _bounds(record),
+    }
+
+
+def _bounds(record: KeyRecord) -> str:
+    """Its limits in short, and a class that is not the usual one; all that they say is in the JSON."""
+    low = ["low priority"] if record.spec.priority is Priority.LOW else []
+    return ", ".join([*map(short_words, record.spec.limits), *low])
 
 
 def full_name(record: KeyRecord) -> str:
@@ -386,4 +420,6 @@ def _facts(record: KeyRecord) -> dict[str, object]:
         "models": spec.models,
         "surfaces": spec.surfaces,
         "ip_ranges": list(spec.ip_ranges),
+        "limits": {limit.name: limit_words(limit) for limit in spec.limits},
+        "priority": spec.priority.value,
     }

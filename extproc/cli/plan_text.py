@@ -141,7 +141,7 @@ def _key_row(step: KeyStep) -> Row:
 
 def _key_values(step: KeyStep) -> Iterator[str]:
     for field, value in key_fields(step.spec).items():
-        if value not in ("", [], ["all"]):
+        if value and value != ["all"] and (field, value) != ("priority", "high"):
             yield _value(field, value)
 
 

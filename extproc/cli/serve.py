@@ -9,7 +9,7 @@ import typer
 from extproc.cli import running
 from extproc.cli.console import Console
 from extproc.cli.processes import state_of
-from extproc.cli.settings import ConfigOption, configuration, fail, safety_problems
+from extproc.cli.settings import ConfigOption, fail, safe_configuration
 from extproc.config.schema import Gateway
 from extproc.stores.ports import StoreUnavailable
 
@@ -26,9 +26,7 @@ def serve(
 
       sluice serve -c gateway.yaml --text
     """
-    gateway = configuration(config)
-    if problems := safety_problems(gateway):
-        fail("\n".join(problems))
+    gateway = safe_configuration(config)
     if running.taken(gateway.metrics.address, gateway.metrics.port):
         fail(f"Port {gateway.metrics.port} of metrics is taken. Choose another: metrics.port, or stop what uses it.")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

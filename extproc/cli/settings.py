@@ -8,8 +8,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from extproc.config.fields import Credential
-from extproc.config.loader import ConfigError, load
+from extproc.config.loader import ConfigError, read
+from extproc.config.problems import Problem
 from extproc.config.schema import Gateway
+from extproc.config.tree import Tree
+from extproc.metering import tokenizer
 
 _SHORTEST_SIGNING_KEY = 32  # bytes: RFC 7518, section 3.2
 
@@ -33,9 +36,14 @@ def fail(message: str) -> NoReturn:
 
 def configuration(path: Path | None) -> Gateway:
     """Load strictly; every problem is told at once."""
+    return placed_configuration(path)[0]
+
+
+def placed_configuration(path: Path | None) -> tuple[Gateway, Tree]:
+    """The same, with the tree that knows where each value was written."""
     path = config_path(path)
     try:
-        return load(path, os.environ)
+        return read(path, os.environ)
     except ConfigError as error:
         fail(str(error) if path else f"{error}\nThere is no gateway.yaml here: name a file with --config.")
 
@@ -46,22 +54,46 @@ def config_path(path: Path | None) -> Path | None:
     return usual if path is None and usual.exists() else path
 
 
-def safety_problems(gateway: Gateway) -> list[str]:
-    """What is valid but must not be served."""
+def safe_configuration(path: Path | None) -> Gateway:
+    """The configuration, where it may be served; what must not be ends the command."""
+    gateway, tree = placed_configuration(path)
+    if problems := safety_problems(gateway, tree):
+        fail("\n".join(map(str, problems)))
+    return gateway
+
+
+def safety_problems(gateway: Gateway, tree: Tree) -> list[Problem]:
+    """What is valid but must not be served, or cannot be on this machine."""
     problems = []
     if gateway.keys.quickstart and not _is_loopback(gateway.listener.address):
-        problems.append(
-            f"keys.quickstart: the published quickstart key would be accepted on {gateway.listener.address}. "
+        message = (
+            f"the published quickstart key would be accepted on {gateway.listener.address}. "
             "Listen on 127.0.0.1, or remove `quickstart` and make keys with `sluice keys create`."
         )
+        problems.append(tree.problem(("keys", "quickstart"), message))
     source = gateway.identity.signing_key
-    if source is not None and (problem := _signing_problem(source)):
-        problems.append(f"identity.signing_key: {problem}")
+    if source is not None and (message := _signing_problem(source)):
+        problems.append(tree.problem(("identity", "signing_key"), message))
+    for name, model in gateway.models.items():
+        if model.tokenizer is not None and (message := _tokenizer_problem(model.tokenizer)):
+            problems.append(tree.problem(("models", name, "tokenizer"), message))
     return problems
 
 
-def _signing_problem(source: Credential) -> str | None:
-    """What is wrong with the key of the identity header, without the key."""
+def _tokenizer_problem(path: Path) -> str:
+    """Why the file cannot count tokens; empty where it can. A worker that found out would refuse every call."""
+    if not path.is_file():
+        return f"there is no file {path}"
+    try:
+        tokenizer.load(str(path))
+    except tokenizer.TokenizerUnusable as error:
+        return str(error)
+    tokenizer.load.cache_clear()  # the workers have their own, and this process may live as long as they
+    return ""
+
+
+def _signing_problem(source: Credential) -> str:
+    """What is wrong with the key of the identity header, without the key; empty where nothing is."""
     try:
         value = source.file.read_bytes() if source.file is not None else os.environb.get(os.fsencode(source.env or ""))
     except OSError as error:
@@ -70,7 +102,7 @@ def _signing_problem(source: Credential) -> str | None:
         return f"the environment variable {source.env} is not set"
     if len(value.rstrip(b"\r\n")) < _SHORTEST_SIGNING_KEY:
         return f"it must have at least {_SHORTEST_SIGNING_KEY} bytes, such as `openssl rand -hex 32` makes"
-    return None
+    return ""
 
 
 def _is_loopback(address: str) -> bool:

@@ -33,7 +33,7 @@ def import_access(
         str, typer.Option(help="The area of the new team, which an access.yaml does not name.")
     ] = "default",
 ) -> None:
-    """Turn an access.yaml into a team file. Tokens per minute become comments: nothing enforces them yet.
+    """Turn an access.yaml into a team file.
 
     [bold]Examples[/bold]
 
@@ -52,6 +52,4 @@ def import_access(
         if file.exists():
             fail(f"{file} is there already. Move it away, or add the models to it by hand.")
         fail(f"Cannot write {file}: {error.strerror}.")
-    for model, tokens in made.unenforced.items():
-        typer.secho(f"{file}: {model}: {tokens:,} tokens per minute are not enforced", err=True, fg="yellow")
     typer.echo(str(file))

@@ -13,7 +13,7 @@ import typer
 from extproc.cli import processes, running
 from extproc.cli.console import Console
 from extproc.cli.envoy_admin import drain_envoy, envoy_is_ready
-from extproc.cli.settings import ConfigOption, config_path, configuration, fail, safety_problems
+from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.schema import Gateway
 from extproc.identity import keys
 from extproc.stores.ports import StoreUnavailable
@@ -35,9 +35,7 @@ def up(
 
       SLUICE__LISTENER__PORT=9090 sluice up -c gateway.yaml
     """
-    gateway = configuration(config)
-    if problems := safety_problems(gateway):
-        fail("\n".join(problems))
+    gateway = safe_configuration(config)
     _refuse_taken_ports(gateway)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:

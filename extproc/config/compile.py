@@ -1,10 +1,13 @@
 """From the configuration tree to the immutable catalogue that calls are decided by."""
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from extproc.config import schema
 from extproc.config.identity import Identity, Issuer
+from extproc.config.limits import compile_limit
 from extproc.identity.claims import IssuerPolicy, Rule
+from extproc.limits.limit import Mode
 from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
 from extproc.surfaces import Surface
 
@@ -12,25 +15,37 @@ from extproc.surfaces import Surface
 def catalogue(gateway: schema.Gateway) -> Catalogue:
     """Compile once per configuration; a call keeps the one it started with."""
     backends = {name: _backend(name, given) for name, given in gateway.backends.items()}
-    models: dict[str, PublicModel] = {}
-    for name, given in gateway.models.items():
-        public = PublicModel(
-            name,
-            tuple(
-                tuple(Target(backends[target.backend], target.model or name, target.weight) for target in group)
-                for group in given.targets
-            ),
-            None if given.tiers is None else frozenset(given.tiers),
-        )
-        for spelled in (name, *given.aliases):
-            models[spelled] = public
+    public = gateway.public_names()
+    models = {name: _model(name, given, backends) for name, given in gateway.models.items()}
+    limits = [compile_limit(name, given, public=public) for name, given in gateway.policies.limits.items()]
     return Catalogue(
-        models=models,
+        models={spelled: models[name] for spelled, name in public.items()},
         backends=backends,
         defaults={Surface(surface): name for surface, name in gateway.default_models.items()},
         answer_cap=int(gateway.limits.json_answer),
+        upload_cap=int(gateway.limits.multipart_request),
         issuers={name: _issuer(name, given) for name, given in gateway.identity.issuers.items()},
         accepted=_accepted(gateway.identity),
+        limits=tuple(limit for limit in limits if limit.mode is not Mode.OFF),
+        currency=gateway.policies.currency,
+        low_prefix=gateway.listener.low_priority_prefix or "",
+        tells_priority=gateway.listener.tells_priority,
+    )
+
+
+def _model(name: str, given: schema.Model, backends: Mapping[str, Backend]) -> PublicModel:
+    groups = tuple(tuple(_target(name, given, target, backends) for target in group) for group in given.targets)
+    tiers = None if given.tiers is None else frozenset(given.tiers)
+    first = groups[0][0].backend.dialect
+    family = "anthropic" if first is Dialect.ANTHROPIC else "openai"
+    names = [name, *(target.model for group in groups for target in group)]
+    return PublicModel(name, groups, tiers, given.bounds(family, names))
+
+
+def _target(name: str, model: schema.Model, given: schema.Target, backends: Mapping[str, Backend]) -> Target:
+    price = given.price or model.price
+    return Target(
+        backends[given.backend], given.model or name, given.weight, None if price is None else price.compiled()
     )
 
 
@@ -57,9 +72,21 @@ def _accepted(identity: Identity) -> dict[Surface, str]:
 def _backend(name: str, given: schema.Backend) -> Backend:
     """The URL is taken as the provider's own SDK takes it: OpenAI's wants the base with its version, or none."""
     path = urlsplit(given.url).path.rstrip("/")
-    dialect, told = Dialect(given.dialect), given.identity_header
-    if dialect is Dialect.AZURE:
-        return Backend(name, dialect, path.removesuffix("/v1").removesuffix("/openai"), given.api_version)
-    if path and not path.endswith("/v1") and dialect is Dialect.OPENAI:
-        return Backend(name, dialect, path, version="", wants_identity=told)  # such as /v1beta/openai
-    return Backend(name, dialect, path.removesuffix("/v1"), wants_identity=told)
+    dialect = Dialect(given.dialect)
+    has_base = dialect is Dialect.OPENAI and path and not path.endswith("/v1")  # such as /v1beta/openai
+    root = path if has_base else path.removesuffix("/v1")
+    return Backend(
+        name,
+        dialect,
+        root.removesuffix("/openai") if dialect is Dialect.AZURE else root,
+        given.api_version,
+        version="" if has_base else "/v1",
+        wants_identity=given.identity_header,
+        cap_field=given.cap_field or _cap_field(given),
+    )
+
+
+def _cap_field(given: schema.Backend) -> str:
+    """OpenAI's own models with reasoning take no other than the new name, and most other servers only the old one."""
+    is_openai = given.dialect == "azure-openai" or urlsplit(given.url).hostname == "api.openai.com"
+    return "max_completion_tokens" if is_openai else "max_tokens"

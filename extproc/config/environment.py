@@ -32,6 +32,11 @@ def _set(tree: Tree, name: str, text: str) -> None:
     except ValueError as error:
         tree.problems.append(Problem(place, "", str(error)))
         return
+    put(tree, steps, value, place)
+
+
+def put(tree: Tree, steps: tuple[str, ...], value: Any, place: Place) -> None:
+    """Set the value at `steps`, which was written at `place`; a mapping is merged into what is there."""
     for end in range(1, len(steps)):
         tree.places.setdefault(steps[:end], place)
     _merge(tree.value, functools.reduce(lambda inner, key: {key: inner}, reversed(steps), value))

@@ -1,29 +1,82 @@
 """The kinds of values that configuration is made of. Durations are seconds when written as a number, or text such
-as `30s`, `10m`; sizes are bytes when written as a number, or text such as `8MiB`.
+as `30s`, `10m`; sizes are bytes when written as a number, or text such as `8MiB`. Money is decimal to the last digit:
+no amount is ever a binary fraction.
 """
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import SplitResult
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_NANO_PLACES = 9  # decimal places of a billionth
+_WHOLE_DIGITS = 16  # more than any amount may have: what is read is exact within the 28 digits of Decimal
+
+MOST = 2**53 - 1
+"""The largest amount of anything that is counted: the counters count in doubles."""
 
 
-def _duration(value: object) -> object:
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            raise ValueError("write a duration as a number of seconds, or like 500ms, 30s, 10m, 1h")
-        return timedelta(seconds=float(found[1]) * _UNIT[found[2]])
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return timedelta(seconds=value)
+def duration(value: object) -> object:
+    """A duration as it is written; what cannot be one is left as it is. Raises ValueError."""
+    found = DURATION.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, str) and found is None:
+        raise ValueError("write a duration as a number of seconds, or like 500ms, 30s, 10m, 1h, 7d")
+    try:
+        if found is not None:
+            return timedelta(seconds=float(found[1]) * _UNIT[found[2]])
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return timedelta(seconds=value)
+    except OverflowError:
+        raise ValueError("is longer than any duration can be") from None
     return value
+
+
+def nanos(amount: Decimal, shift: int = 0) -> int:
+    """Billionths of an amount times 10 to the `shift`. It must come to a whole number, as what was validated does."""
+    return int(amount.scaleb(_NANO_PLACES + shift))
+
+
+def decimal(places: int, least: int = 0, most: int = MOST) -> Callable[[object], Decimal]:
+    """Reads a decimal that is not negative, has at most so many places, and lies in a range of billionths."""
+    pattern = re.compile(rf"-?([0-9]+)(\.[0-9]{{1,{places}}})?")
+    largest = f"must be at most {Decimal(most).scaleb(-_NANO_PLACES).normalize():f}"
+
+    def read(value: object) -> Decimal:
+        written = str(value)
+        if isinstance(value, Decimal | float):  # of a float the shortest number that reads as it
+            written = format(Decimal(written), "f")
+        found = pattern.fullmatch(written)
+        if isinstance(value, bool) or found is None:
+            raise ValueError(f"write a number with at most {places} decimal places, such as 2.5")
+        if written.startswith("-"):
+            raise ValueError("must be more than 0" if least else "must be 0 or more")
+        if len(found[1]) > _WHOLE_DIGITS:
+            raise ValueError(largest)
+        amount = Decimal(written)
+        if amount.scaleb(_NANO_PLACES) < least:
+            raise ValueError("must be more than 0")
+        if amount.scaleb(_NANO_PLACES) > most:
+            raise ValueError(largest)
+        return amount
+
+    return read
 
 
 def has_port(parts: SplitResult) -> bool:
@@ -36,14 +89,25 @@ def has_port(parts: SplitResult) -> bool:
 
 Duration = Annotated[
     timedelta,
-    BeforeValidator(_duration),
+    BeforeValidator(duration),
     Field(gt=timedelta(0)),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_DURATION.pattern}$"}]}),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{DURATION.pattern}$"}]}),
 ]
 Size = Annotated[
     ByteSize,
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9.]+ ?([kKMGT]i?)?B?$"}]}),
 ]
+_NUMBER_AS_WRITTEN = WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^[0-9.]+$"}, {"type": "number"}]})
+"""Text comes first: a plain 0.1 of a file is read as text, and never as a binary fraction."""
+_WRITTEN = PlainSerializer(lambda amount: format(amount, "f"), return_type=str, when_used="json")
+Money = Annotated[Decimal, BeforeValidator(decimal(_NANO_PLACES, least=1)), _WRITTEN, _NUMBER_AS_WRITTEN]
+UnitPrice = Annotated[Decimal, BeforeValidator(decimal(_NANO_PLACES)), _WRITTEN, _NUMBER_AS_WRITTEN]
+TokenPrice = Annotated[Decimal, BeforeValidator(decimal(_NANO_PLACES + 3)), _WRITTEN, _NUMBER_AS_WRITTEN]
+"""With the three further places that a price of a thousand tokens may have."""
+AnyAmount = Annotated[
+    Decimal, BeforeValidator(decimal(_NANO_PLACES, least=1, most=MOST * 10**9)), _WRITTEN, _NUMBER_AS_WRITTEN
+]
+"""Of money, or of anything that is counted."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Names of our own things (backends): they become Envoy cluster names and metric labels."""
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
@@ -64,6 +128,16 @@ def _ip_range(value: object) -> object:
 
 IpRange = Annotated[str, BeforeValidator(_ip_range)]
 """An IP address or a range in CIDR form."""
+
+
+def _line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable characters on one line")
+    return value
+
+
+Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_line)]
+"""Text that is shown to people."""
 
 
 class Strict(BaseModel):

@@ -1,10 +1,11 @@
 """Settings of the edge: where clients connect, and what Envoy asks of them before the policy sees a call."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from extproc.config.fields import Duration, IpRange, Port, Strict
 
@@ -35,6 +36,19 @@ class Cors(Strict):
     max_age: Duration = Field(default=timedelta(hours=1), description="how long a browser may remember the answer")
 
 
+_PREFIX = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+")
+_TAKEN = frozenset({"v1", "openai", "anthropic", "healthz", "readyz"})
+"""Where the gateway's own paths begin."""
+
+
+def _prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("must be like /low: letters, digits and . _ -, with no slash at the end")
+    if value.split("/")[1] in _TAKEN:
+        raise ValueError("begins like a path of the gateway's own")
+    return value
+
+
 class Listener(Strict):
     """Where clients connect."""
 
@@ -48,3 +62,18 @@ class Listener(Strict):
         default=(), description="client addresses that may call, such as 10.0.0.0/8; empty: all"
     )
     cors: Cors | None = Field(default=None, description="absent: no browser page of another origin may call")
+    low_priority_prefix: Annotated[str, AfterValidator(_prefix)] | None = Field(
+        default=None,
+        description="path prefix, such as /low, that may come before every path: what calls through it use can be "
+        "limited by `only.low_route`",
+    )
+    tells_priority: bool = Field(
+        default=False,
+        description="for tests: answers through that prefix carry x-gw-priority and x-gw-remaining-tokens",
+    )
+
+    @model_validator(mode="after")
+    def _has_what_it_tells(self) -> Self:
+        if self.tells_priority and self.low_priority_prefix is None:
+            raise ValueError("`tells_priority` needs `low_priority_prefix`")
+        return self

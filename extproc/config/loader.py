@@ -1,7 +1,7 @@
 """From a YAML file and the environment to the configuration tree; every problem told at once, with its place.
 
-`tree` says what is taken from the file, `environment` what from variables. Relative paths are relative to the
-current directory.
+`tree` says what is taken from the file, `switches` and `environment` what from variables. Relative paths are relative
+to the current directory.
 """
 
 import functools
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from extproc.config.environment import overlay
+from extproc.config.limits import OTHER_WORDS
 from extproc.config.problems import ConfigError, Place
 from extproc.config.schema import Gateway
 from extproc.config.shape import Shape
+from extproc.config.switches import switch
 from extproc.config.tree import Tree
 
-__all__ = ["ConfigError", "json_schema", "load"]
+__all__ = ["ConfigError", "json_schema", "load", "read"]
 
 _REFERENCE = r"\$\{"
 _RULES = {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
@@ -23,11 +25,17 @@ _RULES = {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Gateway:
     """The configuration of a file, of the environment alone (`path` None), or of both. Raises ConfigError."""
+    return read(path, environ)[0]
+
+
+def read(path: Path | None, environ: Mapping[str, str]) -> tuple[Gateway, Tree]:
+    """The same, with the tree that knows where each value was written."""
     tree = Tree(_shape(), Place("environment" if path is None else str(path)), environ)
     if path is not None:
         tree.read(path)
+    switch(tree, environ)
     overlay(tree, environ)
-    return tree.validated(Gateway)
+    return tree.validated(Gateway), tree
 
 
 def json_schema() -> dict[str, Any]:
@@ -51,4 +59,4 @@ def _referable(schema: Any) -> Any:
 
 @functools.cache
 def _shape() -> Shape:
-    return Shape(Gateway)
+    return Shape(Gateway, OTHER_WORDS)

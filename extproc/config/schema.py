@@ -5,17 +5,20 @@ never silently ignored.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from extproc.config.fields import Credential, Duration, ModelName, Name, Port, Size, Strict, has_port
 from extproc.config.identity import Area, Identity
+from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
+from extproc.config.prices import Bounded, Price
+from extproc.config.problems import did_you_mean
 
 _URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
@@ -63,6 +66,23 @@ class Timeouts(Strict):
     drain: Duration = Field(default=timedelta(seconds=30), description="live streams may end after SIGTERM")
 
 
+MEMORY = "memory://"
+"""Counters in the memory of each worker."""
+
+
+def _counters(value: str) -> str:
+    """The URL of a store of counters. It may hold a password, so that no message repeats any of it."""
+    try:
+        parts = urlsplit(value)
+        is_server = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and has_port(parts)
+        is_socket = parts.scheme == "unix" and parts.path.startswith("/")
+    except ValueError:
+        is_server = is_socket = False
+    if value != MEMORY and not is_server and not is_socket:
+        raise ValueError("must be memory://, or like redis://host:6379/0, rediss://user:password@host or unix:///path")
+    return value
+
+
 class Stores(Strict):
     """Where state lives."""
 
@@ -70,6 +90,23 @@ class Stores(Strict):
         default="sqlite:///var/sluice.db",
         pattern=r"^(sqlite:///|postgresql\+?\w*://).+",
         description="keys and the affinity of stateful calls: a SQLite file or a PostgreSQL URL",
+    )
+    counters: Annotated[str, AfterValidator(_counters)] = Field(
+        default=MEMORY,
+        repr=False,
+        description="what is used of limits: memory:// for a single worker, or Redis as redis://, rediss:// (TLS) or "
+        "unix:///path; a password as `${NAME}`",
+    )
+    counters_wait: Duration = Field(
+        default=timedelta(milliseconds=50),
+        le=timedelta(seconds=1),
+        description="how long a call waits for the counters, at most 1s; then `on_error` of each limit decides",
+    )
+    counters_prefix: str = Field(
+        default="sluice",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$",
+        max_length=64,
+        description="what the names of all our keys in Redis begin with; the same for all gateways that count together",
     )
 
 
@@ -88,6 +125,11 @@ class Backend(Strict):
         default=False,
         description="send x-sluice-identity, a signed token that names the caller: for self-hosted backends only",
     )
+    cap_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        default=None,
+        description="in which chat completions bound their output there; absent: max_completion_tokens for "
+        "azure-openai and api.openai.com, else max_tokens",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -100,6 +142,8 @@ class Backend(Strict):
             raise ValueError("url has characters that an address does not have")
         if self.api_version is not None and self.dialect != "azure-openai":
             raise ValueError("api_version is for the dialect azure-openai only")
+        if self.cap_field is not None and self.dialect == "anthropic":
+            raise ValueError("cap_field is for backends with chat completions")
         return self
 
 
@@ -115,10 +159,11 @@ class Target(Strict):
     backend: Name = Field(description="name of an entry in `backends`")
     model: ModelName | None = Field(default=None, description="deployed name; absent: the public name")
     weight: int = Field(default=1, ge=0, le=1000, description="share within its group")
+    price: Price | None = Field(default=None, description="what it costs there; absent: the model's `price`")
 
 
-class Model(Strict):
-    """A model as callers name it."""
+class Model(Bounded):
+    """A model as callers name it, and the most that a call of it can be."""
 
     aliases: tuple[ModelName, ...] = Field(default=(), description="other names callers may use")
     targets: tuple[tuple[Target, ...], ...] = Field(
@@ -126,6 +171,11 @@ class Model(Strict):
     )
     tiers: tuple[Name, ...] | None = Field(
         default=None, description="only teams of these tiers may use it, however they ask for it; absent: every caller"
+    )
+    price: Price | None = Field(
+        default=None,
+        description="what it costs, where a target has no price of its own; absent: calls under a limit of `money` are "
+        "refused",
     )
 
 
@@ -159,6 +209,7 @@ class Gateway(Strict):
     areas: dict[Name, Area] = Field(
         default_factory=dict, description="areas that team files may name; empty: any name will do"
     )
+    policies: Policies = Field(default=Policies(), description="what callers may use")
     fake_backend: FakeBackend | None = Field(default=None, description="start the fake provider too")
     backends: dict[Name, Backend] = Field(min_length=1, description="provider endpoints by name")
     models: dict[ModelName, Model] = Field(min_length=1, description="models by public name")
@@ -168,7 +219,13 @@ class Gateway(Strict):
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
-        problems = [*self._name_problems(), *self._target_problems(), *self._identity_problems()]
+        problems = [
+            *self._name_problems(),
+            *self._target_problems(),
+            *self._identity_problems(),
+            *self._limit_problems(),
+            *self._counting_problems(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))  # one problem a line, each begins with its field: see the loader
         return self
@@ -205,3 +262,50 @@ class Gateway(Strict):
                 for place, target in enumerate(group):
                     if target.backend not in self.backends:
                         yield f"{where}[{place}].backend: there is no backend {target.backend!r} under `backends`"
+
+    def _limit_problems(self) -> Iterator[str]:
+        public = self.public_names()
+        for name, limit in self.policies.limits.items():
+            where, only = f"policies.limits.{name}", limit.only
+            yield from _unknown(f"{where}.only.models", "model", only.models or (), public)
+            yield from _unknown(f"{where}.only.backends", "backend", only.backends or (), self.backends)
+            if self.areas:
+                yield from _unknown(f"{where}.only.areas", "area", only.areas or (), self.areas)
+            if only.low_route and self.listener.low_priority_prefix is None:
+                yield f"{where}.only.low_route: needs `listener.low_priority_prefix`"
+            yield from self._fallback_problems(f"{where}.fallback", limit, public)
+
+    @staticmethod
+    def _fallback_problems(where: str, limit: GatewayLimit, public: Mapping[str, str]) -> Iterator[str]:
+        if limit.fallback is None:
+            return
+        if limit.fallback not in public:
+            yield from _unknown(where, "model", (limit.fallback,), public)
+        elif public[limit.fallback] in {public.get(model) for model in limit.only.models or ()}:
+            yield f"{where}: is a model that the limit itself holds for"
+
+    def _counting_problems(self) -> Iterator[str]:
+        if self.limits_refused and any(limit.mode != "off" for limit in self.policies.limits.values()):
+            yield f"stores.counters: {self.limits_refused}"
+
+    @property
+    def limits_refused(self) -> str:
+        """Why no limit can be kept with these settings; empty where they can be."""
+        if self.workers == 1 or self.stores.counters != MEMORY:
+            return ""
+        return (
+            f"each of the {self.workers} workers would count by itself, and a limit would hold for each of them alone; "
+            "name a Redis (redis://host:6379), or set `workers: 1`"
+        )
+
+    def public_names(self) -> dict[str, str]:
+        """The public name of a model, by every name that it goes by."""
+        return {spelled: name for name, model in self.models.items() for spelled in (name, *model.aliases)}
+
+
+def _unknown(where: str, kind: str, written: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    """A problem for each name that is not known."""
+    known = set(known)
+    for name in written:
+        if name not in known:
+            yield f"{where}: there is no {kind} {name!r} under `{kind}s`{did_you_mean(name, known)}"

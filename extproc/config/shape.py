@@ -1,20 +1,23 @@
 """What a schema says of each place in a tree, and pydantic's errors in words for people."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from extproc.config.fields import MOST
 from extproc.config.problems import Steps, did_you_mean
 
 
 class Shape:
     """A schema, asked place by place.
 
-    `later` are fields that are known to come: whoever writes one is told that it has no engine yet.
+    `later` are fields that are known and not carried out, with what is said to whoever writes one.
     """
 
-    def __init__(self, model: type[BaseModel], later: frozenset[str] = frozenset()) -> None:
+    def __init__(self, model: type[BaseModel], later: Mapping[str, str] = MappingProxyType({})) -> None:
         self._schema = model.model_json_schema()
         self._later = later
 
@@ -34,11 +37,14 @@ class Shape:
         """One of pydantic's errors, about the value at `steps`. It never quotes the value."""
         kind, context = details["type"], details.get("ctx", {})
         if kind == "extra_forbidden" and steps[-1] in self._later:
-            return "is not carried out yet, so it is refused rather than ignored"
+            return self._later[str(steps[-1])]
         if kind == "extra_forbidden":
             return "unknown field" + did_you_mean(str(steps[-1]), self.fields(steps[:-1]))
         if kind == "string_pattern_mismatch":
             return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+        if kind == "int_parsing_size":
+            rules = self._at(steps)
+            return f"must be {rules.get('minimum', 0)} to {rules.get('maximum', MOST)}"
         if kind.endswith("_type") and details["input"] is None:
             return "has no value"
         return _MESSAGES.get(kind, details["msg"]).format_map(context)

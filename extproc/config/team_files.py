@@ -10,19 +10,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extproc.config.limits import OTHER_WORDS, KeyLimit, TeamLimit
 from extproc.config.problems import ConfigError, Place, Problem, Steps, did_you_mean
 from extproc.config.schema import Gateway
 from extproc.config.shape import Shape
 from extproc.config.teams import DEFAULT_TIER, EVERY_MODEL, TeamFile
 from extproc.config.tree import Tree
 
-LATER = frozenset(
-    {
-        *("tokensPerMinute", "tokens_per_minute", "requestsPerMinute", "requests_per_minute"),
-        *("limits", "budgets", "guardrails", "cache", "providers", "regions", "backends"),
-    }
-)
-"""Fields that are known to come, each with the engine that carries it out."""
+LATER = {
+    **OTHER_WORDS,
+    **dict.fromkeys(
+        ("guardrails", "cache", "providers", "regions", "backends"),
+        "is not carried out yet, so it is refused rather than ignored",
+    ),
+    "budgets": "a budget is a limit on money: `limits: {NAME: {money: 500, per: month}}`",
+}
+"""Fields that people may look for, and what they are told."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -34,6 +37,9 @@ class Offer:
     areas: frozenset[str]
     models: Mapping[str, tuple[str, ...] | None]
     public: Mapping[str, str]  # the public name, by every name that a model goes by
+    backends: frozenset[str] = frozenset()
+    has_low_route: bool = False
+    limits_refused: str = ""  # why no limit can be kept here
 
     def is_open(self, model: str, tier: str) -> bool:
         """Whether teams of a tier may use a model, by its public name."""
@@ -50,7 +56,10 @@ def offer(gateway: Gateway) -> Offer:
     return Offer(
         areas=frozenset(gateway.areas),
         models={name: model.tiers for name, model in gateway.models.items()},
-        public={spelled: name for name, model in gateway.models.items() for spelled in (name, *model.aliases)},
+        public=gateway.public_names(),
+        backends=frozenset(gateway.backends),
+        has_low_route=gateway.listener.low_priority_prefix is not None,
+        limits_refused=gateway.limits_refused,
     )
 
 
@@ -122,11 +131,16 @@ def _mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
         known = did_you_mean(team.tier, offered.tiers())
         yield ("tier",), f"no model of the gateway names the tier {team.tier!r}{known}"
     yield from _model_mistakes(team, offered)
+    yield from _limit_mistakes(team, offered)
     yield from _doubles(team)
     for number, member in enumerate(team.members):
         if member.user == team.owner and member.role != "team_admin":
             yield ("members", number, "role"), f"the owner is a team_admin, not a {member.role}"
     yield from _holder_mistakes(team)
+
+
+Named = Sequence[tuple[Steps, str]]
+"""Names with the way to each."""
 
 
 def _model_mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
@@ -135,21 +149,34 @@ def _model_mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
     if every and len(names) > 1:
         yield ("models",), "`*` stands for every model: leave the others out"
     elif not every:
-        yield from _unusable(names, ("models",), ("name",), team.tier, offered)
+        named = [(("models", number, "name"), name) for number, name in enumerate(names)]
+        yield from _unusable(named, team.tier, offered)
     granted = {offered.public.get(name) for name in names}
-    for place, key in enumerate(team.keys):
-        steps = ("keys", place, "models")
-        yield from _unusable(key.models or (), steps, (), team.tier, offered)
-        for number, name in enumerate(key.models or ()):
+    for listed in _named_models(team):
+        yield from _unusable(listed, team.tier, offered)
+        for place, name in listed:
             if not every and name in offered.public and offered.public[name] not in granted:
-                yield (*steps, number), f"the team may not use {offered.public[name]}"
+                yield place, f"the team may not use {offered.public[name]}"
 
 
-def _unusable(names: Sequence[str], steps: Steps, inner: Steps, tier: str, offered: Offer) -> Iterator[Mistake]:
-    """Names in the list at `steps` that are no model, one twice, or one that is not open to the tier."""
+def _named_models(team: TeamFile) -> Iterator[Named]:
+    """The lists of models, besides that of the team."""
+    for place, key in enumerate(team.keys):
+        yield _listed(("keys", place, "models"), key.models)
+    for steps, limit in _limits(team):
+        yield _listed((*steps, "only", "models"), limit.only.models)
+        if limit.fallback is not None:
+            yield [((*steps, "fallback"), limit.fallback)]
+
+
+def _listed(steps: Steps, names: Sequence[str] | None) -> Named:
+    return [((*steps, number), name) for number, name in enumerate(names or ())]
+
+
+def _unusable(named: Named, tier: str, offered: Offer) -> Iterator[Mistake]:
+    """What is no model in a list of them, one twice, or one that is not open to the tier."""
     seen: set[str] = set()
-    for number, name in enumerate(names):
-        place = (*steps, number, *inner)
+    for place, name in named:
         model = offered.public.get(name)
         if model is None:
             yield place, f"there is no model {name!r} in the gateway{did_you_mean(name, offered.public)}"
@@ -158,6 +185,40 @@ def _unusable(names: Sequence[str], steps: Steps, inner: Steps, tier: str, offer
         elif not offered.is_open(model, tier):
             yield place, f"{model} is not open to the tier {tier!r}"
         seen.add(model or "")
+
+
+def _limits(team: TeamFile) -> Iterator[tuple[Steps, TeamLimit | KeyLimit]]:
+    """The limits of the team and of its keys, each with the way to it."""
+    for name, limit in team.limits.items():
+        yield ("limits", name), limit
+    for place, key in enumerate(team.keys):
+        for name, of_key in key.limits.items():
+            yield ("keys", place, "limits", name), of_key
+
+
+def _limit_mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
+    for steps, limit in _limits(team):
+        for place, backend in _listed((*steps, "only", "backends"), limit.only.backends):
+            if backend not in offered.backends:
+                known = did_you_mean(backend, offered.backends)
+                yield place, f"there is no backend {backend!r} in the gateway{known}"
+        if limit.only.low_route and not offered.has_low_route:
+            yield (*steps, "only", "low_route"), "needs `listener.low_priority_prefix` of the gateway"
+        models = {offered.public.get(name) for name in limit.only.models or ()}
+        if limit.fallback is not None and offered.public.get(limit.fallback) in models - {None}:
+            yield (*steps, "fallback"), "is a model that the limit itself holds for"
+    if offered.limits_refused:
+        yield from ((steps, offered.limits_refused) for steps in _kept(team))
+
+
+def _kept(team: TeamFile) -> Iterator[Steps]:
+    """The ways to everything that has to be counted."""
+    for number, model in enumerate(team.models):
+        if model.tokens_per_minute is not None:
+            yield "models", number, "tokensPerMinute"
+        if model.requests_per_minute is not None:
+            yield "models", number, "requestsPerMinute"
+    yield from (steps for steps, limit in _limits(team) if limit.mode != "off")
 
 
 def _doubles(team: TeamFile) -> Iterator[Mistake]:

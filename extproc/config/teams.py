@@ -12,6 +12,7 @@ from unicodedata import is_normalized
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from extproc.config.fields import IpRange, ModelName, Name, Strict
+from extproc.config.limits import Amount, KeyLimit, TeamLimit
 from extproc.identity.claims import folded
 
 DEFAULT_TIER = "standard"
@@ -77,6 +78,16 @@ class GrantedModel(Strict):
     """A model that the team may use."""
 
     name: Grant = Field(description="public name or alias of a model; `*` for every model that is open to the tier")
+    tokens_per_minute: Amount | None = Field(
+        default=None,
+        alias="tokensPerMinute",
+        description="tokens of input and output that the team may use of it within any minute; with `*`: of each model",
+    )
+    requests_per_minute: Amount | None = Field(
+        default=None,
+        alias="requestsPerMinute",
+        description="calls that the team may make to it within any minute; with `*`: to each model",
+    )
 
 
 class TeamMember(Strict):
@@ -123,6 +134,12 @@ class DeclaredKey(Strict):
     ip_ranges: tuple[IpRange, ...] = Field(
         default=(), description="client addresses it may come from; empty: those of the team"
     )
+    limits: dict[Name, KeyLimit] = Field(
+        default_factory=dict, description="what it may use, besides the limits of the team; by name"
+    )
+    priority: Literal["high", "low"] = Field(
+        default="high", description="the highest class that its calls may have; low: none of its calls is a high one"
+    )
 
     @model_validator(mode="after")
     def _one_holder(self) -> Self:
@@ -147,6 +164,7 @@ class TeamFile(Strict):
     members: tuple[TeamMember, ...] = Field(default=(), description="the people in it, besides its owner")
     groups: tuple[TeamGroup, ...] = Field(default=(), description="groups of the issuer whose members are in it")
     service_accounts: tuple[ServiceAccount, ...] = Field(default=(), description="programs that call for themselves")
+    limits: dict[Name, TeamLimit] = Field(default_factory=dict, description="what the team may use, by name")
     keys: tuple[DeclaredKey, ...] = Field(default=(), description="keys that it is due")
 
 

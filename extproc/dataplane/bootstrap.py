@@ -5,6 +5,8 @@ from envoy_data_plane.envoy.config.bootstrap.v3 import (
     Bootstrap,
     BootstrapDynamicResources,
     BootstrapStaticResources,
+    LayeredRuntime,
+    RuntimeLayer,
 )
 from envoy_data_plane.envoy.config.core.v3 import Address, Node, Pipe
 from envoy_data_plane.envoy.config.overload.v3 import (
@@ -19,7 +21,7 @@ from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.
     DownstreamConnectionsConfig,
 )
 from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
-from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.google.protobuf import Any, Struct
 
 from extproc.config.schema import Gateway
 
@@ -62,7 +64,14 @@ def _process(layout: Layout) -> Bootstrap:
         admin=Admin(address=Address(pipe=Pipe(path=layout.admin_socket, mode=0o600))),
         bootstrap_extensions=[extension("envoy.bootstrap.internal_listener", InternalListener())],
         overload_manager=_overload_manager(),
+        layered_runtime=LayeredRuntime(layers=[RuntimeLayer(name="static", static_layer=_runtime())]),
     )
+
+
+def _runtime() -> Struct:
+    """Envoy's cap on regular expressions is for those of strangers; ours grow with the settings of the listener."""
+    settings: Struct = Struct.from_dict({"re2.max_program_size.error_level": 1_000})
+    return settings
 
 
 def _overload_manager() -> OverloadManager:

@@ -185,9 +185,17 @@ def workers_cluster(layout: Layout) -> Cluster:
         ),
         outlier_detection=_dead_worker(),
         typed_extension_protocol_options=_options(
-            UpstreamOptions(explicit_http_config=ExplicitHttp(http2_protocol_options=Http2ProtocolOptions()))
+            UpstreamOptions(explicit_http_config=ExplicitHttp(http2_protocol_options=_worker_windows()))
         ),
     )
+
+
+def _worker_windows() -> Http2ProtocolOptions:
+    """Above a stream's window Envoy stops reading the backend: of an answer in duplex nothing else makes it wait.
+
+    The window is no smaller than the pieces in which Envoy reads a fast backend.
+    """
+    return Http2ProtocolOptions(initial_stream_window_size=2**20)
 
 
 def sink_cluster() -> Cluster:

@@ -1,5 +1,6 @@
 """Which paths exist for Envoy: only as many as differ in how a body is handled. Python knows the rest."""
 
+import re
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
@@ -40,8 +41,7 @@ MULTIPART_SIZE = "sluice.multipart_size"
 _GROWTH = 2**20
 CORS = "sluice.cors"
 _OPTIONS = HeaderMatcher(name=":method", string_match=StringMatcher(exact="OPTIONS"))
-MULTIPART_PATHS = "/(v1|openai/v1|openai/deployments/[^/]+)/(audio/(transcriptions|translations)|images/edits)"
-"""RE2, matched against the whole path without its query."""
+_MULTIPART_PATHS = "/(v1|openai/v1|openai/deployments/[^/]+)/(audio/(transcriptions|translations)|images/edits)"
 
 
 def gateway_routes(gateway: Gateway) -> RouteConfiguration:
@@ -94,9 +94,14 @@ def _preflight() -> Route:
     return Route(match=RouteMatch(prefix="/", headers=headers), route=RouteAction(cluster=contract.SINK_CLUSTER))
 
 
+def _multipart_paths(low_priority_prefix: str | None) -> str:
+    """RE2, to match the whole path without its query, behind the prefix of calls of low priority, too."""
+    return (f"({re.escape(low_priority_prefix)})?" if low_priority_prefix else "") + _MULTIPART_PATHS
+
+
 def _multipart(gateway: Gateway) -> Route:
     """Uploads: they pass the policy in pieces."""
-    match = RouteMatch(safe_regex=RegexMatcher(regex=MULTIPART_PATHS))
+    match = RouteMatch(safe_regex=RegexMatcher(regex=_multipart_paths(gateway.listener.low_priority_prefix)))
     return _call(gateway, match, gateway.limits.multipart_request, policy.streamed_request(), without=JSON_SIZE)
 
 

@@ -1,11 +1,13 @@
 """Requests of Anthropic's Messages API."""
 
+from dataclasses import replace
+
 from extproc.dialects import fields
 from extproc.dialects.fields import Object
+from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
-from extproc.dialects.openai_chat import model_span
-from extproc.metering import estimate
-from extproc.model import Prompt
+from extproc.dialects.openai_chat import TOOLS, cap, model_span
+from extproc.model import Cap, Prompt
 from extproc.refusals import INVALID_VALUE, Refused
 
 _BLOCK = Shape(
@@ -26,31 +28,47 @@ MESSAGES = Shape(
         "messages": Shape(items=_MESSAGE),
         "system": Shape(items=_BLOCK),
         "max_tokens": None,
-        "tools": None,
+        "tools": TOOLS,
+        "mcp_servers": None,
+        "container": None,
         "metadata": None,
     }
 )
 
 
 def read_messages(body: bytes) -> Prompt:
-    """A messages or count_tokens request."""
+    """A messages request."""
     parsed, spans = fields.parse(body, MESSAGES)
     messages = fields.objects(parsed, "messages")
     if not messages:
         raise Refused(INVALID_VALUE, "`messages` must be a list of at least one message.", "messages")
-    fields.count(parsed, "max_tokens", least=0)  # 0 warms the prompt cache
-    weight = _content_weight(parsed, "system") + sum(_content_weight(message, "content") for message in messages)
+    given = Input()
+    for message in messages:
+        given.message(message, fields.content(message))
+    given.content(fields.content(parsed, "system"))
+    given.tools(parsed)
+    given.rest(parsed, ("messages", "system", "tools"))
+    bound = cap(parsed, spans, ("max_tokens",), "max_tokens", floor=0)  # 0 warms the prompt cache
+    size, mean = given.size()
     return Prompt(
         body=body,
         model=fields.text(parsed, "model"),
         model_span=model_span(spans),
         stream=fields.flag(parsed, "stream"),
-        estimated_input=estimate.tokens(weight),
+        estimated_input=mean,
+        input=size,
+        cap=replace(bound, least=_thinking(parsed) + 1),
+        hosted_calls=given.hosted_calls,
     )
 
 
-def _content_weight(source: Object, name: str) -> float:
-    content = fields.content(source, name)
-    if isinstance(content, str):
-        return estimate.weight(content)
-    return sum(estimate.weight(fields.text(part, "text") or "") for part in content or ())
+def read_token_count(body: bytes) -> Prompt:
+    """A count_tokens request: a message that nobody answers, so that nothing caps or searches for it."""
+    return replace(read_messages(body), cap=Cap(tokens=0), hosted_calls=0)
+
+
+def _thinking(parsed: Object) -> int:
+    """Tokens that are set aside for thinking: a cap must be above them."""
+    thinking = fields.mapping(parsed, "thinking") or {}
+    budget = fields.count(thinking, "budget_tokens", least=0) or 0
+    return budget if thinking.get("type") == "enabled" else 0

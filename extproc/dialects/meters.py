@@ -2,9 +2,12 @@
 
 A meter is told of every event of a stream, or of the whole JSON answer. It never raises on what a backend
 sends: an answer that cannot be read is passed on and its usage is estimated.
+
+Where a stream may have to end early, its meter is `bound`: then it can weigh an event before it passes, and end the
+stream as the surface does when the cap on the output is reached. Other streams pay nothing for that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,7 +15,8 @@ import orjson
 
 from extproc.dialects import sse
 from extproc.dialects import usage as reported
-from extproc.metering import estimate
+from extproc.dialects.endings import AnthropicEnding, ChatEnding, Ending, ResponsesEnding, objects
+from extproc.metering import bounds, estimate
 from extproc.model import Usage, UsageSource
 
 
@@ -39,6 +43,24 @@ class Meter(Protocol):
     def total(self, estimated_input: int) -> Usage:
         """What the answer used so far, estimated where the provider has not said."""
 
+    def bound(self, family: str) -> None:
+        """Weigh by this family of tokenizers, and be ready for an early end. Comes before the first event."""
+
+    def weigh(self, raw: bytes) -> int:
+        """The most tokens that the text of an event can be, before it is noted; 0 of one without text.
+
+        Of a meter that is not bound always 0.
+        """
+
+    def ending(self, estimated_input: int, tells_usage: bool = False) -> bytes:
+        """End the stream here: the events that finish it for a client that saw those which were noted.
+
+        `tells_usage`: of a chat, the client itself asked for its usage. Empty where the surface has no such end.
+        """
+
+
+_DONE = b"[DONE]"
+
 
 def _load(data: bytes) -> Mapping[str, object] | None:
     try:
@@ -48,21 +70,86 @@ def _load(data: bytes) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _objects(value: object) -> Sequence[Mapping[str, object]]:
-    """The objects of a list; nothing where there is none."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else ()
-
-
 class _Counting:
     """What all meters share: the usage reported, and the weight of the text that passed."""
 
-    __slots__ = ("failed", "finished", "usage", "weight")
+    __slots__ = (
+        "_ending",
+        "_family",
+        "_weighed",
+        "failed",
+        "finished",
+        "hosted",
+        "images",
+        "usage",
+        "weight",
+    )
 
     def __init__(self) -> None:
         self.finished = False
         self.failed = False
         self.usage: Usage | None = None
         self.weight = 0.0
+        self.images = 0
+        self.hosted = 0  # calls of tools that the provider runs
+        self._family: str | None = None
+        self._ending: Ending | None = None
+        self._weighed: tuple[bytes, Mapping[str, object] | None] | None = None  # and not noted yet
+
+    def bound(self, family: str) -> None:
+        self._family = family
+        self._ending = self._make_ending()
+
+    def _make_ending(self) -> Ending | None:
+        return None
+
+    def weigh(self, raw: bytes) -> int:
+        if self._family is None:
+            return 0
+        data = sse.data(raw)
+        event = _load(data)
+        self._weighed = raw, event
+        if event is None:  # a client may make more of it than we can
+            return 0 if data == _DONE else len(data)
+        texts, media = self._said(event)
+        return self._most(texts, self._family) + bounds.media_tokens(media)
+
+    def ending(self, estimated_input: int, tells_usage: bool = False) -> bytes:
+        if self._ending is None or self.finished:
+            return b""
+        self.finished = True
+        blocked = self._weighed[1] if self._weighed else None
+        try:
+            return self._ending.close(self.total(estimated_input), tells_usage, blocked)
+        except orjson.JSONEncodeError:  # the backend nested something deeper than can be written
+            return b""
+
+    def _read(self, raw: bytes) -> Mapping[str, object] | None:
+        """The event as an object, its text counted; None where it is none."""
+        weighed, self._weighed = self._weighed, None
+        event = weighed[1] if weighed is not None and weighed[0] is raw else _load(sse.data(raw))
+        if event is None:
+            return None
+        self._count(event)
+        if self._ending is not None:
+            self._ending.follow(event)
+        return event
+
+    def _count(self, event: Mapping[str, object]) -> None:
+        texts, media = self._said(event)
+        for text in texts:
+            self.weight += estimate.weight(text)
+        if media:
+            self.weight += estimate.media(media)
+
+    def _said(self, event: Mapping[str, object]) -> tuple[list[str], int]:
+        """The output in an event: its texts, and the characters of its sound and pictures in base64."""
+        return [delta] if isinstance(delta := event.get("delta"), str) else [], 0
+
+    @staticmethod
+    def _most(texts: list[str], family: str) -> int:
+        """Even an empty piece was a token: a part of a character."""
+        return sum([max(1, bounds.text_tokens(text, family)) for text in texts])
 
     def _note(self, text: object) -> None:
         if isinstance(text, str):
@@ -83,12 +170,37 @@ class _Counting:
         return []
 
     def total(self, estimated_input: int) -> Usage:
-        if self.usage is not None:
-            return self.usage
-        return Usage(input=estimated_input, output=estimate.tokens(self.weight), source=UsageSource.ESTIMATED)
+        usage = self.usage
+        if usage is None:
+            usage = Usage(input=estimated_input, output=estimate.tokens(self.weight), source=UsageSource.ESTIMATED)
+        if self.images or self.hosted:
+            return replace(usage, images=self.images, hosted_calls=self.hosted)
+        return usage
 
 
-_SAID = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+_STRUCTURE = frozenset(
+    {
+        *("type", "id", "role", "object", "status", "format", "finish_reason"),
+        *("call_id", "item_id", "response_id", "signature", "thought_signature", "encrypted_content"),
+        *("annotation", "annotations", "citations", "logprobs", "obfuscation"),
+    }
+)
+"""Fields inside an output that are none of it. Whatever else is a string is text: a field may be new to us."""
+
+
+def _strings(value: object, besides: frozenset[str] = _STRUCTURE) -> list[str]:
+    """Every string in a value but those in fields of these names; by hand, as backends may nest as they like."""
+    found: list[str] = []
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            found.append(one)
+        elif isinstance(one, dict):
+            left += [inner for name, inner in one.items() if name not in besides]
+        elif isinstance(one, list):
+            left += one
+    return found
 
 
 class ChatMeter(_Counting):
@@ -96,86 +208,134 @@ class ChatMeter(_Counting):
 
     __slots__ = ("_hide_usage",)
 
-    def __init__(self, hide_usage: bool = False) -> None:
+    def __init__(self, hide_usage: bool = False, searches: bool = False) -> None:
         super().__init__()
         self._hide_usage = hide_usage
+        self.hosted = int(searches)
 
     def event(self, raw: bytes) -> bool:
-        data = sse.data(raw)
-        if data == b"[DONE]":
-            self.finished = True
-            return False
-        chunk = _load(data)
+        chunk = self._read(raw)
         if chunk is None:
+            self.finished = self.finished or sse.data(raw) == _DONE
             return False
         if chunk.get("error"):
             self.failed = True
-        self._note_choices(chunk)
         usage = chunk.get("usage")
         self._report(usage)
         return self._hide_usage and isinstance(usage, dict) and chunk.get("choices") == []
 
-    def _note_choices(self, chunk: Mapping[str, object]) -> None:
-        for choice in _objects(chunk.get("choices")):
-            self._note_choice(choice)
+    def _make_ending(self) -> Ending:
+        return ChatEnding()
 
-    def _note_choice(self, choice: Mapping[str, object]) -> None:
-        delta = choice.get("delta") or choice.get("message")
-        if not isinstance(delta, dict):
-            self._note(choice.get("text"))
-            return
-        for name, said in delta.items():  # of a delta nearly always one
-            if name in _SAID:
-                self._note(said)
-        for call in _objects(delta.get("tool_calls")):
-            function = call.get("function")
-            if isinstance(function, dict):
-                self._note(function.get("name"))
-                self._note(function.get("arguments"))
+    def _said(self, event: Mapping[str, object]) -> tuple[list[str], int]:
+        texts: list[str] = []
+        media = 0
+        for choice in objects(event.get("choices")):
+            delta = choice.get("delta") or choice.get("message")
+            if isinstance(delta, dict):
+                media += _add_delta(texts, delta)
+            elif isinstance(text := choice.get("text"), str):
+                texts.append(text)
+        return texts, media
 
     def answer(self, parsed: Mapping[str, object]) -> None:
         super().answer(parsed)
-        self._note_choices(parsed)
+        self._count(parsed)
+
+
+def _add_delta(texts: list[str], delta: Mapping[str, object]) -> int:
+    """Add the texts of a delta or message; returns the characters of its sound and pictures."""
+    media = 0
+    for name, said in delta.items():  # nearly always one
+        if name in _STRUCTURE:
+            continue
+        if isinstance(said, str):
+            texts.append(said)
+        elif name == "audio" and isinstance(said, dict):
+            media += _length(said.get("data"))
+            texts += _strings(said, _SOUND)
+        elif name == "images":
+            media += sum(map(len, _strings(said)))
+        elif name == "reasoning_details":  # OpenRouter says the same in `reasoning`
+            texts += [text for text in _strings(said) if text != delta.get("reasoning")]
+        elif said:
+            texts += _strings(said)
+    return media
+
+
+_SOUND = _STRUCTURE | {"data"}
+
+
+def _length(text: object) -> int:
+    return len(text) if isinstance(text, str) else 0
 
 
 _RESPONSES_LAST = ("response.completed", "response.incomplete", "response.failed")
+_HOSTED = frozenset({"web_search_call", "file_search_call", "code_interpreter_call"})
+_BROUGHT = _STRUCTURE | {"results", "outputs", "output", "result", "sources", "tools", "error"}
+"""Nor does the model write what tools give back."""
 
 
 class ResponsesMeter(_Counting):
     """OpenAI's Responses API: the last event carries the whole response, its usage and its ids."""
 
-    __slots__ = ("_given", "_made")
+    __slots__ = ("_given", "_made", "_shown")
 
     def __init__(self) -> None:
         super().__init__()
         self._made: list[str] = []
         self._given: set[str] = set()
+        self._shown: set[object] = set()  # output indices of items that came in deltas, and are told again when done
 
     def event(self, raw: bytes) -> bool:
-        event = _load(sse.data(raw))
+        event = self._read(raw)
         if event is None:
             return False
         kind = event.get("type")
-        if isinstance(kind, str) and kind.endswith(".delta"):
-            self._note(event.get("delta"))
+        if isinstance(at := event.get("output_index"), int) and "delta" in event:
+            self._shown.add(at)
         response = event.get("response")
         if isinstance(response, dict):
             self._note_response(response)
         item = event.get("item")
         if isinstance(item, dict):
             self._note_item(item)
+            if kind == "response.output_item.done":
+                self._count_made(item)
         if kind in _RESPONSES_LAST:
             self.finished = True
         if kind in ("error", "response.failed"):
             self.failed = True
         return False
 
+    def _make_ending(self) -> Ending:
+        return ResponsesEnding()
+
+    def _said(self, event: Mapping[str, object]) -> tuple[list[str], int]:
+        kind, at = event.get("type"), event.get("output_index")
+        if not isinstance(kind, str):
+            return [], 0
+        if kind.endswith("audio.delta"):
+            return [], _length(event.get("delta"))
+        if kind.endswith(".delta"):
+            return _strings(event.get("delta")), 0
+        shown = isinstance(at, int) and at in self._shown
+        if kind.endswith(".added") or (kind.endswith(".done") and not shown):
+            return _strings(event, _BROUGHT), 0
+        return [], 0
+
     def answer(self, parsed: Mapping[str, object]) -> None:
         self.finished = True
         self.failed = bool(parsed.get("error"))
         self._note_response(parsed)
-        for item in _objects(parsed.get("output")):
+        for item in objects(parsed.get("output")):
             self._note_output(item)
+            self._count_made(item)
+
+    def _count_made(self, item: Mapping[str, object]) -> None:
+        kind = item.get("type")
+        self.hosted += kind in _HOSTED
+        self.images += kind == "image_generation_call"
 
     def _note_response(self, response: Mapping[str, object]) -> None:
         self._report(response.get("usage"))
@@ -184,7 +344,7 @@ class ResponsesMeter(_Counting):
             conversation = response.get("conversation")
             if isinstance(conversation, dict):
                 self._make(conversation.get("id"))
-        for item in _objects(response.get("output")):
+        for item in objects(response.get("output")):
             self._note_item(item)
 
     def _note_item(self, item: Mapping[str, object]) -> None:
@@ -192,10 +352,8 @@ class ResponsesMeter(_Counting):
         self._make(item.get("encrypted_content"))
 
     def _note_output(self, item: Mapping[str, object]) -> None:
-        self._note(item.get("name"))
-        self._note(item.get("arguments"))
-        for part in _objects(item.get("content")):
-            self._note(part.get("text"))
+        for text in _strings(item, _BROUGHT):
+            self._note(text)
 
     def _make(self, made: object) -> None:
         if isinstance(made, str) and made and made not in self._given:
@@ -217,13 +375,11 @@ class AnthropicMeter(_Counting):
         self._final = False  # message_start reports the input only; the output comes with message_delta
 
     def event(self, raw: bytes) -> bool:
-        event = _load(sse.data(raw))
+        event = self._read(raw)
         if event is None:
             return False
         kind = event.get("type")
-        if kind == "content_block_delta":
-            self._note_delta(event.get("delta"))
-        elif kind == "message_start":
+        if kind == "message_start":
             message = event.get("message")
             if isinstance(message, dict) and isinstance(message.get("usage"), dict):
                 self.usage = reported.anthropic(message["usage"], self.usage)
@@ -238,10 +394,16 @@ class AnthropicMeter(_Counting):
             self.failed = True
         return False
 
-    def _note_delta(self, delta: object) -> None:
-        if isinstance(delta, dict):
-            for name in ("text", "partial_json", "thinking"):
-                self._note(delta.get(name))
+    def _make_ending(self) -> Ending:
+        return AnthropicEnding()
+
+    def _said(self, event: Mapping[str, object]) -> tuple[list[str], int]:
+        kind = event.get("type")
+        if kind == "content_block_delta":
+            return _written(event.get("delta")), 0
+        if kind == "content_block_start":
+            return _written(event.get("content_block")), 0
+        return [], 0
 
     def answer(self, parsed: Mapping[str, object]) -> None:
         self.finished = True
@@ -250,8 +412,9 @@ class AnthropicMeter(_Counting):
         if isinstance(usage, dict):
             self.usage = reported.anthropic(usage)
             self._final = "output_tokens" in usage
-        for block in _objects(parsed.get("content")):
-            self._note_delta(block)
+        for block in objects(parsed.get("content")):
+            for text in _written(block):
+                self._note(text)
 
     def total(self, estimated_input: int) -> Usage:
         if self.usage is None or self._final:
@@ -260,25 +423,33 @@ class AnthropicMeter(_Counting):
         return replace(self.usage, output=output, source=UsageSource.ESTIMATED)
 
 
+def _written(part: object) -> list[str]:
+    """What the model wrote of a block or a delta: not what it cites, nor what a tool gave back."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    brought = isinstance(kind, str) and (kind == "citations_delta" or kind.endswith("_result"))
+    return [] if brought else _strings(part)
+
+
 class PlainMeter(_Counting):
     """Answers with at most one usage object: embeddings, images, audio, rerank, moderations."""
 
     __slots__ = ()
 
     def event(self, raw: bytes) -> bool:
-        event = _load(sse.data(raw))
+        event = self._read(raw)
         if event is None:
             return False
-        self._note(event.get("delta"))
         self._report(event.get("usage"))
         kind = event.get("type")
         if isinstance(kind, str) and kind.endswith((".done", ".completed")):
             self.finished = True
+            self.images += kind.startswith("image_")
         return False
 
     def answer(self, parsed: Mapping[str, object]) -> None:
         super().answer(parsed)
         self._note(parsed.get("text"))  # of a transcription or translation
+        self.images = sum("b64_json" in item or "url" in item for item in objects(parsed.get("data")))
 
 
 class UncountedMeter(_Counting):
@@ -288,6 +459,9 @@ class UncountedMeter(_Counting):
 
     def event(self, raw: bytes) -> bool:  # noqa: ARG002 - the shape of a meter
         return False
+
+    def weigh(self, raw: bytes) -> int:  # noqa: ARG002
+        return 0
 
     def total(self, estimated_input: int) -> Usage:  # noqa: ARG002
         return Usage()

@@ -1,9 +1,10 @@
-"""The `model` field of a multipart/form-data body, read while the file streams through.
+"""The `model` field of a multipart/form-data body, and its `n`, read while the file streams through.
 
 The model must stand before the file (RFC 7578 lets fields come in any order): a gateway that waited for a
 field behind a 25 MB file would have to hold the file. Backends differ in which of two fields of one name
 they take, and in how they read odd headers; so the whole body is watched, a second `model` is refused
-wherever it stands, and so is every header that could be read in two ways.
+wherever it stands, and so is every header that could be read in two ways. `n`, the images that an edit asks for,
+need not be there; where it is not read before the file, as many as a provider makes must be reckoned with.
 """
 
 import re
@@ -34,6 +35,7 @@ _ATTRIBUTE = (
 _DISPOSITION = re.compile(rf"form-data((?:{_ATTRIBUTE})+)[ \t]*".encode(), re.IGNORECASE)
 _ATTRIBUTES = re.compile(_ATTRIBUTE.encode(), re.IGNORECASE)
 _MODEL = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_MODEL)
+_COUNT = re.compile(rb"[1-9][0-9]{0,2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class _Inside(Enum):
     HEADERS = auto()
     VALUE = auto()
     MODEL = auto()  # the value of the model
+    COUNT = auto()  # the value of `n`
     EPILOGUE = auto()  # behind the last delimiter: nobody's
 
 
@@ -69,15 +72,21 @@ class FormReader:
     """Reads one body as it comes. Linear in its size; holds at most the headers of a part.
 
     `decided` turns true when all that stands before the file is known: `model` is what it is from then on,
-    and None only where it is not `required`, because the path names it.
+    and None only where it is not `required`, because the path names it. `images` is what `n` asks for; None where that
+    is not known, or cannot be read as a plain number.
     """
 
-    __slots__ = ("_delimiter", "_end", "_held", "_inside", "_offset", "_required", "_searched", "decided", "model")
+    __slots__ = (
+        *("_counted", "_delimiter", "_end", "_held", "_inside", "_offset", "_required", "_searched"),
+        *("decided", "images", "model"),
+    )
 
     def __init__(self, delimiter: bytes, required: bool = True) -> None:
         self.decided = False
         self._required = required
         self.model: Field | None = None
+        self.images: int | None = None
+        self._counted = False  # an `n` has come, in whatever spelling
         self._delimiter = delimiter
         self._end = b"\r\n" + delimiter
         self._held = bytearray()
@@ -119,7 +128,7 @@ class FormReader:
                 return self._mark()
             case _Inside.HEADERS:
                 return self._headers()
-            case _Inside.VALUE | _Inside.MODEL:
+            case _Inside.VALUE | _Inside.MODEL | _Inside.COUNT:
                 return self._value()
         self._held.clear()  # the epilogue
         return False
@@ -162,18 +171,33 @@ class FormReader:
             raise Refused(
                 DUPLICATE_FIELD, "The field `model` is given twice, in another spelling, or behind the file.", "model"
             )
+        if name.lower() == b"n":
+            return self._count(name)
         return _Inside.MODEL if is_model else _Inside.VALUE
+
+    def _count(self, name: bytes) -> _Inside:
+        if self.images is not None:
+            raise Refused(DUPLICATE_FIELD, "The field `n` is given twice, or in another spelling.", "n")
+        first, self._counted = not self._counted, True
+        return _Inside.COUNT if first and name == b"n" and not self.decided else _Inside.VALUE
 
     def _value(self) -> bool:
         end = self._find(self._end)
-        if self._inside is _Inside.MODEL:
+        if self._inside is not _Inside.VALUE:
             if end < 0 and len(self._held) <= MAX_MODEL + len(self._end):
                 return False
-            self.model = self._named(bytes(self._held[: end if end >= 0 else None]))
+            self._read(bytes(self._held[: end if end >= 0 else None]))
         if end < 0:
             self._drop(max(0, len(self._held) - len(self._end) + 1))
             return False
         return self._on(_Inside.MARK, end + len(self._end))
+
+    def _read(self, value: bytes) -> None:
+        if self._inside is _Inside.MODEL:
+            self.model = self._named(value)
+        else:
+            self.images = int(value) if _COUNT.fullmatch(value) else None
+        self._inside = _Inside.VALUE
 
     def _named(self, text: bytes) -> Field:
         if not _MODEL.fullmatch(text):

@@ -1,10 +1,12 @@
 """Requests of OpenAI's chat completions and completions."""
 
+from dataclasses import replace
+
 from extproc.dialects import fields
 from extproc.dialects.fields import Object, Spans
+from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
-from extproc.metering import estimate
-from extproc.model import Edit, Prompt, Span
+from extproc.model import Cap, Edit, Prompt, Span
 from extproc.refusals import INVALID_VALUE, Refused
 
 _PART = Shape(
@@ -36,18 +38,24 @@ _COMMON: dict[str, Shape | None] = {
     "n": None,
     "max_tokens": None,
 }
+TOOLS = Shape(items=Shape({"type": None, "max_uses": None}))
+"""Of them policy reads who runs each, and how often."""
 CHAT = Shape(
     {
         **_COMMON,
         "messages": Shape(items=_MESSAGE),
         "max_completion_tokens": None,
-        "tools": None,
+        "tools": TOOLS,
+        "web_search_options": None,
+        "data_sources": None,
+        "search_parameters": None,
+        "plugins": None,
         "user": None,
         "metadata": None,
         "store": None,
     }
 )
-COMPLETION = Shape({**_COMMON, "prompt": None, "suffix": None, "best_of": None, "user": None})
+COMPLETION = Shape({**_COMMON, "prompt": None, "suffix": None, "best_of": None, "echo": None, "user": None})
 
 _ASK_USAGE = b'"stream_options":{"include_usage":true},'
 
@@ -74,57 +82,73 @@ def usage_edit(body: bytes, parsed: Object, spans: Spans) -> Edit | None:
     return Edit(Span(first, first), b'"include_usage":true,' if options else b'"include_usage":true')
 
 
+def cap(parsed: Object, spans: Spans, names: tuple[str, ...], name: str | None, floor: int = 1) -> Cap:
+    """The bound on the output that stands in any of the fields; of several, the largest: a backend may take either.
+
+    0 is refused where it is none: some servers take it for no bound at all.
+    """
+    given = [count for field in names if (count := fields.count(parsed, field, least=floor)) is not None]
+    said = tuple(field for field in names if (field,) in spans)
+    return Cap(max(given, default=None), tuple(spans[(field,)] for field in said), name, said)
+
+
 def read_chat(body: bytes) -> Prompt:
     """A chat completion request. Raises Refused for what the API would refuse and policy must not guess."""
     parsed, spans = fields.parse(body, CHAT)
     messages = fields.objects(parsed, "messages")
     if not messages:
         raise Refused(INVALID_VALUE, "`messages` must be a list of at least one message.", "messages")
-    for name in ("max_tokens", "max_completion_tokens"):
-        fields.count(parsed, name, least=0)
-    return _prompt(body, parsed, spans, sum(map(_message_weight, messages)))
+    given = Input()
+    for message in messages:
+        given.message(message, fields.content(message))
+    given.tools(parsed)
+    given.rest(parsed, ("messages", "tools"))
+    searches = parsed.get("web_search_options") is not None
+    bound = cap(parsed, spans, ("max_tokens", "max_completion_tokens"), "max_tokens")
+    prompt = _prompt(body, parsed, spans, given, bound)
+    return replace(prompt, hosted_calls=given.hosted_calls + searches, searches=searches)
 
 
 def read_completion(body: bytes) -> Prompt:
     """A completion request; `prompt` is a string, a list of strings, of tokens, or of lists of tokens."""
     parsed, spans = fields.parse(body, COMPLETION)
-    fields.count(parsed, "max_tokens", least=0)  # 0 with echo scores a text
-    fields.count(parsed, "best_of", most=fields.MAX_CHOICES)
-    return _prompt(body, parsed, spans, input_weight(parsed.get("prompt"), "prompt"))
+    given = Input()
+    prompts = input_texts(given, parsed.get("prompt"), "prompt")
+    given.rest(parsed, ("prompt",))
+    scores = fields.flag(parsed, "echo")  # a text that is given, with no token more
+    bound = cap(parsed, spans, ("max_tokens",), "max_tokens", floor=0 if scores else 1)
+    best_of = fields.count(parsed, "best_of", most=fields.MAX_CHOICES) or 1
+    prompt = _prompt(body, parsed, spans, given, bound)
+    return replace(prompt, choices=max(1, prompts) * max(best_of, prompt.choices))
 
 
-def _prompt(body: bytes, parsed: Object, spans: Spans, weight: float) -> Prompt:
+def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap) -> Prompt:
     stream = fields.flag(parsed, "stream")
-    fields.count(parsed, "n", most=fields.MAX_CHOICES)
+    size, mean = given.size()
     return Prompt(
         body=body,
         model=fields.text(parsed, "model"),
         model_span=model_span(spans),
         stream=stream,
         usage_edit=usage_edit(body, parsed, spans) if stream else None,
-        estimated_input=estimate.tokens(weight),
+        estimated_input=mean,
+        input=size,
+        cap=bound,
+        choices=fields.count(parsed, "n", most=fields.MAX_CHOICES) or 1,
     )
 
 
-def input_weight(value: object, name: str) -> float:
-    """The weight of an input that is text or tokens, alone or in lists; other types are refused."""
+def input_texts(given: Input, value: object, name: str) -> int:
+    """Take an input that is text or tokens, alone or in lists; other types are refused. Returns how many it is."""
     if value is None:
-        return 0.0
+        return 0
     if isinstance(value, str):
-        return estimate.weight(value)
+        given.text(value)
+        return 1
     if isinstance(value, list):
         if all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            return float(len(value))
+            given.tokens(len(value))
+            return 1
         if all(isinstance(item, str | list) for item in value):
-            return sum(input_weight(item, name) for item in value)
+            return sum(input_texts(given, item, name) for item in value)
     raise Refused(INVALID_VALUE, f"`{name}` must be a string, or a list of strings or tokens.", name)
-
-
-def _message_weight(message: Object) -> float:
-    content = fields.content(message)
-    weight = 4.0  # the role and the marks around a message
-    if isinstance(content, str):
-        return weight + estimate.weight(content)
-    for part in content or ():
-        weight += estimate.weight(fields.text(part, "text") or "")
-    return weight

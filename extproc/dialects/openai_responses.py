@@ -1,12 +1,16 @@
 """Requests of OpenAI's Responses API, and what ties them to the backend that holds their state."""
 
+from dataclasses import replace
+
 from extproc.dialects import fields
 from extproc.dialects.fields import Object
+from extproc.dialects.inputs import ASSUMED_CALLS, Input
 from extproc.dialects.json_spans import Shape
-from extproc.dialects.openai_chat import model_span
-from extproc.metering import estimate
+from extproc.dialects.openai_chat import TOOLS, cap, model_span
 from extproc.model import Prompt, StateReference
 from extproc.refusals import INVALID_VALUE, Refused
+
+_LEAST_CAP = 16  # a smaller one is an error of OpenAI's
 
 _PART = Shape({"type": None, "text": None, "refusal": None})
 _ITEM = Shape(
@@ -33,7 +37,8 @@ RESPONSE = Shape(
         "background": None,
         "store": None,
         "max_output_tokens": None,
-        "tools": None,
+        "max_tool_calls": None,
+        "tools": TOOLS,
         "user": None,
         "metadata": None,
     }
@@ -43,40 +48,51 @@ RESPONSE = Shape(
 def read_response(body: bytes) -> Prompt:
     """A request to create a response."""
     parsed, spans = fields.parse(body, RESPONSE)
-    fields.count(parsed, "max_output_tokens")
-    items, weight = _input(parsed)
-    weight += estimate.weight(fields.text(parsed, "instructions") or "")
+    given = Input()
+    items = _input(given, parsed)
+    given.text(fields.text(parsed, "instructions"))
+    given.tools(parsed)
+    given.rest(parsed, ("input", "instructions", "tools", "previous_response_id", "conversation"))
+    state = _state(parsed, items)
+    if parsed.get("prompt") is not None or (state is not None and state.ids):
+        given.unseen()
+    size, mean = given.size()
     return Prompt(
         body=body,
         model=fields.text(parsed, "model"),
         model_span=model_span(spans),
         stream=fields.flag(parsed, "stream"),
-        estimated_input=estimate.tokens(weight),
-        state=_state(parsed, items),
+        estimated_input=mean,
+        input=size,
+        cap=replace(cap(parsed, spans, ("max_output_tokens",), "max_output_tokens"), least=_LEAST_CAP),
+        hosted_calls=_hosted_calls(parsed, given),
+        state=state,
         background=fields.flag(parsed, "background"),
     )
 
 
-def _input(parsed: Object) -> tuple[list[Object], float]:
-    given = parsed.get("input")
-    if isinstance(given, str):
-        return [], estimate.weight(given)
-    if given is not None and not isinstance(given, list):
+def _hosted_calls(parsed: Object, given: Input) -> int:
+    """One bound for all hosted tools. A stored prompt may bring some that the request does not show."""
+    allowed = fields.count(parsed, "max_tool_calls", least=0)
+    if not given.hosted_calls and parsed.get("prompt") is None:
+        return 0
+    return allowed or max(given.hosted_calls, ASSUMED_CALLS)
+
+
+def _input(given: Input, parsed: Object) -> list[Object]:
+    value = parsed.get("input")
+    if isinstance(value, str):
+        given.text(value)
+        return []
+    if value is not None and not isinstance(value, list):
         raise Refused(INVALID_VALUE, "`input` must be a string or a list of items.", "input")
     items = fields.objects(parsed, "input")
-    return items, sum(map(_item_weight, items))
-
-
-def _item_weight(item: Object) -> float:
-    content = fields.content(item) if item.get("type") in (None, "message") else None
-    if isinstance(content, str):
-        return estimate.weight(content)
-    weight = sum(estimate.weight(fields.text(part, "text") or "") for part in content or ())
-    for name in ("arguments", "output"):
-        value = item.get(name)
-        if isinstance(value, str):
-            weight += estimate.weight(value)
-    return weight
+    for item in items:
+        if item.get("type") in (None, "message"):
+            given.message(item, fields.content(item))
+        else:
+            given.item(item)
+    return items
 
 
 def _state(parsed: Object, items: list[Object]) -> StateReference | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from extproc.dialects.anthropic import read_messages
+from extproc.dialects.anthropic import read_messages, read_token_count
 from extproc.dialects.meters import (
     AnthropicMeter,
     ChatMeter,
@@ -33,14 +33,17 @@ READERS: dict[Surface, Callable[[bytes], Prompt]] = {
     Surface.MODERATIONS: read_moderation,
     Surface.RERANK: read_rerank,
     Surface.MESSAGES: read_messages,
-    Surface.COUNT_TOKENS: read_messages,
+    Surface.COUNT_TOKENS: read_token_count,
 }
 
 
-def meter(surface: Surface, hide_usage: bool) -> Meter:
-    """A fresh meter for one answer of this surface. `hide_usage`: only we asked for the usage event."""
+def meter(surface: Surface, hide_usage: bool, searches: bool = False) -> Meter:
+    """A fresh meter for one answer of this surface.
+
+    `hide_usage`: only we asked for the usage event. `searches`: the prompt's, which no answer tells.
+    """
     if surface in (Surface.CHAT, Surface.COMPLETIONS):
-        return ChatMeter(hide_usage)
+        return ChatMeter(hide_usage, searches)
     if surface is Surface.RESPONSES:
         return ResponsesMeter()
     if surface is Surface.MESSAGES:

@@ -11,6 +11,12 @@ _MAX = 2**53
 TAIL = 64 * 1024
 """Bytes at the end of a large answer in which its usage is looked for."""
 
+_KNOWN = frozenset(
+    {
+        *("cached_tokens", "cache_write_tokens", "audio_tokens", "text_tokens", "image_tokens"),
+        *("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"),
+    }
+)
 _USAGE_KEY = re.compile(rb'"usage"\s*:\s*\{')
 _OBJECT = re.compile(rb"[^{}]*+(?>(?:\{[^{}]*+\}[^{}]*+)*)\}")  # two levels: usage and its details
 
@@ -49,16 +55,38 @@ def openai(reported: Mapping[str, object]) -> Usage | None:
         return None
     of_input = _details(reported, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     of_output = _details(reported, "completion_tokens_details", "output_tokens_details")
+    cached, written = _count(of_input, "cached_tokens"), _count(of_input, "cache_write_tokens")
+    reasoning = _count(of_output, "reasoning_tokens")
     return Usage(
-        input=max(0, (total or 0) - (made or 0)) if given is None else given,
-        output=made or 0,
-        cached_input=_count(of_input, "cached_tokens"),
+        input=max(0, (total or 0) - (made or 0)) if given is None else _with_cached(given, cached + written),
+        output=_with_reasoning(given, made or 0, total, reasoning),
+        cached_input=cached,
+        cache_write=written,
         audio_input=_count(of_input, "audio_tokens"),
         audio_output=_count(of_output, "audio_tokens"),
-        reasoning=_count(of_output, "reasoning_tokens"),
+        reasoning=reasoning,
+        other_input=_unknown(of_input),
+        other_output=_unknown(of_output),
         seconds=seconds or 0.0,
         source=UsageSource.REPORTED,
     )
+
+
+def _with_cached(given: int, cached: int) -> int:
+    """Servers that translate from Anthropic's API leave cached tokens out of the input."""
+    return given + cached if cached > given else given
+
+
+def _with_reasoning(given: int | None, made: int, total: int | None, reasoning: int) -> int:
+    """Gemini and Grok leave reasoning out of the output, and count it in the total alone."""
+    if made and given is not None and total is not None and total > given + made:
+        return total - given
+    return made + reasoning if reasoning > made else made
+
+
+def _unknown(details: Mapping[str, object]) -> int:
+    """Tokens of classes that we do not know, so that they are not taken for cheap ones."""
+    return sum(_count(details, name) for name in details if name.endswith("_tokens") and name not in _KNOWN)
 
 
 def _seconds(reported: Mapping[str, object]) -> float | None:
@@ -81,11 +109,13 @@ def anthropic(reported: Mapping[str, object], before: Usage | None = None) -> Us
     cached = was.cached_input if read is None else read
     cache_write = was.cache_write if written is None else written
     uncached = was.input - was.cached_input - was.cache_write if plain is None else plain
+    tools = _details(reported, "server_tool_use")
     return Usage(
         input=uncached + cached + cache_write,
         output=was.output if made is None else made,
         cached_input=cached,
         cache_write=cache_write,
+        hosted_calls=sum(_count(tools, name) for name in tools) if tools else was.hosted_calls,
         source=UsageSource.REPORTED,
     )
 

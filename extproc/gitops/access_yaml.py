@@ -7,16 +7,16 @@ models:
 """
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from extproc.config.fields import ModelName, Name, Strict
+from extproc.config.limits import Amount
 from extproc.config.problems import Place
 from extproc.config.shape import Shape
 from extproc.config.teams import User
@@ -34,7 +34,7 @@ class AccessModel(Strict):
     """A model that is asked for, and how much of it."""
 
     name: ModelName
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = Field(default=None, alias="tokensPerMinute")
+    tokens_per_minute: Amount | None = Field(default=None, alias="tokensPerMinute")
 
 
 class AccessModels(Strict):
@@ -64,11 +64,10 @@ class AccessFile(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A team file to be, and the tokens per minute that were asked for, by model: nothing holds a team to them yet."""
+    """A team file to be."""
 
     team: str
     text: str
-    unenforced: Mapping[str, int]
 
 
 def imported(path: Path, area: str) -> Imported:
@@ -76,20 +75,15 @@ def imported(path: Path, area: str) -> Imported:
     tree = Tree(Shape(AccessFile), Place(str(path)), environ=None)
     tree.read(path)
     access = tree.validated(AccessFile)
-    asked = access.models.all()
-    models = CommentedSeq(_granted(model) for model in asked)
-    unenforced = {model.name: model.tokens_per_minute for model in asked if model.tokens_per_minute is not None}
-    for number, model in enumerate(asked):
-        if model.name in unenforced:
-            models.yaml_add_eol_comment(f"tokensPerMinute: {unenforced[model.name]}, not enforced yet", number)
+    models = CommentedSeq(_granted(model) for model in access.models.all())
     file = CommentedMap(area=area, owner=access.team.owner, models=models)
     file.yaml_set_start_comment(f"Made from {path.name} by `sluice teams import`.")
     text = io.StringIO()
     YAML().dump(file, text)
-    return Imported(access.team.name, text.getvalue(), unenforced)
+    return Imported(access.team.name, text.getvalue())
 
 
 def _granted(model: AccessModel) -> CommentedMap:
-    granted = CommentedMap(name=model.name)
+    granted = CommentedMap(model.model_dump(by_alias=True, exclude_none=True))
     granted.fa.set_flow_style()
     return granted

@@ -1,13 +1,15 @@
 """What the gateway's configuration and the team files declare, as the records that the directory holds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from extproc.config.identity import Area
+from extproc.config.limits import KeyLimit, TeamLimit, compile_limit
 from extproc.config.schema import Gateway
 from extproc.config.team_files import Offer
-from extproc.config.teams import EVERY_MODEL, DeclaredKey, TeamFile
+from extproc.config.teams import EVERY_MODEL, DeclaredKey, GrantedModel, TeamFile
 from extproc.identity.claims import folded
+from extproc.limits.limit import Limit, Measure, Only, Priority, Scope
 from extproc.stores.ports import AreaRecord, KeySpec, Member, MemberKind, TeamRecord
 
 
@@ -41,7 +43,39 @@ def _team(name: str, file: TeamFile, offered: Offer) -> TeamRecord:
         ip_ranges=_sorted(file.ip_ranges),
         tags=tuple(sorted(file.tags.items())),
         members=_members(file),
+        limits=_team_limits(name, file, offered),
     )
+
+
+def _team_limits(team: str, file: TeamFile, offered: Offer) -> tuple[Limit, ...]:
+    owner = f"team/{team}"
+    named = _limits(file.limits, owner, offered)
+    return _by_name([*named, *(limit for granted in file.models for limit in _minutely(granted, owner, offered))])
+
+
+def _minutely(granted: GrantedModel, owner: str, offered: Offer) -> Iterator[Limit]:
+    """The limits that stand beside a model; under a name that a limit of the file cannot have."""
+    model = EVERY_MODEL if granted.name == EVERY_MODEL else offered.public[granted.name]
+    given = {Measure.TOKENS: granted.tokens_per_minute, Measure.REQUESTS: granted.requests_per_minute}
+    for measure, amount in given.items():
+        if amount is not None:
+            yield Limit(
+                name=f"{model}/{measure.value}-per-minute",
+                measure=measure,
+                amount=amount,
+                owner=owner,
+                scope=(Scope.TEAM, Scope.MODEL),
+                sliding=60_000,
+                only=Only() if model == EVERY_MODEL else Only(models=frozenset({model})),
+            )
+
+
+def _limits(given: Mapping[str, TeamLimit] | Mapping[str, KeyLimit], owner: str, offered: Offer) -> list[Limit]:
+    return [compile_limit(name, limit, owner, offered.public) for name, limit in given.items()]
+
+
+def _by_name(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    return tuple(sorted(limits, key=lambda limit: limit.name))
 
 
 def _members(file: TeamFile) -> tuple[Member, ...]:
@@ -68,6 +102,8 @@ def _key(team: str, key: DeclaredKey, offered: Offer) -> KeySpec:
         surfaces=None if key.surfaces is None else _sorted(key.surfaces),
         ip_ranges=_sorted(key.ip_ranges),
         declared=True,
+        limits=_by_name(_limits(key.limits, "", offered)),
+        priority=Priority(key.priority),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from extproc.config.teams import EVERY_MODEL
+from extproc.gitops.limit_words import limit_words
+from extproc.limits.limit import Limit
 from extproc.stores.ports import AreaRecord, KeySpec, MemberKind, TeamRecord
 
 Shown = str | list[str] | dict[str, str]
@@ -36,6 +38,7 @@ def team_fields(team: TeamRecord) -> dict[str, Shown]:
         "members": _members(team, MemberKind.USER),
         "groups": _members(team, MemberKind.GROUP),
         "service_accounts": _members(team, MemberKind.SERVICE_ACCOUNT),
+        "limits": _limits(team.limits),
     }
 
 
@@ -49,6 +52,8 @@ def key_fields(spec: KeySpec) -> dict[str, Shown]:
         "models": _choice(spec.models),
         "surfaces": _choice(spec.surfaces),
         "ip_ranges": sorted(set(spec.ip_ranges)),
+        "limits": _limits(spec.limits),
+        "priority": spec.priority.value,
     }
 
 
@@ -69,6 +74,10 @@ def _members(team: TeamRecord, kind: MemberKind) -> dict[str, str]:
     shows_id = kind is MemberKind.SERVICE_ACCOUNT
     found = sorted((m.name, (m.client_id or "") if shows_id else m.role) for m in team.members if m.kind is kind)
     return dict(found)
+
+
+def _limits(limits: Iterable[Limit]) -> dict[str, str]:
+    return {limit.name: limit_words(limit) for limit in sorted(limits, key=lambda limit: limit.name)}
 
 
 def _choice(values: Iterable[str] | None) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
+from extproc.limits.limit import Limit, Priority
 from extproc.model import Network, Team
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ class Key:
     surfaces: frozenset[str] | None = None
     networks: tuple[Network, ...] = ()
     suspended: bool = False
+    limits: tuple[Limit, ...] = ()
+    priority: Priority = Priority.HIGH
 
 
 class KeyTable(Mapping[bytes, Key]):

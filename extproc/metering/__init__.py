@@ -1,1 +1,1 @@
-"""How much a call uses: token estimates, and later prices."""
+"""How much a call uses: token estimates, and prices."""

@@ -5,7 +5,7 @@ from extproc.dialects import json_spans, paths
 from extproc.dialects.multipart import FormReader
 from extproc.headers import Headers
 from extproc.model import Chain, Edit, Prompt, Span
-from extproc.surfaces import Place
+from extproc.surfaces import Place, Surface
 
 # A list of what may pass, so that no spelling of an internal header can slip through.
 _PASS = frozenset(
@@ -49,14 +49,19 @@ def asks_usage(prompt: Prompt, chain: Chain) -> bool:
     return prompt.usage_edit is not None and all(paths.reports_stream_usage(target.backend) for target in chain.targets)
 
 
-def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: tuple[str, ...]) -> Route:
-    """The route of a call with a JSON body: only the spans that must change are changed."""
+def body_route(
+    prompt: Prompt, chain: Chain, place: Place, query: str, remove: tuple[str, ...], cap: int | None = None
+) -> Route:
+    """The route of a call with a JSON body: only the spans that must change are changed.
+
+    `cap`: the bound on the output that the request shall say, in tokens; None leaves what it says.
+    """
     ask = prompt.usage_edit if asks_usage(prompt, chain) else None
     write = _model_edit(prompt, chain, place)
-    edits = [edit for edit in (ask, write) if edit is not None]
+    edits = [edit for edit in (ask, *_cap_edits(prompt, chain, place, cap), write) if edit is not None]
     body = json_spans.splice(prompt.body, edits) if edits else None
     named = chain.model.name if write is not None else prompt.model
-    at, to = _model_position(prompt, ask, write, chain.model.name)
+    at, to = _model_position(prompt, edits, write, chain.model.name)
     return Route(
         legs=legs(chain, place, query, named),
         remove=remove,
@@ -65,6 +70,25 @@ def body_route(prompt: Prompt, chain: Chain, place: Place, query: str, remove: t
         at=at,
         to=to,
     )
+
+
+def _cap_edits(prompt: Prompt, chain: Chain, place: Place, cap: int | None) -> list[Edit]:
+    """Write the cap over what the request says, in every field that says it, and where no backend reads that, anew."""
+    if cap is None:
+        return []
+    edits = [Edit(span, b"%d" % cap) for span in prompt.cap.spans]
+    backend = chain.targets[0].backend
+    if edits and backend.reads_cap(prompt.cap.names):
+        return edits
+    field = backend.cap_field if place.surface is Surface.CHAT else prompt.cap.field or ""
+    return [*edits, _first_field(prompt.body, b'"%b":%d' % (field.encode(), cap))]
+
+
+def _first_field(body: bytes, field: bytes) -> Edit:
+    """A field before all others."""
+    first = body.index(b"{") + 1
+    empty = body[first:].lstrip().startswith(b"}")
+    return Edit(Span(first, first), field + (b"" if empty else b","))
 
 
 def _model_edit(prompt: Prompt, chain: Chain, place: Place) -> Edit | None:
@@ -79,23 +103,31 @@ def _model_edit(prompt: Prompt, chain: Chain, place: Place) -> Edit | None:
     name = b'"%s"' % chain.model.name.encode()
     if prompt.model_span is not None:
         return Edit(prompt.model_span, name)
-    first = prompt.body.index(b"{") + 1
-    empty = prompt.body[first:].lstrip().startswith(b"}")
-    return Edit(Span(first, first), b'"model":' + name + (b"" if empty else b","))
+    return _first_field(prompt.body, b'"model":' + name)
 
 
-def _model_position(prompt: Prompt, ask: Edit | None, write: Edit | None, name: str) -> tuple[int, int]:
-    """Where the model's name stands, without its quotes, in the body that is sent; (0, 0) where it has none."""
+def _model_position(prompt: Prompt, edits: list[Edit], write: Edit | None, name: str) -> tuple[int, int]:
+    """Where the model's name stands, without its quotes, in the body that is sent; (0, 0) where it has none.
+
+    `edits` in the order in which those at one place come: `write`, where the model is written, is the last.
+    """
     span = write.span if write is not None else prompt.model_span
     if span is None or (write is None and prompt.model is None):
         return 0, 0
-    shift = 0
-    if ask is not None and ask.span.start <= span.start:
-        shift = len(ask.text) - (ask.span.end - ask.span.start)
+    before = [edit for edit in edits if edit is not write and edit.span.start <= span.start]
+    start = span.start + sum(len(edit.text) - (edit.span.end - edit.span.start) for edit in before)
     if write is None:
-        return span.start + shift + 1, span.end + shift - 1
-    at = span.start + shift + write.text.rindex(b'"' + name.encode()) + 1
+        return start + 1, start + span.end - span.start - 1
+    at = start + write.text.rindex(b'"' + name.encode()) + 1
     return at, at + len(name)
+
+
+def same_cap_field(chain: Chain, place: Place) -> Chain:
+    """The targets that read a cap in the field in which the first one reads it: a body is written once, for all."""
+    if place.surface is not Surface.CHAT:
+        return chain
+    field = chain.targets[0].backend.cap_field
+    return Chain(chain.model, tuple([target for target in chain.targets if target.backend.cap_field == field]))
 
 
 def same_form(chain: Chain, place: Place) -> Chain:

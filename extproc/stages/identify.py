@@ -123,6 +123,8 @@ def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
         surfaces=key.surfaces,
         networks=key.networks,
         lineage=key.lineage,
+        limits=key.limits,
+        priority=key.priority,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from extproc.model import Caller, StateReference
+from extproc.model import Caller, Catalogue, PublicModel, StateReference
 from extproc.refusals import STATE_NOT_FOUND, Refused
 
 ADVICE = (
@@ -18,6 +18,8 @@ class Held(Protocol):
     @property
     def backend(self) -> str: ...
     @property
+    def model(self) -> str: ...
+    @property
     def owner(self) -> str: ...
 
 
@@ -31,6 +33,14 @@ def holder(caller: Caller, state: StateReference, known: Mapping[str, Held]) -> 
     if len(backends) > 1:
         raise Refused(STATE_NOT_FOUND, ADVICE)
     return backends.pop() if backends else None
+
+
+def maker(catalogue: Catalogue, model: str, backend: str | None) -> PublicModel:
+    """The model that made it, by its public name; one that has left the configuration is no longer served."""
+    found = catalogue.models.get(model)
+    if found is None or not any(target.backend.name == backend for group in found.groups for target in group):
+        raise Refused(STATE_NOT_FOUND, ADVICE)
+    return found
 
 
 def _own(caller: Caller, held: Held | None) -> str:

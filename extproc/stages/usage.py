@@ -1,35 +1,83 @@
 """What a call used and how it ended, decided once, at its end."""
 
+import math
+
 from extproc.call import Call, Phase
-from extproc.model import Ending, Outcome, Usage, UsageSource
+from extproc.dialects import answers
+from extproc.limits.hold import Hold
+from extproc.model import Ending, Outcome, Target, Usage, UsageSource
+
+FASTEST = 5_000
+"""Tokens a second, of one choice, that no provider is taken to write faster than."""
 
 
-def outcome(call: Call) -> Outcome:
-    """The account of a call. An end of stream or the surface's last event decides, never how the
-    gRPC stream ended: successful ones end cancelled, too."""
+def outcome(call: Call, duration: float) -> Outcome:
+    """The account of a call that took so many seconds. An end of stream or the surface's last event decides, never
+    how the gRPC stream ended: successful ones end cancelled, too."""
     ending = _ending(call)
     return Outcome(
         ending=ending,
         status=call.status,
-        usage=_usage(call, ending),
+        usage=_usage(call, ending, duration),
         refusal=call.refusal.kind.code if call.refusal else None,
         backend=call.backend,
+        limit=call.refusal.limit if call.refusal else None,
+        shadows=call.shadowed,
+        warnings=call.warned,
+        held=call.hold.demand if call.hold else None,
+        output_cap=call.output_cap,
     )
+
+
+def served(call: Call) -> Target | None:
+    """The target that has the call's usage: who answered, or who was asked first where nobody waited for an answer."""
+    if call.chain is None or call.phase in (Phase.OPENED, Phase.IDENTIFIED):
+        return None
+    if call.backend is None:
+        return call.chain.targets[0] if _ending(call) is Ending.CUT else None
+    return next((target for target in call.chain.targets if target.backend.name == call.backend), None)
 
 
 def _ending(call: Call) -> Ending:
     if call.ending is not None:
         return call.ending
+    if call.cut_short:
+        return Ending.LIMITED
     if call.answer_ended or (call.meter is not None and call.meter.finished):
         return Ending.FAILED if call.meter is not None and call.meter.failed else Ending.COMPLETE
     return Ending.CUT
 
 
-def _usage(call: Call, ending: Ending) -> Usage:
+def _usage(call: Call, ending: Ending, duration: float) -> Usage:
     if ending in (Ending.REFUSED, Ending.ANSWERED) or call.phase in (Phase.OPENED, Phase.IDENTIFIED):
         return Usage()
     if call.meter is None:  # no answer began: an error, or nobody waited for it
-        if ending is not Ending.CUT or not call.estimated_input:
+        if ending is not Ending.CUT or not (call.estimated_input or call.hold):
             return Usage()
-        return Usage(input=call.estimated_input, source=UsageSource.ESTIMATED)
-    return call.meter.total(call.estimated_input)
+        total = Usage(input=call.estimated_input, source=UsageSource.ESTIMATED)
+    else:
+        total = call.meter.total(call.estimated_input)
+    if total.source is UsageSource.ESTIMATED and call.hold is not None:
+        total.output = _made(total.output, call, call.hold, ending, duration)
+    return total
+
+
+def _made(shown: int, call: Call, hold: Hold, ending: Ending, duration: float) -> int:
+    """The tokens of an answer that nobody counted, by what showed of it and what was held for it.
+
+    | answer | taken to be made |
+    |---|---|
+    | leased | what showed, never more than what its pieces were weighed at |
+    | passed unread, such as speech, or one too large to be read | all that was held |
+    | broken off where it does not show | what can have been written meanwhile, up to what was held: else whoever
+      leaves early would pay nothing for what the provider charges |
+    | any other | what showed |
+    """
+    if isinstance(call.answer, answers.LeasedStream):
+        return min(shown, call.flowed)
+    if isinstance(call.answer, answers.Opaque | answers.Document) and call.answer.unread and ending is Ending.COMPLETE:
+        return hold.demand.output
+    hides = call.chain is not None and call.chain.model.bounds.hidden_output
+    if ending is Ending.CUT and (not call.stream or hides):
+        return max(shown, min(hold.demand.output, math.ceil(duration * FASTEST) * hold.extent.choices))
+    return shown

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from extproc.limits.limit import Limit, Priority
+
 AFFINITY_LIFE = timedelta(days=30)
 """How long a provider keeps a stored response, and we its place."""
 
@@ -41,7 +43,8 @@ ANOTHER_APPLY = "another `sluice apply` is at work on this database"
 class KeySpec:
     """What a key is for and what it may do. None means no limit; `team` is "" for a key of no team.
 
-    `declared`: a team file asks for it, so `apply` keeps it in step with the file.
+    `declared`: a team file asks for it, so `apply` keeps it in step with the file. `limits` are without their owner,
+    which is the line of keys and not known before there is one. `priority` is the highest that its calls may have.
     """
 
     name: str
@@ -54,6 +57,8 @@ class KeySpec:
     surfaces: tuple[str, ...] | None = None
     ip_ranges: tuple[str, ...] = ()
     declared: bool = False
+    limits: tuple[Limit, ...] = ()
+    priority: Priority = Priority.HIGH
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class TeamRecord:
     ip_ranges: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     members: tuple[Member, ...] = ()
+    limits: tuple[Limit, ...] = ()  # owned by `team/NAME`
 
 
 @dataclass(frozen=True, slots=True)

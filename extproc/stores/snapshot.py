@@ -23,7 +23,7 @@ from extproc.stores.ports import (
     TeamRecord,
 )
 
-_FORMAT = {"format": "sluice directory", "version": 1}
+_FORMAT = {"format": "sluice directory", "version": 2}
 _END = ["end", None]
 _PIECE = 16  # records between two pauses
 _KINDS: dict[str, TypeAdapter[DirectoryChange]] = {
@@ -38,7 +38,7 @@ def save(path: Path, records: Iterable[DirectoryChange], pause: Callable[[], Non
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(_FORMAT) + b"\n")
             for number, record in enumerate(records, 1):
-                file.write(orjson.dumps([type(record).__name__, record], default=_seconds) + b"\n")
+                file.write(orjson.dumps([type(record).__name__, record], default=_plain) + b"\n")
                 if number % _PIECE == 0:
                     pause()
             file.write(orjson.dumps(_END) + b"\n")
@@ -81,7 +81,10 @@ def _check_owner(file: int) -> None:
         raise StoreUnavailable("the snapshot file may be somebody else's work: another owner, or others may write it")
 
 
-def _seconds(value: object) -> float:
+def _plain(value: object) -> float | list[object]:
+    """What JSON has no word for: a lifetime in seconds, and the names that a limit holds for."""
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, frozenset):
+        return list(value)
     raise TypeError

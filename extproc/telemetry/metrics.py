@@ -31,13 +31,44 @@ AFFINITY_LOST = Counter("sluice_affinity_lost", "Stored responses whose backend 
 RECORDS_DROPPED = Gauge(
     "sluice_records_dropped", "Access records that the log could not take.", multiprocess_mode="livesum"
 )
+LIMIT_REFUSALS = Counter("sluice_limit_refusals", "Calls that a limit refused.", ["limit"])
+LIMIT_SHADOW_REFUSALS = Counter(
+    "sluice_limit_shadow_refusals", "Calls that a limit would have refused if it were enforced.", ["limit"]
+)
+LIMIT_WARNINGS = Counter(
+    "sluice_limit_warnings", "Soft thresholds, in percent, that a call has crossed.", ["limit", "threshold"]
+)
+OVERSPENT = Counter("sluice_overspent", "What calls used above what they had reserved.", ["unit", "cause"])
+HOLDS_OPEN = Gauge("sluice_holds_open", "Reservations that have not been settled.", multiprocess_mode="livesum")
+SETTLEMENTS_PENDING = Gauge(
+    "sluice_settlements_pending", "Settlements that the store has not taken yet.", multiprocess_mode="livesum"
+)
+SETTLEMENTS_OLDEST = Gauge(
+    "sluice_settlements_oldest_seconds",
+    "For how long the oldest settlement has been waiting for the store.",
+    multiprocess_mode="livemax",
+)
+SETTLEMENTS_UNSPOOLED = Gauge(
+    "sluice_settlements_unspooled", "Settlements that the spool could not take.", multiprocess_mode="livesum"
+)
+SETTLEMENTS_LOST = Gauge(
+    "sluice_settlements_lost", "Settlements that neither the store nor the spool took.", multiprocess_mode="livesum"
+)
+COUNTERS_ERRORS = Counter("sluice_counters_errors", "Steps that the store of the counters did not answer in time.")
+LIMITS_LOCAL = Counter("sluice_limits_local", "Calls counted in a worker's memory while that store was down.")
 
 _NONE = ""
-_KINDS = ("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "reasoning")
+_PRICE = "price"  # more money and no more tokens: images or tools that were not asked for
+_KINDS = (
+    *("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "reasoning"),
+    *("other_input", "other_output"),
+)
 
-_tallies: dict[Counter, Tally[tuple[str, ...]]] = {
-    counter: Tally() for counter in (CALLS, REFUSALS, TOKENS, ATTEMPTS, BROKEN, AFFINITY_LOST)
-}
+_TALLIED = (
+    *(CALLS, REFUSALS, TOKENS, ATTEMPTS, BROKEN, AFFINITY_LOST),
+    *(LIMIT_REFUSALS, LIMIT_SHADOW_REFUSALS, LIMIT_WARNINGS, OVERSPENT, COUNTERS_ERRORS, LIMITS_LOCAL),
+)
+_tallies: dict[Counter, Tally[tuple[str, ...]]] = {counter: Tally() for counter in _TALLIED}
 
 
 def count(counter: Counter, *labels: str, amount: int = 1) -> None:
@@ -69,8 +100,24 @@ def count_call(call: Call, outcome: Outcome, duration: float) -> None:
         _child(FIRST_BYTE, surface).observe(call.first_byte - call.started)
     if call.refusal is not None:
         count(REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame.value)
+    _count_limits(outcome)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
         for kind in _KINDS:
             if amount := getattr(usage, kind):
                 count(TOKENS, surface, model, backend, kind, usage.source.value, amount=amount)
+
+
+def _count_limits(outcome: Outcome) -> None:
+    """By the limits' titles, which are configured names. Money above a hold goes by the cause with the most tokens."""
+    if outcome.limit is not None:
+        count(LIMIT_REFUSALS, outcome.limit)
+    for limit in outcome.shadows:
+        count(LIMIT_SHADOW_REFUSALS, limit)
+    for limit, threshold in outcome.warnings:
+        count(LIMIT_WARNINGS, limit, str(threshold))
+    for cause, tokens in outcome.overspent.items():
+        count(OVERSPENT, "tokens", cause, amount=tokens)
+    if outcome.overspent_money:
+        cause = max(outcome.overspent, key=lambda name: outcome.overspent[name], default=_PRICE)
+        count(OVERSPENT, "nano", cause, amount=outcome.overspent_money)

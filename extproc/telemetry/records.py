@@ -13,10 +13,15 @@ from typing import BinaryIO
 import orjson
 
 from extproc.call import Call
+from extproc.limits.limit import Priority
 from extproc.model import Caller, Outcome, Usage, UsageSource
 
 _CLOSE_SECONDS = 5.0
 _PERIOD = 0.05  # seconds
+_COUNTED = (
+    *("cached_input", "cache_write", "audio_input", "audio_output", "reasoning", "other_input", "other_output"),
+    *("seconds", "images", "hosted_calls"),
+)
 
 
 def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> dict[str, object]:
@@ -36,6 +41,7 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "refusal": outcome.refusal,
         "stream": call.stream or None,
         "usage": _usage(outcome.usage),
+        **_limits(call, outcome),
         "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
         "duration_ms": _milliseconds(duration),
         "client_retry": call.retries or None,
@@ -59,6 +65,24 @@ def _caller(caller: Caller) -> dict[str, object]:
     }
 
 
+def _limits(call: Call, outcome: Outcome) -> dict[str, object]:
+    """What the call reserved and cost, and which limits had a say. Money is in nano-units."""
+    held = outcome.held
+    counts_money = outcome.cost is not None or (held is not None and held.money)
+    return {
+        "priority": call.priority.value if call.priority is not Priority.HIGH else None,
+        "limit": outcome.limit,
+        "limits_shadow": outcome.shadows or None,
+        "warnings": dict(outcome.warnings) or None,
+        "held": {"input": held.input, "output": held.output, "money": held.money} if held else None,
+        "output_cap": outcome.output_cap,
+        "cost": outcome.cost,
+        "currency": call.catalogue.currency if counts_money else None,
+        "overspent": outcome.overspent or None,
+        "overspent_money": outcome.overspent_money or None,
+    }
+
+
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
@@ -67,7 +91,7 @@ def _usage(usage: Usage) -> dict[str, object] | None:
     if usage.source is UsageSource.NONE:
         return None
     told: dict[str, object] = {"input": usage.input, "output": usage.output}
-    for name in ("cached_input", "cache_write", "audio_input", "audio_output", "reasoning", "seconds"):
+    for name in _COUNTED:
         if amount := getattr(usage, name):
             told[name] = amount
     told["source"] = usage.source.value

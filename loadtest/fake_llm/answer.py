@@ -27,7 +27,8 @@ class Answer:
     """A response to be delivered. With `events` it is a stream and `body` is empty.
 
     `error_event` is what this dialect sends inside a stream that breaks.
-    `output_tokens` belongs to the whole body; a stream carries its tokens on its events.
+    `output_tokens` belongs to the whole body; a stream carries its tokens on its events. `model` is as
+    the call names it.
     """
 
     status: int = 200
@@ -38,6 +39,7 @@ class Answer:
     output_tokens: int = 0
     events: Iterator[Event] | None = None
     error_event: Event | None = None
+    model: str = ""
 
 
 def event(payload: Json, tokens: int = 0, *, named: bool = False) -> Event:

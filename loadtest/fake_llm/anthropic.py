@@ -22,8 +22,7 @@ def answer(inquiry: Inquiry) -> Answer:
     _needs(inquiry, "max_tokens")
     said = turn.compose(ask, inquiry.faults)
     thought = _THOUGHT if _thinks(inquiry.body) else ()
-    counted = turn.count(ask, [said], inquiry.faults)
-    counts = Counts(counted.input, counted.output + len(thought), counted.cached, counted.reasoning)
+    counts = turn.count(ask, [said], inquiry.faults, len(thought))
     message = _Message(inquiry, inquiry.model, said, thought, counts)
     if inquiry.body.get("stream"):
         return Answer(
@@ -37,7 +36,7 @@ def answer(inquiry: Inquiry) -> Answer:
 
 def count_tokens(inquiry: Inquiry) -> Answer:
     """Answer how many tokens a message would have, without generating anything."""
-    return Answer(body=orjson.dumps({"input_tokens": _ask(inquiry).input_tokens}))
+    return Answer(body=orjson.dumps({"input_tokens": turn.scaled(_ask(inquiry).input_tokens, inquiry.faults)}))
 
 
 def _needs(inquiry: Inquiry, name: str) -> Any:
@@ -117,7 +116,7 @@ class _Message:
         opening = self._envelope([])
         if self._inquiry.faults.usage != "none":
             opening["usage"] = self._usage(1)
-        yield event({"type": "message_start", "message": opening}, self._counts.reasoning, named=True)
+        yield event({"type": "message_start", "message": opening}, self._inquiry.faults.reasoning_tokens, named=True)
         yield from self._blocks()
         yield from self._end()
         if self._inquiry.faults.done:

@@ -165,7 +165,7 @@ class _Stream:
     def events(self) -> Iterator[Event]:
         if self._inquiry.face is Face.AZURE:
             yield Event(_AZURE_FIRST)
-        reasoning = self._counts.reasoning
+        reasoning = self._inquiry.faults.reasoning_tokens
         for index, said in enumerate(self._turns):
             yield self._chunk(index, {"role": "assistant", **_opening(said)}, reasoning)
             reasoning = 0

@@ -69,12 +69,13 @@ def _finish(said: Turn) -> str:
 def _events(inquiry: Inquiry, envelope: Json, turns: Sequence[Turn], counts: Counts) -> Iterator[Event]:
     wants_usage = bool((inquiry.body.get("stream_options") or {}).get("include_usage"))
     usage: Json = {"usage": None} if wants_usage else {}
+    hidden = inquiry.faults.reasoning_tokens
     for index, said in enumerate(turns):
         offset = 0
         for piece in said.pieces:
             choice = _choice(inquiry.body, (piece,), index, None, offset)
-            yield Event(orjson.dumps(envelope | {"choices": [choice]} | usage), 1)
-            offset += len(piece)
+            yield Event(orjson.dumps(envelope | {"choices": [choice]} | usage), 1 + hidden)
+            offset, hidden = offset + len(piece), 0
         yield Event(orjson.dumps(envelope | {"choices": [_choice({}, (), index, _finish(said))]} | usage))
     for reported in turn.reported(chat.usage(counts), inquiry.faults) if wants_usage else ():
         yield Event(orjson.dumps(envelope | {"choices": [], "usage": reported}))

@@ -223,6 +223,10 @@ class Connection(asyncio.Protocol):
         await asyncio.sleep(0)
         await self._flushed.wait()
 
+    async def released(self) -> None:
+        """Wait for the control path `release`; the task is cancelled when the peer leaves."""
+        await self._instance.release.wait()
+
     async def _reset(self) -> None:
         await asyncio.sleep(delivery.RESET_GRACE)
         linger = self._transport.get_extra_info("socket")

@@ -23,6 +23,8 @@ def answer(method: str, path: str, body: bytes, instance: Instance) -> Answer:
             return _script(body, instance)
         case "DELETE", "script":
             instance.script.clear()
+        case "POST", "release":
+            instance.let_go()
         case _:
             return Answer(404, b'{"error":"no such control path"}')
     return Answer(body=b"{}")

@@ -10,6 +10,7 @@ from typing import Protocol
 from loadtest.fake_llm.answer import Answer, Event
 from loadtest.fake_llm.faults import Faults
 from loadtest.fake_llm.recorder import Call
+from loadtest.fake_llm.turn import scaled
 
 _FLUSH_AT = 64 * 1024
 _MALFORMED_AFTER = 3
@@ -22,6 +23,9 @@ class Pipe(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Write and wait until the operating system has it all."""
+
+    async def released(self) -> None:
+        """Wait until the test lets go what it holds."""
 
 
 class ResetError(Exception):
@@ -37,8 +41,10 @@ async def deliver(answer: Answer, faults: Faults, pipe: Pipe, call: Call, *, kee
         await _forever()
     if faults.reset == "before":
         raise ResetError
+    if faults.held is not None and (faults.held == 0 or answer.events is None):
+        await pipe.released()
     call.input_tokens = answer.input_tokens
-    call.status = answer.status
+    call.status, call.model = answer.status, answer.model
     if answer.events is None:
         await _send_whole(answer, faults, pipe, call, keep_alive=keep_alive)
     else:
@@ -90,6 +96,7 @@ async def _send_whole(answer: Answer, faults: Faults, pipe: Pipe, call: Call, *,
     cut = faults.reset if isinstance(faults.reset, int) else None
     sent = body if cut is None else body[:cut]
     call.output_tokens = answer.output_tokens
+    call.ending = True
     if faults.chunk_bytes is None and cut is None:
         await pipe.send(opening + frame(sent) + ending)
         return
@@ -111,6 +118,7 @@ class _Stream:
         self._out = bytearray(head(answer, keep_alive=keep_alive, length=None, encoding=encoding))
         self._body = bytearray()  # of a body cut into pieces: what is not in pieces yet
         self._gzip = zlib.compressobj(wbits=31) if faults.gzip else None
+        self._spoken = 0  # tokens as we count them
 
     async def send(self) -> None:
         """Send everything, or as much as the faults allow."""
@@ -120,11 +128,15 @@ class _Stream:
             if self._call.events_sent == stop_at:
                 await self._break_off()
                 break
+            if self._call.events_sent and self._call.events_sent == self._faults.held:
+                await self._flush()
+                await self._pipe.released()
             await self._pace(started, event.tokens)
             self._add(event)
             if len(self._out) + len(self._body) >= _FLUSH_AT:
                 await self._flush()
         self._frame(self._gzip.flush() if self._gzip else b"")
+        self._call.ending = True
         await self._flush(_LAST_CHUNK)
 
     def _stop_at(self) -> int | None:
@@ -148,13 +160,14 @@ class _Stream:
         if not rate or not tokens:
             return
         await self._flush()
-        due = started + (self._call.output_tokens + tokens) / rate
+        due = started + (self._spoken + tokens) / rate
         await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
 
     def _add(self, event: Event) -> None:
         self._write(self._encode(event))
         self._call.events_sent += 1
-        self._call.output_tokens += event.tokens
+        self._spoken += event.tokens
+        self._call.output_tokens = scaled(self._spoken, self._faults)
         if self._faults.malformed_sse and self._call.events_sent == _MALFORMED_AFTER:
             self._write(_MALFORMED)
 

@@ -26,7 +26,7 @@ def answer(inquiry: Inquiry) -> Answer:
     dimensions = inquiry.body.get("dimensions") or _DIMENSIONS
     encoded = inquiry.body.get("encoding_format") == "base64"
     data = [_item(vector(text, dimensions), index, encoded) for index, (text, _) in enumerate(inputs)]
-    tokens = sum(tokens for _, tokens in inputs)
+    tokens = turn.scaled(sum(tokens for _, tokens in inputs), inquiry.faults)
     whole: Json = {"object": "list", "data": data, "model": model}
     for reported in turn.reported({"prompt_tokens": tokens, "total_tokens": tokens}, inquiry.faults):
         whole["usage"] = reported

@@ -23,8 +23,8 @@ _Duration = Annotated[float, Field(ge=0)]
 class Faults:
     """Every field is optional; none set is a normal call.
 
-    Counts of SSE events (`reset`, `stall_after`, `error_event_after`) include every event of the stream, with
-    text or without. For an answer that is no stream a number as `reset` counts bytes of the body.
+    Counts of SSE events (`reset`, `stall_after`, `error_event_after`, `held`) include every event of the stream,
+    with text or without. For an answer that is no stream a number as `reset` counts bytes of the body.
     """
 
     # Instead of an answer
@@ -39,6 +39,7 @@ class Faults:
     reset: _Count | Literal["before"] | None = None
     # How it is sent
     delay_ms: _Duration | None = None
+    held: _Count | None = None  # waits, after so many events, until the control path `release` is called
     tokens_per_second: _Duration | None = None
     stall_after: _Count | None = None
     error_event_after: _Count | None = None
@@ -52,10 +53,13 @@ class Faults:
     # What it says
     text: str | None = None
     events: _Count | None = None
+    length: _Count | None = None  # tokens of each answer, where no cap ends it before
+    ignores_cap: bool = False
     refusal: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     usage: _UsageFault | Mapping[str, Any] | None = None
-    reasoning_tokens: _Count = 0
+    tokens_percent: Annotated[int, Field(ge=1, le=1000)] = 100  # of our count is what its own tokenizer makes
+    reasoning_tokens: _Count = 0  # hidden output on top of what a cap allows
     cached_tokens: _Count = 0
     pad_bytes: _Count = 0
 

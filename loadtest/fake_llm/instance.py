@@ -1,5 +1,6 @@
 """One named provider: its records, its script and the responses it remembers."""
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,3 +24,10 @@ class Instance:
     serials: Iterator[int] = field(default_factory=lambda: count(1))
     """Numbers for ids; never starts again, so that ids stay unique when the records are reset."""
     connections: Iterator[int] = field(default_factory=lambda: count(1))
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    """What held calls wait for; each release lets go those that wait then."""
+
+    def let_go(self) -> None:
+        """Release the calls that are held now, and none that comes later."""
+        self.release.set()
+        self.release = asyncio.Event()

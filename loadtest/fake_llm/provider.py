@@ -84,7 +84,8 @@ def answer(request: Request, instance: Instance) -> tuple[Answer, Faults]:
         given = _instead(faults, place.face, request_id) or _operate(place, request, content, inquiry)
     except (ApiError, FaultsError, KeyError, TypeError, ValueError, AttributeError) as problem:
         given = errors.answer(place.face, _refusal(problem), request_id)
-    return _dressed(given, faults, _identity(place.face, request_id)), faults
+    model = str(place.deployment or content.fields.get("model", ""))
+    return replace(_dressed(given, faults, _identity(place.face, request_id)), model=model), faults
 
 
 def _inquiry(

@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from hashlib import sha256
+from http import HTTPStatus
 
 from loadtest.fake_llm.answer import Json
 
@@ -17,6 +18,8 @@ class Call:
 
     `complete`: the whole body came. `finished`: the whole answer was handed to the peer's connection.
     `disconnected`: the peer left before that. `malformed`: the bytes in `body` were no HTTP request.
+    `ending`: its last bytes are on their way, and the peer may take it to be over. Tokens are what the provider
+    would bill: of a stream that broke off, the output that had been sent.
     """
 
     n: int
@@ -30,9 +33,11 @@ class Call:
     body_sha256: str = ""
     complete: bool = False
     status: int | None = None
+    model: str = ""  # as the body or path names it
     input_tokens: int = 0
     output_tokens: int = 0
     events_sent: int = 0
+    ending: bool = False
     finished: bool = False
     disconnected: bool = False
     malformed: bool = False
@@ -61,6 +66,8 @@ class Recorder:
         self._totals: Counter[str] = Counter()
         self._statuses: Counter[int] = Counter()
         self._open: dict[int, Call] = {}
+        self._most_open = 0
+        self._by_model: dict[str, Counter[str]] = {}
 
     def begin(self, connection: int) -> Call:
         """Start the record of a call."""
@@ -68,6 +75,7 @@ class Recorder:
         call = Call(self._totals["calls"], connection)
         self._calls.append(call)
         self._open[id(call)] = call
+        self._most_open = max(self._most_open, sum(not one.ending for one in self._open.values()))
         return call
 
     def body(self, call: Call, body: bytes) -> None:
@@ -87,6 +95,10 @@ class Recorder:
             return
         for name in ("input_tokens", "output_tokens", "events_sent"):
             self._totals[name] += getattr(call, name)
+        if call.status == HTTPStatus.OK:
+            self._by_model.setdefault(call.model, Counter()).update(
+                calls=1, input_tokens=call.input_tokens, output_tokens=call.output_tokens
+            )
         for name in ("finished", "disconnected", "malformed", "complete"):
             self._totals[name] += bool(getattr(call, name))
         if call.status is not None:
@@ -97,8 +109,16 @@ class Recorder:
         return [call.to_json() for call in self._calls]
 
     def totals(self) -> Json:
-        """Counts since the start or the last reset; `open` calls are still being received or answered."""
+        """Counts since the start or the last reset. `open` calls are still being received or answered.
+
+        `most_open` were so at one time. `by_model` counts the calls that were answered, and their tokens.
+        """
         names = ("calls", "finished", "disconnected", "malformed", "complete")
         counted = {name: self._totals[name] for name in (*names, "input_tokens", "output_tokens", "events_sent")}
         statuses = {str(status): number for status, number in sorted(self._statuses.items())}
-        return counted | {"open": len(self._open), "by_status": statuses}
+        return counted | {
+            "open": len(self._open),
+            "most_open": self._most_open,
+            "by_status": statuses,
+            "by_model": self._by_model,
+        }

@@ -266,7 +266,8 @@ class _Draft:
         yield self._event("in_progress", response=self.unfinished("in_progress"))
         reasoning = self._reasoning()
         for one in reasoning:
-            yield self._event("output_item.added", self._counts.reasoning, output_index=0, item=one)
+            hidden = self._inquiry.faults.reasoning_tokens
+            yield self._event("output_item.added", hidden, output_index=0, item=one)
             yield self._event("output_item.done", output_index=0, item=one)
         if self._said.calls:
             for place, call in enumerate(self._said.calls):

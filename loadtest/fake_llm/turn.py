@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 import orjson
@@ -65,7 +65,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The true usage of a call. `output` includes `reasoning`, `input` includes `cached`."""
+    """The true usage of a call, as the provider's tokenizer counts. `output` has `reasoning`, `input` has `cached`."""
 
     input: int
     output: int
@@ -85,13 +85,34 @@ def compose(ask: Ask, faults: Faults, index: int = 0) -> Turn:
         return Turn(tuple(islice(_filler(), faults.events)))
     if ask.tools:
         return Turn((), ask.tools)
-    return _limited(_spoken(ask, index), ask.limit)
+    pieces = _spoken(ask, index)
+    if faults.length is not None:
+        pieces = list(islice(chain(pieces, _filler()), faults.length))
+    return _limited(pieces, _pieces_within(ask.limit, faults))
 
 
-def count(ask: Ask, turns: Sequence[Turn], faults: Faults) -> Counts:
-    """The usage of a call; the input is at least the number of cached tokens that was demanded."""
-    output = sum(turn.tokens for turn in turns) + faults.reasoning_tokens
-    return Counts(max(ask.input_tokens, faults.cached_tokens), output, faults.cached_tokens, faults.reasoning_tokens)
+def count(ask: Ask, turns: Sequence[Turn], faults: Faults, thought: int = 0) -> Counts:
+    """The usage of a call that thought for so many tokens before it spoke.
+
+    The input is at least the number of cached tokens that was demanded.
+    """
+    output = sum(turn.tokens for turn in turns) + thought + faults.reasoning_tokens
+    return Counts(
+        max(scaled(ask.input_tokens, faults), faults.cached_tokens),
+        scaled(output, faults),
+        faults.cached_tokens,
+        scaled(faults.reasoning_tokens, faults),
+    )
+
+
+def scaled(tokens: int, faults: Faults) -> int:
+    """Our count of tokens as the provider's own tokenizer makes it, rounded up."""
+    return -(-tokens * faults.tokens_percent // 100)
+
+
+def _pieces_within(limit: int | None, faults: Faults) -> int | None:
+    """How many of our tokens a cap leaves room for, which the provider counts in its own."""
+    return None if limit is None or faults.ignores_cap else limit * 100 // faults.tokens_percent
 
 
 def reported(usage: Json, faults: Faults) -> list[Json]:

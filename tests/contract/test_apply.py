@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from extproc.enrolment import Enrolment
 from extproc.gitops.apply import Busy, NoDelivery, Overwritten, Wish
 from extproc.gitops.delivery import DeliveredKey, DeliveryError, open_delivery
 from extproc.gitops.plan import KeyAction, Plan
@@ -99,6 +100,37 @@ def test_what_is_declared_comes_in_force_and_a_second_run_changes_nothing(store:
         assert planned(store, wish, clock).is_empty()
     assert plan.is_empty()
     assert store.state().revision == plan.revision
+
+
+def test_limits_come_change_and_go_and_the_keys_stay(store: DirectoryStore, clock: Clock) -> None:
+    """As a worker has them that takes every change."""
+    enrolment = Enrolment(quickstart=False)
+    wishes = [
+        wished(checkout=team_limits + CHECKOUT.replace("bob@example.com}\n", f"bob@example.com{key_limits}}}\n"))
+        for team_limits, key_limits in (
+            ("", ""),
+            ("limits: {all: {concurrent: 5}}\n", ", limits: {own: {concurrent: 1}}, priority: low"),
+            ("limits: {all: {concurrent: 6}}\n", ", limits: {own: {concurrent: 2}}"),
+            ("", ""),
+        )
+    ]
+    applied(store, wishes[0], clock, Shelf())
+    laptop = key_of(store, "checkout", "laptop").id
+    seen, since = [], 0
+    for wish in wishes:
+        applied(store, wish, clock, None)
+        directory = enrolment.take(store.changes(since), lambda: None)
+        since = store.revision()
+        (key,) = (key for key in directory.keys.values() if key.id == laptop)
+        limits = (*directory.teams["checkout"].limits, *key.limits)
+        seen.append(([(limit.title, limit.amount) for limit in limits], key.priority.value))
+    own = f"key/{laptop}/own"
+    assert seen == [
+        ([], "high"),
+        ([("team/checkout/all", 5), (own, 1)], "low"),
+        ([("team/checkout/all", 6), (own, 2)], "high"),
+        ([], "high"),
+    ]
 
 
 def test_a_revoke_in_the_database_wins(store: DirectoryStore, clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """What every store of counters promises: in memory, the specification, and in Redis."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,8 +10,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extproc.stores.counters import MOST, SWEEP, Answer, Counter, Draw, Reading, Window
-from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.counters import (
+    CALM,
+    GRACE,
+    MARK,
+    MOST,
+    QUIET,
+    SWEEP,
+    Answer,
+    Counter,
+    Draw,
+    MemoryLost,
+    Reading,
+    Renewal,
+    Window,
+)
+from extproc.stores.memory_counters import MemoryCounters, _Slot
+from extproc.stores.redis import counters
 from extproc.stores.redis.counters import RedisCounters
 from tests.support.counters import DAY, HOUR, MINUTE, PATIENCE, SECOND, Clock, Ground, ground_on, minute, month
 from tests.support.redis_server import RedisServer, redis_server
@@ -83,7 +99,7 @@ class TestCalendarWindows:
         ground.clock.now += 1
         money = replace(money, windows=month(ground.clock.now))
         assert await granted(ground, "two", Draw(money, 10)) == [10]
-        assert (await ground.look(money, units=1)) == Reading(10, 28 * DAY, 28 * DAY)
+        assert (await ground.look(money, units=1)) == Reading(10, 28 * DAY, 28 * DAY, 10)
 
     async def test_a_clock_ahead_of_the_callers_counts_in_the_next_window(
         self, ground: Ground, tokens: Counter
@@ -96,17 +112,17 @@ class TestCalendarWindows:
     async def test_a_clock_behind_the_callers_counts_in_the_first_window(self, ground: Ground, tokens: Counter) -> None:
         ground.clock.now = tokens.windows[0].start - 5
         await granted(ground, "one", Draw(tokens, 6))
-        assert await ground.look(tokens, units=5) == Reading(6, MINUTE + 5, MINUTE + 5)
+        assert await ground.look(tokens, units=5) == Reading(6, MINUTE + 5, MINUTE + 5, 6)
         ground.clock.now = tokens.windows[0].start
         assert await ground.used(tokens) == 6
 
     async def test_a_clock_past_all_windows_counts_in_the_last(self, ground: Ground, tokens: Counter) -> None:
         ground.clock.now = tokens.windows[1].end
         await granted(ground, "one", Draw(tokens, 6, kept=6))
-        ground.clock.now += 12 * HOUR
-        assert await ground.look(tokens, units=5) == Reading(6, 1, 1)
+        ground.clock.now += MARK // 2
+        assert await ground.look(tokens, units=5) == Reading(6, 1, 1, 6)
         assert await granted(ground, "two", Draw(tokens, 4)) == [10]
-        ground.clock.now += 12 * HOUR
+        ground.clock.now += MARK // 2
         assert await ground.used(tokens) == 10
         assert await ground.used(replace(tokens, windows=tokens.windows[1:])) == 10
         assert await ground.used(replace(tokens, windows=tokens.windows[:1])) == 0
@@ -124,7 +140,7 @@ class TestCalendarWindows:
         await granted(ground, "one", Draw(tokens, 8), life=HOUR)
         refused = await reserve(ground, "two", Draw(tokens, 3))
         until_next = tokens.windows[0].end - ground.clock.now
-        assert refused == Answer(False, (Reading(8, until_next, until_next),))
+        assert refused == Answer(False, (Reading(8, until_next, until_next, 8),))
         ground.clock.now += until_next - 1
         assert not (await reserve(ground, "two", Draw(tokens, 3))).granted
         ground.clock.now += 1
@@ -185,7 +201,7 @@ class TestSlidingWindows:
     async def test_short_ones_are_exact(self, ground: Ground, length: int) -> None:
         counter = sliding(1, length)
         await granted(ground, "one", Draw(counter, 1))
-        assert await ground.look(counter, units=1) == Reading(1, length, length)
+        assert await ground.look(counter, units=1) == Reading(1, length, length, 1)
         ground.clock.now += length - 1
         assert await ground.used(counter) == 1
         ground.clock.now += 1
@@ -208,7 +224,7 @@ class TestSlidingWindows:
         ground.clock.now += 20 * SECOND
         await granted(ground, "two", Draw(sliding(), 3))
         await settle(ground, "two", Draw(sliding(), 0))
-        assert await ground.look(sliding()) == Reading(2, before.reset - 20 * SECOND, 0)
+        assert await ground.look(sliding()) == Reading(2, before.reset - 20 * SECOND, 0, 2)
 
     async def test_another_length_is_another_sum(self, ground: Ground) -> None:
         await granted(ground, "one", Draw(sliding(), 10))
@@ -229,7 +245,7 @@ class TestOpenHolds:
     async def test_so_many_are_open_at_once(self, ground: Ground) -> None:
         assert await granted(ground, "one", Draw(OPEN, 1)) == [1]
         assert await granted(ground, "two", Draw(OPEN, 1)) == [2]
-        assert await reserve(ground, "three", Draw(OPEN, 1)) == Answer(False, (Reading(2, 0, 1),))
+        assert await reserve(ground, "three", Draw(OPEN, 1)) == Answer(False, (Reading(2, 0, 1, 2),))
         await settle(ground, "one", Draw(OPEN, 1))
         assert await granted(ground, "three", Draw(OPEN, 1)) == [2]
 
@@ -312,8 +328,8 @@ class TestReserve:
         shadow = replace(tokens, enforced=False)
         assert await granted(ground, "one", Draw(shadow, 8)) == [8]
         wait = tokens.windows[0].end - ground.clock.now
-        assert await reserve(ground, "two", Draw(shadow, 5)) == Answer(True, (Reading(13, wait, wait),))
-        assert await reserve(ground, "three", Draw(shadow, 11)) == Answer(True, (Reading(24, wait, None),))
+        assert await reserve(ground, "two", Draw(shadow, 5)) == Answer(True, (Reading(13, wait, wait, 13),))
+        assert await reserve(ground, "three", Draw(shadow, 11)) == Answer(True, (Reading(24, wait, None, 24),))
         assert (await reserve(ground, "four", Draw(replace(OPEN, enforced=False), 3))).granted
         assert not (await reserve(ground, "five", Draw(tokens, 1))).granted
 
@@ -459,7 +475,7 @@ class TestExtend:
         answer = await extend(ground, "one", Draw(sliding(), 5, kept=5), Draw(tokens, 11, kept=4), life=HOUR)
         assert not answer.granted
         assert answer.readings[0].used == 1
-        assert answer.readings[1] == Reading(4, wait, wait)  # 7 more would fit in the next
+        assert answer.readings[1] == Reading(4, wait, wait, 4)  # 7 more would fit in the next
         ground.clock.now += LIFE
         assert await ground.store.expire("slot") == 1
         assert (await ground.used(tokens), await ground.used(sliding())) == (1, 0)
@@ -501,7 +517,15 @@ class TestExtend:
         assert await ground.used(later) == 0
         assert await ground.used(replace(tokens, windows=tokens.windows[:1])) == 12
 
-    @pytest.mark.parametrize("gone", ["unknown", "settled", "over", "expired"])
+    async def test_one_whose_life_is_over_lives_on_where_nobody_closed_it(
+        self, ground: Ground, tokens: Counter
+    ) -> None:
+        await granted(ground, "one", Draw(tokens, 4), life=SECOND)
+        ground.clock.now += HOUR
+        assert (await extend(ground, "one", Draw(tokens, 4), Draw(OPEN, 1))).granted
+        assert await ground.store.expire("slot") == 0
+
+    @pytest.mark.parametrize("gone", ["unknown", "settled", "closed"])
     async def test_a_hold_that_is_gone_is_refused(self, ground: Ground, tokens: Counter, gone: str) -> None:
         await granted(ground, "other", Draw(tokens, 2))
         if gone != "unknown":
@@ -510,13 +534,13 @@ class TestExtend:
             await settle(ground, "one", Draw(tokens, 4))
         else:
             ground.clock.now += SECOND
-        if gone == "expired":
+        if gone == "closed":
             assert await ground.store.expire("slot") == 1
         used = 2 if gone == "unknown" else 6
         answer = await extend(ground, "one", Draw(tokens, 4))
         assert (answer.granted, answer.readings[0].used, answer.readings[0].wait) == (False, used, 0)
         assert await ground.used(tokens) == used
-        assert await ground.store.expire("slot") == (1 if gone == "over" else 0)
+        assert await ground.store.expire("slot") == 0
 
 
 class TestSettle:
@@ -583,7 +607,10 @@ class TestSettle:
         assert await settle(ground, "one", Draw(tokens, used), event=b"late")
         assert not await settle(ground, "one", Draw(tokens, used), event=b"late")
         assert (await ground.used(tokens), await ground.used(OPEN)) == (used, 0)
-        assert ground.events() == [b"late"]
+        kept = {"tokens": 5, "calls": 0}
+        told = [json.loads(event) for event in ground.events()[:-1]]
+        assert told == [{"id": "one", "expired": True, "kept": kept}] * swept
+        assert ground.events()[-1] == b"late"
         ground.clock.now += LIFE
         assert await ground.store.expire("slot") == 0
 
@@ -604,27 +631,34 @@ class TestSettle:
         assert await settle(ground, "one", Draw(later, used))
         assert [await ground.used(counter) for counter in (first, later)] == [min(used, 8), max(used - 8, 0)]
 
-    async def test_it_is_remembered_for_a_day(self, ground: Ground) -> None:
+    async def test_it_is_remembered_for_as_long_as_it_may_be_said_again(self, ground: Ground) -> None:
         ground.clock.now += DAY  # into a month
         money = Counter("money", 100, month(ground.clock.now))
-        for name in ("settled", "expired"):
-            await granted(ground, name, Draw(money, 10, kept=10))
+        await granted(ground, "settled", Draw(money, 10, kept=10))
+        for turn in (1, 2):
+            assert await settle(ground, "settled", Draw(money, 1))
+            assert await settle(ground, "unknown", Draw(money, 2))
+            ground.clock.now += MARK - 1
+            assert not await settle(ground, "settled", Draw(money, 50))
+            assert not await settle(ground, "unknown", Draw(money, 50))
+            assert (await reserve(ground, "settled", Draw(money, 50))).granted
+            assert await ground.used(money) == 3 * turn
+            ground.clock.now += 1
+        assert await granted(ground, "settled", Draw(money, 5)) == [11]
+
+    async def test_a_hold_that_is_over_can_be_settled_for_a_day(self, ground: Ground) -> None:
+        ground.clock.now += DAY  # into a month
+        money = Counter("money", 100, month(ground.clock.now))
+        await granted(ground, "expired", Draw(money, 10, kept=10))
         await granted(ground, "over", Draw(money, 10, kept=10), life=2 * LIFE)
-        await settle(ground, "settled", Draw(money, 1))
-        await settle(ground, "unknown", Draw(money, 1))
         ground.clock.now += LIFE
         await granted(ground, "alive", Draw(money, 10), life=3 * DAY)
         assert not (await extend(ground, "expired", Draw(money, 20))).granted
         ground.clock.now += DAY - LIFE - 1
-        assert not await settle(ground, "settled", Draw(money, 50))
-        assert not await settle(ground, "unknown", Draw(money, 50))
         assert await settle(ground, "over", Draw(money, 2))
         assert await settle(ground, "expired", Draw(money, 3))
         assert await settle(ground, "alive", Draw(money, 4))
-        ground.clock.now += DAY - 1
-        for name in ("over", "expired", "alive"):
-            assert not await settle(ground, name, Draw(money, 50))
-        assert await ground.used(money) == 11
+        assert await ground.used(money) == 9
 
     async def test_a_settled_hold_does_not_expire(self, ground: Ground, tokens: Counter) -> None:
         await granted(ground, "one", Draw(tokens, 6, kept=6))
@@ -662,6 +696,29 @@ class TestExpire:
         await ground.store.expire("slot")
         assert await ground.used(tokens) == 4
 
+    @pytest.mark.parametrize("name", ["one", 'a"b\\/ü 🙂\n'])
+    async def test_each_is_told_to_the_bus(self, ground: Ground, tokens: Counter, name: str) -> None:
+        wide = Counter('wide "ü"', MOST, month(ground.clock.now))
+        await granted(ground, name, Draw(wide, MOST, kept=MOST), Draw(tokens, 6, kept=2), Draw(OPEN, 1, kept=1))
+        await granted(ground, "nothing", life=LIFE + 1)
+        ground.clock.now += LIFE + 1
+        assert await ground.store.expire("slot") == 2
+        told = [json.loads(event) for event in ground.events()]
+        assert told == [
+            {"id": name, "expired": True, "kept": {'wide "ü"': MOST, "tokens": 2, "calls": 0}},
+            {"id": "nothing", "expired": True, "kept": {}},
+        ]
+        assert list(told[0]["kept"]) == ['wide "ü"', "tokens", "calls"]
+
+    async def test_what_is_told_adds_up_over_windows(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 8, kept=9), life=HOUR)
+        ground.clock.now += MINUTE
+        later = replace(tokens, windows=minute(ground.clock.now))
+        await extend(ground, "one", Draw(later, 14, kept=9), life=SECOND)
+        ground.clock.now += SECOND
+        await ground.store.expire("slot")
+        assert [json.loads(event)["kept"] for event in ground.events()] == [{"tokens": 9}]
+
     async def test_an_empty_slot_has_none(self, ground: Ground) -> None:
         assert await ground.store.expire("nothing here") == 0
 
@@ -698,10 +755,238 @@ class TestExpire:
         assert await ground.used(OPEN) == 0
 
 
+class TestRenew:
+    async def test_holds_live_on_and_nothing_else_changes(self, ground: Ground) -> None:
+        rate = sliding(length=HOUR)
+        await granted(ground, "one", Draw(rate, 4, kept=1))
+        await granted(ground, "two", Draw(OPEN, 1))
+        await granted(ground, "other", Draw(OPEN, 1))
+        ground.clock.now += LIFE - 1
+        await ground.store.renew("slot", ["one", "two"], 2 * LIFE)
+        ground.clock.now += 1
+        assert await ground.store.expire("slot") == 1
+        assert (await ground.used(rate), await ground.used(OPEN)) == (4, 1)
+        await ground.wait(2 * LIFE - 2)
+        assert await ground.store.expire("slot") == 0
+        ground.clock.now += 1
+        assert await ground.store.expire("slot") == 2
+        assert (await ground.used(rate), await ground.used(OPEN)) == (1, 0)
+
+    async def test_it_may_shorten_a_life(self, ground: Ground) -> None:
+        await granted(ground, "one", Draw(OPEN, 1), life=HOUR)
+        await ground.store.renew("slot", ["one"], SECOND)
+        ground.clock.now += SECOND
+        assert await ground.store.expire("slot") == 1
+
+    async def test_what_is_gone_stays_gone(self, ground: Ground, tokens: Counter) -> None:
+        for name in ("settled", "over", "expired"):
+            await granted(ground, name, Draw(tokens, 2), life=LIFE + (name == "over"))
+        await settle(ground, "settled", Draw(tokens, 2))
+        ground.clock.now += LIFE
+        await ground.store.expire("slot")
+        ground.clock.now += 1
+        told = await ground.store.renew("slot", ["settled", "over", "expired", "unknown"], HOUR)
+        assert told.gone == ("settled", "expired", "unknown")
+        assert await ground.store.expire("slot") == 0
+        assert await ground.used(tokens) == 4
+        assert (await extend(ground, "over", Draw(tokens, 2))).granted
+        assert not (await extend(ground, "expired", Draw(tokens, 2))).granted
+        assert (await reserve(ground, "unknown", Draw(tokens, 1))).readings[0].used == 5
+
+    async def test_it_takes_any_number(self, ground: Ground) -> None:
+        many = Counter("calls", MOST)
+        names = [f"hold {number}" for number in range(450)]
+        for name in names:
+            await granted(ground, name, Draw(many, 1))
+        await ground.store.renew("slot", names, HOUR)
+        await ground.wait(LIFE)
+        assert await ground.store.expire("slot") == 0
+
+    async def test_nobody_is_closed_while_nobody_renews_nor_right_after(self, ground: Ground) -> None:
+        """The outage is everybody's: who lives comes back, and says which are his."""
+        many = Counter("calls", 3)
+        for name in ("mine", "yours", "dead"):
+            await granted(ground, name, Draw(many, 1))
+        await ground.store.renew("slot", ["mine", "yours", "dead"], LIFE)
+        ground.clock.now += HOUR
+        assert not (await reserve(ground, "new", Draw(many, 1))).granted
+        assert await ground.store.expire("slot") == 0
+        assert (await ground.store.renew("slot", ["mine"], LIFE)).gone == ()
+        ground.clock.now += CALM - 1
+        assert await ground.store.expire("slot") == 0
+        assert (await ground.store.renew("slot", ["yours"], LIFE)).gone == ()
+        ground.clock.now += 1
+        assert await ground.store.expire("slot") == 1
+        assert await ground.used(many) == 2
+
+    async def test_a_pause_that_is_no_outage_changes_nothing(self, ground: Ground) -> None:
+        await granted(ground, "dead", Draw(OPEN, 1), life=SECOND)
+        await ground.store.renew("slot", [], LIFE)
+        ground.clock.now += QUIET
+        assert await ground.store.expire("slot") == 1
+
+    async def test_it_says_since_when_the_store_remembers(self, ground: Ground, tokens: Counter) -> None:
+        since = (await ground.store.renew("slot", [], LIFE)).since
+        assert 0 < since <= ground.clock.now
+        await granted(ground, "one", Draw(tokens, 2))
+        ground.clock.now += HOUR
+        for known in (0, since, since - 1):
+            assert await ground.store.renew("slot", ["one"], LIFE, known) == Renewal(since)
+
+    async def test_nothing_is_taken_where_the_caller_knows_of_another_time(
+        self, ground: Ground, tokens: Counter
+    ) -> None:
+        since = (await ground.store.renew("slot", [], LIFE)).since
+        assert (await ground.store.reserve("slot", "one", [Draw(tokens, 2)], LIFE, since)).granted
+        assert (await ground.store.extend("slot", "one", [Draw(tokens, 3)], LIFE, since)).granted
+        with pytest.raises(MemoryLost):
+            await ground.store.reserve("slot", "two", [Draw(tokens, 2)], LIFE, since - 1)
+        with pytest.raises(MemoryLost):
+            await ground.store.extend("slot", "one", [Draw(tokens, 5)], LIFE, since + 1)
+        assert await ground.used(tokens) == 3
+        assert (await ground.store.renew("slot", ["two"], LIFE)).gone == ("two",)
+
+
+class TestHeld:
+    """What of that which is used is only held."""
+
+    async def held(self, ground: Ground, *counters: Counter) -> list[tuple[int, int]]:
+        looks = [await ground.look(counter) for counter in counters]
+        return [(look.used, look.held) for look in looks]
+
+    async def test_until_it_is_settled(self, ground: Ground, tokens: Counter) -> None:
+        every = (tokens, sliding(), OPEN)
+        await granted(ground, "one", Draw(tokens, 6), Draw(sliding(), 6), Draw(OPEN, 1))
+        assert await self.held(ground, *every) == [(6, 6), (6, 6), (1, 1)]
+        await settle(ground, "one", Draw(tokens, 4), Draw(sliding(), 9), Draw(OPEN, 1))
+        assert await self.held(ground, *every) == [(4, 0), (9, 0), (0, 0)]
+        await granted(ground, "two", Draw(tokens, 3), Draw(sliding(), 1), Draw(OPEN, 2))
+        assert await self.held(ground, *every) == [(7, 3), (10, 1), (2, 2)]
+
+    async def test_it_is_told_of_a_step_whether_granted_or_refused(self, ground: Ground, tokens: Counter) -> None:
+        await settle(ground, "used", Draw(tokens, 1), Draw(sliding(), 2))
+        answer = await reserve(ground, "one", Draw(tokens, 6), Draw(sliding(), 5))
+        assert [(reading.used, reading.held) for reading in answer.readings] == [(7, 6), (7, 5)]
+        answer = await reserve(ground, "two", Draw(tokens, 6), Draw(sliding(), 1))
+        assert [(reading.used, reading.held) for reading in answer.readings] == [(7, 6), (7, 5)]
+
+    async def test_until_the_hold_is_closed(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 6, kept=2), Draw(sliding(), 6, kept=2), Draw(OPEN, 1, kept=1))
+        ground.clock.now += LIFE
+        assert await self.held(ground, tokens, sliding(), OPEN) == [(6, 6), (6, 6), (1, 1)]
+        await ground.store.expire("slot")
+        assert await self.held(ground, tokens, sliding(), OPEN) == [(2, 0), (2, 0), (0, 0)]
+        await settle(ground, "one", Draw(tokens, 5), Draw(sliding(), 5))
+        assert await self.held(ground, tokens, sliding(), OPEN) == [(5, 0), (5, 0), (0, 0)]
+
+    async def test_in_the_window_in_which_it_was_taken(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 6), Draw(sliding(), 6), life=HOUR)
+        ground.clock.now += 2 * MINUTE
+        later = replace(tokens, windows=minute(ground.clock.now))
+        assert await self.held(ground, later, sliding()) == [(0, 0), (0, 0)]
+        await extend(ground, "one", Draw(later, 9), Draw(sliding(), 8), life=HOUR)
+        assert await self.held(ground, later, sliding()) == [(3, 3), (2, 2)]
+        assert await self.held(ground, replace(tokens, windows=tokens.windows[:1])) == [(6, 6)]
+
+
+class TestRetake:
+    """Holds of calls that run, of which the store does not know any more."""
+
+    async def test_a_closed_one_has_again_what_it_had(self, ground: Ground, tokens: Counter) -> None:
+        """Though others have taken the room: what they have is not less true."""
+        draws = (Draw(tokens, 8, kept=3), Draw(sliding(), 8), Draw(OPEN, 2))
+        await granted(ground, "one", *draws)
+        ground.clock.now += LIFE
+        await ground.store.expire("slot")
+        await granted(ground, "two", Draw(tokens, 7), Draw(sliding(), 7), Draw(OPEN, 1), life=HOUR)
+        for _ in range(2):
+            await ground.store.retake("slot", "one", draws, LIFE)
+            looks = [await ground.look(counter) for counter in (tokens, sliding(), OPEN)]
+            assert [(look.used, look.held) for look in looks] == [(15, 15), (15, 15), (3, 3)]
+        assert (await ground.store.renew("slot", ["one"], LIFE)).gone == ()
+        assert await settle(ground, "one", Draw(tokens, 5), Draw(sliding(), 5))
+        assert [await ground.used(counter) for counter in (tokens, sliding(), OPEN)] == [12, 12, 1]
+        assert len(ground.events()) == 1
+
+    async def test_what_it_took_earlier_comes_back_there(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 8))
+        ground.clock.now += MINUTE
+        await ground.store.expire("slot")
+        later = replace(tokens, windows=minute(ground.clock.now))
+        await ground.store.retake("slot", "one", [Draw(later, 9)], LIFE)
+        assert await ground.used(later) == 1
+        assert await ground.used(replace(tokens, windows=tokens.windows[:1])) == 8
+
+    async def test_one_that_was_forgotten_is_made_anew(self, ground: Ground, tokens: Counter) -> None:
+        await ground.store.retake("slot", "one", [Draw(tokens, 14, kept=2), Draw(OPEN, 1)], LIFE)
+        assert (await ground.used(tokens), await ground.used(OPEN)) == (14, 1)
+        assert not (await extend(ground, "one", Draw(tokens, 15))).granted
+        ground.clock.now += LIFE
+        assert await ground.store.expire("slot") == 1
+        assert (await ground.used(tokens), await ground.used(OPEN)) == (2, 0)
+
+    async def test_an_open_one_gets_what_it_lacks_and_lives_on(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 8))
+        ground.clock.now += SECOND
+        await ground.store.retake("slot", "one", [Draw(tokens, 12)], LIFE)
+        assert await ground.used(tokens) == 12
+        ground.clock.now += LIFE - 1
+        assert await ground.store.expire("slot") == 0
+        ground.clock.now += 1
+        assert await ground.store.expire("slot") == 1
+
+    async def test_one_that_was_settled_stays_settled(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 8))
+        await settle(ground, "one", Draw(tokens, 3))
+        await ground.store.retake("slot", "one", [Draw(tokens, 8)], LIFE)
+        assert await ground.used(tokens) == 3
+        assert (await ground.store.renew("slot", ["one"], LIFE)).gone == ("one",)
+
+    async def test_after_hours(self, ground: Ground) -> None:
+        """Whatever of the store's own books was put away meanwhile."""
+        await granted(ground, "one", Draw(OPEN, 1))
+        ground.clock.now += LIFE
+        await ground.store.expire("slot")
+        for _ in range(5):
+            ground.clock.now += HOUR
+            await ground.store.expire("slot")
+        await ground.store.retake("slot", "one", [Draw(OPEN, 1)], LIFE)
+        assert await ground.used(OPEN) == 1
+        await settle(ground, "one")
+        assert await ground.used(OPEN) == 0
+
+
+class TestWhatIsBookedLate:
+    """A settlement of a hold that the store does not know counts when its call ended."""
+
+    async def test_in_the_window_of_then(self, ground: Ground, tokens: Counter) -> None:
+        ended = ground.clock.now
+        ground.clock.now = tokens.windows[0].end + 5
+        ago = ground.clock.now - ended
+        assert await ground.store.settle("slot", "one", [Draw(tokens, 7)], ago=ago)
+        assert await ground.used(replace(tokens, windows=tokens.windows[:1])) == 7
+        assert await ground.used(tokens) == 0
+
+    async def test_in_a_sliding_window_for_as_long_as_if_it_had_come_at_once(self, ground: Ground) -> None:
+        await ground.store.settle("slot", "in time", [Draw(sliding(), 2)])
+        ground.clock.now += MINUTE // 2
+        await ground.store.settle("slot", "now", [Draw(sliding(), 3)])
+        await ground.store.settle("slot", "late", [Draw(sliding(), 4)], ago=MINUTE // 2)
+        await ground.store.settle("slot", "too late", [Draw(sliding(), 5)], ago=2 * MINUTE)
+        assert await ground.used(sliding()) == 9
+        ground.clock.now += (await ground.look(sliding(9), units=1)).wait or 0
+        assert await ground.used(sliding()) == 3
+
+    async def test_what_was_reserved_counts_where_it_was_reserved(self, ground: Ground, tokens: Counter) -> None:
+        await granted(ground, "one", Draw(tokens, 6), life=HOUR)
+        await ground.store.settle("slot", "one", [Draw(tokens, 7)], ago=HOUR)
+        assert await ground.used(tokens) == 7
+
+
 class TestWhatNoStepTakes:
     """ValueError before anything happens."""
 
-    @pytest.mark.parametrize("step", ["reserve", "extend", "settle"])
+    @pytest.mark.parametrize("step", ["reserve", "extend", "retake", "settle"])
     @pytest.mark.parametrize(
         "wrong",
         [
@@ -723,6 +1008,7 @@ class TestWhatNoStepTakes:
         steps: dict[str, Callable[[], Awaitable[object]]] = {
             "reserve": lambda: reserve(ground, "two", *draws),
             "extend": lambda: extend(ground, "one", *draws),
+            "retake": lambda: ground.store.retake("slot", "one", draws, LIFE),
             "settle": lambda: settle(ground, "one", *draws, event=b"event"),
         }
         with pytest.raises(ValueError, match=r"^(two draws|a counter|an amount)"):
@@ -754,6 +1040,11 @@ class TestManyAtOnce:
         assert sorted(ground.events(), key=int) == [b"%d" % call for call in range(50)]
 
 
+def kept(slot: "_Slot") -> int:
+    """How much a slot remembers, seen at its own tables."""
+    return len(slot._holds) + len(slot._marks) + len(slot._sums)
+
+
 class TestMemory:
     """What only the store in memory can be asked."""
 
@@ -776,18 +1067,53 @@ class TestMemory:
             ground.clock.now += SECOND
         store = ground.store
         assert isinstance(store, MemoryCounters)
-        assert len(store._slots) == 7
-        for _ in ("the holds that nobody settled", "what they gave back to"):
-            ground.clock.now += DAY + 2 * MINUTE
-            await store.expire("elsewhere")
-        assert not store._slots
-        assert not store._due
+        assert sum(map(kept, store._slots.values())) > 500
+        for _ in range(20):  # some at each step, and what they gave back to a day later
+            ground.clock.now += DAY // 4
+            for slot in list(store._slots):
+                await store.expire(slot)
+        assert sum(map(kept, store._slots.values())) == 0
 
-    async def test_a_refusal_in_a_new_slot_is_not_remembered(self, ground: Ground, tokens: Counter) -> None:
+    async def test_no_step_forgets_much(self, ground: Ground) -> None:
+        for call in range(10 * SWEEP):
+            draws = [Draw(Counter(f"tokens {call}", 10, minute(ground.clock.now)), 1)]
+            await settle(ground, f"settled {call}", *draws)
+            await granted(ground, f"dead {call}", *draws)
+        ground.clock.now += LIFE
+        assert await ground.store.expire("slot") == 10 * SWEEP
+        ground.clock.now += 2 * DAY
+        store = ground.store
+        assert isinstance(store, MemoryCounters)
+        for step in range(11):
+            assert kept(store._slots["slot"]) == 3 * SWEEP * (10 - step)
+            await store.renew("slot", [], LIFE)
+
+    async def test_a_counter_of_one_call_is_forgotten_soon(self, ground: Ground) -> None:
+        for call in range(5):
+            await granted(ground, f"{call}", Draw(Counter(f"once/{call}", 1), 1))
+            if call:
+                await settle(ground, f"{call}")
+        ground.clock.now += MINUTE
+        assert await ground.used(Counter("once/0", 1)) == 1
+        assert isinstance(ground.store, MemoryCounters)
+        assert len(ground.store._slots["slot"]._sums) == 1
+
+    async def test_marks_of_settled_holds_are_forgotten_the_oldest_first(self, ground: Ground) -> None:
+        for name in ("one", "two", "three"):
+            await settle(ground, name)
+            ground.clock.now += MARK // 2
+        store = ground.store
+        assert isinstance(store, MemoryCounters)
+        await settle(ground, "one")
+        assert list(store._slots["slot"]._marks) == ["three", "one"]
+
+    async def test_a_refusal_is_soon_forgotten(self, ground: Ground, tokens: Counter) -> None:
         assert isinstance(ground.store, MemoryCounters)
         assert not (await reserve(ground, "one", Draw(tokens, 11))).granted
         assert not (await extend(ground, "one", Draw(tokens, 1))).granted
-        assert not ground.store._slots
+        ground.clock.now += MINUTE
+        await ground.store.expire("slot")
+        assert kept(ground.store._slots["slot"]) == 0
 
     async def test_a_hold_that_nobody_closed_goes_back_when_it_is_forgotten(self, ground: Ground) -> None:
         await granted(ground, "dead", Draw(OPEN, 2), life=LIFE)
@@ -801,7 +1127,9 @@ class TestMemory:
         money = Counter("money", 10, month(ground.clock.now + DAY))
         ground.clock.now = money.windows[0].start
         await granted(ground, "one", Draw(money, 4, kept=1))
-        ground.clock.now += LIFE + DAY
+        ground.clock.now += LIFE
+        await ground.store.expire("slot")
+        ground.clock.now += DAY
         assert await settle(ground, "one", Draw(money, 3))
         assert await ground.used(money) == 4
 
@@ -834,6 +1162,40 @@ class TestRedis:
         finally:
             await store.close()
 
+    async def test_a_store_that_lost_its_memory_is_not_trusted_at_once(self, server: RedisServer) -> None:
+        """Whoever was here before tells it first what was used; what is told and retaken counts meanwhile."""
+        server.flush()
+        async with ground_on(server) as ground:
+            rate, store = sliding(), ground.store
+            since = (await store.renew("slot", [], LIFE)).since
+            assert since == ground.clock.now
+            await store.reserve("slot", "open", [Draw(rate, 3)], HOUR, since)
+            server.flush()
+            ground.clock.now += SECOND
+            for known in (since, since - HOUR, 0):  # the next ones change nothing
+                told = await store.renew("slot", ["open"], LIFE, known)
+                assert told == Renewal(since + SECOND + GRACE, ("open",))
+            for known in (since, told.since):
+                with pytest.raises(MemoryLost):
+                    await store.reserve("slot", "two", [Draw(rate, 1)], LIFE, known)
+                with pytest.raises(MemoryLost):
+                    await store.extend("slot", "open", [Draw(rate, 4)], LIFE, known)
+            await store.retake("slot", "open", [Draw(rate, 3)], HOUR)
+            await store.settle("slot", "before", [Draw(rate, 6)])
+            ground.clock.now += GRACE - 1
+            with pytest.raises(MemoryLost):
+                await store.reserve("slot", "two", [Draw(rate, 1)], LIFE, told.since)
+            ground.clock.now += 1
+            assert not (await store.reserve("slot", "two", [Draw(rate, 2)], LIFE, told.since)).granted
+            assert (await store.reserve("slot", "two", [Draw(rate, 1)], LIFE, told.since)).granted
+
+    async def test_what_one_call_alone_uses_is_not_remembered(self, server: RedisServer, tokens: Counter) -> None:
+        async with ground_on(server) as ground:
+            before = len(counters._packed_counters)
+            for call in range(20):
+                await reserve(ground, f"{call}", Draw(Counter(f"once/{call}", 1), 1), Draw(tokens, 0))
+            assert len(counters._packed_counters) <= before + 1
+
     async def test_workers_share_one_budget(self, server: RedisServer) -> None:
         stores = [RedisCounters(server.url, PATIENCE, "shared") for _ in range(4)]
         try:
@@ -856,6 +1218,8 @@ class TestRedis:
             await reserve(ground, "two", *draws)
             await settle(ground, "two", *draws, event=b"event")
             await settle(ground, "unknown", *draws)
+            await ground.store.renew("slot", ["one"], LIFE)
+            await ground.store.renew("empty", [], LIFE)
             keys = server.call("KEYS", "*")
             assert keys
             assert [key for key in keys if server.call("PTTL", key) < 0 and server.call("TYPE", key) != b"stream"] == []

@@ -1,6 +1,7 @@
 """Counters on any history: the same answers as a model that keeps every unit apart and counts anew each time."""
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from extproc.stores.counters import SWEEP, Answer, Counter, Draw, Reading, Window
+from extproc.stores.counters import CALM, QUIET, SWEEP, Answer, Counter, Draw, Reading, Window
 from tests.support.counters import HOUR, MINUTE, SECOND, Clock, Ground, ground_on, minute, month
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -67,13 +68,17 @@ class Model:
 
     def __init__(self) -> None:
         self.holds: dict[str, Held] = {}
+        self.obituaries: list[dict[str, object]] = []
+        self.renewed: int | None = None
+        self.calm = 0
 
-    def standing(self, counter: Counter, now: int) -> list[Unit]:
-        """The units that a counter counts now, those that leave first in front."""
+    def standing(self, counter: Counter, now: int, *states: str) -> list[Unit]:
+        """The units that a counter counts now, those that leave first in front; all, or those of holds in a state."""
         window = _window(counter, now)
         units = [
             unit
             for hold in self.holds.values()
+            if not states or hold.state in states
             for unit in hold.counted()
             if (unit.key, unit.window, unit.length) == (counter.key, window, counter.sliding)
             if unit.weight and unit.leaves(now) > now
@@ -84,7 +89,8 @@ class Model:
         standing = self.standing(counter, now)
         is_open = not counter.windows and not counter.sliding
         reset = 0 if is_open or not standing else standing[-1].leaves(now) - now
-        return Reading(len(standing), reset, self._wait(counter, units, now))
+        held = len(self.standing(counter, now, "open"))
+        return Reading(len(standing), reset, self._wait(counter, units, now), held)
 
     def _wait(self, counter: Counter, units: int, now: int) -> int | None:
         if units > counter.capacity:
@@ -100,13 +106,17 @@ class Model:
         before = [self.reading(draw.counter, units, now) for draw, units in zip(draws, more, strict=True)]
         if any(draw.counter.enforced and reading.wait != 0 for draw, reading in zip(draws, before, strict=True)):
             return Answer(False, tuple(before))
-        for draw, units in zip(draws, more, strict=True):
+        self.give(hold, draws, now)
+        return Answer(True, tuple(before))
+
+    def give(self, hold: Held, draws: Sequence[Draw], now: int) -> None:
+        for draw in draws:
             counter = draw.counter
+            units = max(0, draw.units - hold.has(counter.key))
             unit = Unit(counter.key, _window(counter, now), counter.sliding, now)
             is_new = counter.key not in hold.kept
             hold.units += [unit] * units or [replace(unit, weight=0)] * is_new
             hold.kept[counter.key] = draw.kept
-        return Answer(True, tuple(reading for reading in before))
 
     def reserve(self, name: str, draws: Sequence[Draw], life: int, now: int) -> Answer:
         self.expire(now)
@@ -120,7 +130,7 @@ class Model:
 
     def extend(self, name: str, draws: Sequence[Draw], life: int, now: int) -> Answer:
         hold = self.holds.get(name)
-        if hold is None or hold.state != "open" or hold.end <= now:
+        if hold is None or hold.state != "open":
             return Answer(False, tuple(self.reading(draw.counter, draw.units, now) for draw in draws))
         answer = self.take(hold, draws, now)
         hold.end = now + life if answer.granted else hold.end
@@ -131,9 +141,28 @@ class Model:
             return answer
         self.holds[name] = hold
         after = [self.reading(draw.counter, 0, now) for draw in draws]
-        return Answer(True, tuple(replace(new, wait=old.wait) for new, old in zip(after, answer.readings, strict=True)))
+        return Answer(True, tuple(new._replace(wait=old.wait) for new, old in zip(after, answer.readings, strict=True)))
 
-    def settle(self, name: str, draws: Sequence[Draw], now: int) -> bool:
+    def retake(self, name: str, draws: Sequence[Draw], life: int, now: int) -> None:
+        hold = self.holds.setdefault(name, Held(now))
+        if hold.state != "settled":
+            self.give(hold, draws, now)
+            hold.state, hold.end = "open", now + life
+
+    def renew(self, names: Sequence[str], life: int, now: int) -> tuple[str, ...]:
+        if self.renewed is not None and now - self.renewed > QUIET:
+            self.calm = now + CALM
+        self.renewed = now
+        gone = []
+        for name in names:
+            hold = self.holds.get(name)
+            if hold is None or hold.state != "open":
+                gone.append(name)
+            else:
+                hold.end = now + life
+        return tuple(gone)
+
+    def settle(self, name: str, draws: Sequence[Draw], now: int, ago: int = 0) -> bool:
         hold = self.holds.setdefault(name, Held(now))
         if hold.state == "settled":
             return False
@@ -142,18 +171,22 @@ class Model:
         for draw in draws:
             counter = draw.counter
             if counter.key not in hold.kept and (counter.windows or counter.sliding):
-                units += [Unit(counter.key, _window(counter, now), counter.sliding, now)] * draw.units
+                units += [Unit(counter.key, _window(counter, now - ago), counter.sliding, now - ago)] * draw.units
         hold.units, hold.state, hold.end = units, "settled", now
         return True
 
     def expire(self, now: int) -> int:
         over = self.over(now)
-        for hold in over:
+        for name, hold in over.items():
             hold.state = "closed"
+            kept = {key: len(hold.left(key, min(kept, hold.has(key)))) for key, kept in hold.kept.items()}
+            self.obituaries.append({"id": name, "expired": True, "kept": kept})
         return len(over)
 
-    def over(self, now: int) -> list[Held]:
-        return [hold for hold in self.holds.values() if hold.state == "open" and hold.end <= now]
+    def over(self, now: int) -> dict[str, Held]:
+        if self.renewed is not None and (now - self.renewed > QUIET or now < self.calm):
+            return {}
+        return {name: hold for name, hold in self.holds.items() if hold.state == "open" and hold.end <= now}
 
     def remembered(self, now: int) -> list[str]:
         """The holds that every store must know yet: for the others nothing is promised."""
@@ -189,11 +222,15 @@ class Histories(RuleBasedStateMachine):
         self.capacity = dict(CAPACITY)
         self.skew = 0
         self.names = 0
+        self.since: int | None = None
 
     def make_ground(self) -> AbstractAsyncContextManager[Ground]:
         raise NotImplementedError
 
     def teardown(self) -> None:
+        """The bus was told of the same ends; of several in one step in any order."""
+        told = [json.loads(event) for event in self.ground.events()]
+        assert sorted(told, key=str) == sorted(self.model.obituaries, key=str)
         self.runner.run(self.context.__aexit__(None, None, None))
         self.runner.close()
 
@@ -263,13 +300,31 @@ class Histories(RuleBasedStateMachine):
             expected = self.model.extend(name, draws, life, self.clock.now)
             assert self.runner.run(self.ground.store.extend("slot", name, draws, life)) == expected
 
-    @rule(data=st.data(), used=USED, again=st.booleans())
-    def settle(self, data: st.DataObject, used: dict[str, int], again: bool) -> None:
+    @rule(data=st.data(), used=USED, again=st.booleans(), ago=st.one_of(st.just(0), PAUSES))
+    def settle(self, data: st.DataObject, used: dict[str, int], again: bool, ago: int) -> None:
         name = self.some_hold(data, data.draw(st.sampled_from(["open", "closed"]), "state"))
         draws = [Draw(self.counter(key), units) for key, units in used.items()]
         for _ in range(1 + again):
-            expected = self.model.settle(name, draws, self.clock.now)
-            assert self.runner.run(self.ground.store.settle("slot", name, draws)) == expected
+            expected = self.model.settle(name, draws, self.clock.now, ago)
+            assert self.runner.run(self.ground.store.settle("slot", name, draws, ago=ago)) == expected
+
+    @rule(data=st.data(), wanted=WANTED, life=LIVES)
+    def retake(self, data: st.DataObject, wanted: dict[str, tuple[int, int]], life: int) -> None:
+        name = self.some_hold(data, data.draw(st.sampled_from(["open", "closed", "closed"]), "state"))
+        for _ in range(2):
+            self.model.retake(name, self.draws(wanted), life, self.clock.now)
+            self.runner.run(self.ground.store.retake("slot", name, self.draws(wanted), life))
+
+    @rule(data=st.data(), count=st.integers(0, 4), life=LIVES)
+    def renew(self, data: st.DataObject, count: int, life: int) -> None:
+        self.check_renew([self.some_hold(data, "open") for _ in range(count)], life)
+
+    def check_renew(self, names: list[str], life: int) -> None:
+        gone = self.model.renew(names, life, self.clock.now)
+        told = self.runner.run(self.ground.store.renew("slot", names, life))
+        assert told.gone == gone
+        assert self.since in (None, told.since)
+        self.since = told.since
 
     @rule()
     def expire(self) -> None:
@@ -300,6 +355,9 @@ class Histories(RuleBasedStateMachine):
     def close_all(self) -> None:
         """Before a sleep of more than a day: when a store closes by itself what nobody closed is its own affair."""
         self.clock.now += LONGEST_LIFE
+        for _ in range(2):
+            self.check_renew([], 1)
+            self.clock.now += CALM
         self.expire()
 
     @rule(key=st.sampled_from(KEYS), data=st.data())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from extproc.identity import keys
+from extproc.limits.limit import Limit, Measure, Mode, Only, Period, Priority, Raise, Scope, Short
 from extproc.stores.ports import (
     AreaRecord,
     AreaRemoved,
@@ -35,6 +36,25 @@ from extproc.stores.ports import (
 from tests.support.stores import START, Clock, Ground, apply, changes, create, minted, team
 
 HOUR = timedelta(hours=1)
+MINUTE = Limit("minute", Measure.TOKENS, 1000, scope=(Scope.KEY, Scope.MODEL), sliding=60_000)
+BUDGET = Limit(
+    "budget",
+    Measure.MONEY,
+    2**53 - 1,
+    period=Period.MONTH,
+    zone="Europe/Zurich",
+    only=Only(models=frozenset({"gpt-4o", "claude"}), priority=Priority.LOW, low_route=False),
+    mode=Mode.SHADOW,
+    allow_on_error=True,
+    warn_at=(50, 80, 100),
+    raised=Raise(2**53 - 1, 1_800_000_000_000),
+    kept_for_high=20,
+    short=Short.LEASE,
+    slice=64,
+    fallback="claude",
+    status=503,
+    message="Später.",
+)
 SPECS = {
     "nothing said": KeySpec("app"),
     "everything said": KeySpec(
@@ -48,6 +68,8 @@ SPECS = {
         surfaces=("chat", "embeddings"),
         ip_ranges=("10.1.0.0/16", "2001:db8::/32"),
         declared=True,
+        limits=(MINUTE, BUDGET),
+        priority=Priority.LOW,
     ),
     "nothing allowed": KeySpec("app", models=(), surfaces=()),
 }
@@ -368,6 +390,7 @@ class TestApply:
             ip_ranges=("10.0.0.0/8",),
             tags=(("cost", "42"), ("a", "b")),
             members=(CREW, BOT, ANN),
+            limits=(replace(MINUTE, owner="team/full"), replace(BUDGET, owner="team/full")),
         )
         every, none = team("every", models=None), team("none", models=())
         areas = (AreaRecord("ops", ("o@example.com", "p@example.com")), AreaRecord("lab"))
@@ -399,7 +422,8 @@ class TestApply:
     def test_a_team_that_is_written_again_is_replaced_with_its_members(
         self, store: DirectoryStore, same: DirectoryStore
     ) -> None:
-        apply(store, teams=(team("one", members=(ANN, BOT)), team("two", members=(ANN,))))
+        limited = team("one", members=(ANN, BOT), limits=(replace(MINUTE, owner="team/one"),))
+        apply(store, teams=(limited, team("two", members=(ANN,))))
         changed = team("one", tier="silver", members=(replace(ANN, role="team_admin"),))
         before = store.revision()
         apply(store, teams=(changed,))

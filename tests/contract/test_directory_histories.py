@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from extproc.enrolment import Enrolment
 from extproc.identity.directory import Directory
+from extproc.limits.limit import Limit, Measure, Period, Priority, Scope
 from extproc.stores import sql
 from extproc.stores.memory import MemoryDirectory
 from extproc.stores.ports import (
@@ -40,6 +41,7 @@ from extproc.stores.ports import (
 )
 from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
+from tests.support.limit_values import several
 from tests.support.stores import Clock, Ground, apply, create, ground_on, minted, team
 
 NAMES = st.sampled_from(["app", "ci", "bot"])
@@ -47,6 +49,8 @@ TEAMS = st.sampled_from(["red", "blue"])
 AREAS = st.sampled_from(["ops", "lab"])
 LIVES = st.sampled_from([None, timedelta(seconds=90), timedelta(hours=2)])
 MODELS = st.sampled_from([None, (), ("gpt-4o",), ("claude", "gpt-4o")])
+MINUTE = Limit("minute", Measure.TOKENS, 1000, scope=(Scope.KEY,), sliding=60_000)
+BUDGET = Limit("budget", Measure.MONEY, 10**9, period=Period.MONTH, zone="Europe/Zurich", warn_at=(50, 80, 100))
 RANGES = st.sampled_from([(), ("10.0.0.0/8",), ("192.0.2.7/32", "2001:db8::/32")])
 SPECS = st.builds(
     KeySpec,
@@ -60,6 +64,8 @@ SPECS = st.builds(
     surfaces=st.sampled_from([None, (), ("chat",)]),
     ip_ranges=RANGES,
     declared=st.booleans(),
+    limits=st.sampled_from([(), (MINUTE,), (MINUTE, BUDGET), (replace(MINUTE, amount=7),)]),
+    priority=st.sampled_from(Priority),
 )
 MEMBERS = st.lists(
     st.builds(
@@ -82,6 +88,7 @@ TEAM_RECORDS = st.builds(
     ip_ranges=RANGES,
     tags=st.sampled_from([(), (("cost", "1"),)]),
     members=MEMBERS,
+    limits=several("team/any", most=2),
 )
 AREA_RECORDS = st.builds(AreaRecord, name=AREAS, owners=st.sampled_from([(), ("ann@example.com",), ("b", "a")]))
 # Which of the keys there are is meant by a number; the kind says by what they are called.
@@ -281,7 +288,8 @@ def _plain(value: Any, hints: dict[str, str]) -> Any:
     if isinstance(value, tuple):
         return tuple(_plain(one, hints) for one in value)
     if isinstance(value, str):
-        return hints.get(value, value)
+        before, _, name = value.rpartition("key/")  # the owner of a key's limit
+        return before + hints.get(name, name)
     if isinstance(value, Mapping):
         return {_plain(name, hints): _plain(one, hints) for name, one in value.items()}
     if hasattr(value, "__dataclass_fields__"):

@@ -77,6 +77,8 @@ async def is_unavailable(store: RedisCounters) -> None:
         store.extend("slot", "r", [Draw(TOKENS, 1)], LIFE),
         store.settle("slot", "r", [], b"event"),
         store.expire("slot"),
+        store.renew("slot", ["r"], LIFE),
+        store.retake("slot", "r", [Draw(TOKENS, 1)], LIFE),
     ]
     results = await asyncio.wait_for(asyncio.gather(*steps, return_exceptions=True), 10 * WAIT)
     assert [result for result in results if not isinstance(result, CountersUnavailable)] == []
@@ -115,6 +117,17 @@ class TestTheServerIsGone:
         await is_unavailable(store)
         server.resume()
         assert await eventually(lambda: used(store)) == 5
+
+    async def test_once_it_is_known_nobody_waits_for_it(self, server: RedisServer, store: RedisCounters) -> None:
+        """Neither for a server that is gone, nor for one that takes connections and is silent."""
+        for end in (server.stall, server.kill):
+            end()
+            await is_unavailable(store)
+            began = time.monotonic()
+            for number in range(500):
+                with pytest.raises(CountersUnavailable):
+                    await take(store, str(number))
+            assert time.monotonic() - began < WAIT / 2
 
     async def test_restarted_without_anybody_noticing(self, server: RedisServer, store: RedisCounters) -> None:
         server.restart()
@@ -232,7 +245,7 @@ class TestTheServerForgets:
         answers = await asyncio.gather(*[take(store, str(number)) for number in range(20)])
         assert all(answer.granted for answer in answers)
         assert await used(store) == 20
-        assert server.call("INFO", "commandstats")["cmdstat_script|load"]["calls"] == 5
+        assert server.call("INFO", "commandstats")["cmdstat_script|load"]["calls"] == 7
 
     async def test_scripts_where_eval_is_forbidden(self, server: RedisServer) -> None:
         server.call("ACL", "SETUSER", "gateway", "on", ">secret", "~sluice:*", "+@all", "-eval", "-client")
@@ -249,14 +262,21 @@ class TestTheServerForgets:
 
     async def test_everything(self, server: RedisServer, store: RedisCounters) -> None:
         await take(store, "one", 10)
+        since = (await store.renew("slot", [], LIFE)).since
+        await asyncio.sleep(0.002)
         server.flush()
+        told = await store.renew("slot", ["one"], LIFE, since)
+        assert told.since > since
+        assert told.gone == ("one",)
         assert await used(store) == 0
         assert await store.settle("slot", "one", [Draw(TOKENS, 7)])
         assert await used(store) == 7
 
     async def test_that_we_were_connected(self, server: RedisServer, store: RedisCounters) -> None:
+        assert store.connections == 1
         server.call("CLIENT", "KILL", "TYPE", "normal")
         assert (await eventually(lambda: take(store, "one"))).granted
+        assert store.connections == 2
 
 
 class TestWhatNobodyKnows:
@@ -283,6 +303,17 @@ class TestWhatNobodyKnows:
         assert await used(store) == 100
         assert await store.settle("slot", "again", [Draw(TOKENS, 30)])
         assert await used(store) == 30
+
+    async def test_one_that_is_retaken_stays(self, server: RedisServer, store: RedisCounters) -> None:
+        taken = asyncio.ensure_future(take(store, "mine", 100))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        _line(store).abort()
+        with pytest.raises(CountersUnavailable):
+            await taken
+        await eventually(lambda: store.retake("slot", "mine", [Draw(TOKENS, 100)], LIFE))
+        server.call("CLIENT", "KILL", "TYPE", "normal")
+        assert await eventually(lambda: used(store)) == 100
 
     async def test_one_that_is_settled_counts_what_was_used(self, store: RedisCounters) -> None:
         taken = asyncio.ensure_future(take(store, "settled", 100))

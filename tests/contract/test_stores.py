@@ -42,7 +42,7 @@ from extproc.stores.sql import migrations
 from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
 from extproc.stores.sql.tables import metadata
-from tests.support.stores import Clock, Ground, changes, create, empty_postgres, minted, team
+from tests.support.stores import Clock, Ground, apply, changes, create, empty_postgres, minted, team
 
 
 class TestAffinity:
@@ -328,6 +328,26 @@ class TestMigrations:
             assert (replaced.id, successor.lineage, successor.spec.models) == ("key_3", "key_3", ("gpt-4o", "claude"))
             assert len(changes(stores.directory, before)) == 2
 
+    def test_teams_and_keys_from_before_there_were_limits_have_none(self, url: str) -> None:
+        engine = connect(url)
+        with engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0002")
+            for statement in (
+                "INSERT INTO teams VALUES ('ops', 'lab', 'o@example.com', 'gold', NULL, '[]', '[]', NULL, 2)",
+                "INSERT INTO keys (id, digest, name, hint, created_at, lineage, revision) "
+                "VALUES ('key_1', 'd1', 'app', 'hint', '2026-01-01 00:00:00.000000', 'key_1', 2)",
+            ):
+                connection.execute(text(statement))
+        engine.dispose()
+        sql.upgrade(url)
+        with closing(sql.open_stores(url)) as stores:
+            state = stores.directory.state()
+        assert state.teams == (team("ops", area="lab", models=None),)
+        assert [key.spec for key in state.keys] == [KeySpec("app")]
+
     def test_one_that_breaks_off_leaves_the_keys_where_they_were(self, old: str) -> None:
         engine = connect(old)
         with engine.begin() as connection:
@@ -432,6 +452,28 @@ def test_nobody_is_alone_on_a_database_that_is_not_there(url: str, tmp_path: Pat
     with pytest.raises(StoreUnavailable) as caught, directory.alone():
         pytest.fail("let in")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        """teams SET limits = '[{"name": "l", "measure": "tokens", "amount": 1, "only": {"regions": ["eu"]}}]'""",
+        """keys SET limits = '[{"name": "l", "measure": "joules", "amount": 1}]'""",
+        "keys SET priority = 'medium'",
+    ],
+)
+def test_limits_of_a_newer_version_are_not_passed_over(url: str, row: str) -> None:
+    """What a worker does not understand it must not leave out: it goes on with what it knew before, and tells."""
+    sql.upgrade(url)
+    with closing(sql.open_stores(url)) as stores:
+        apply(stores.directory, teams=(team("ops"),), keys_minted=(minted("app"),))
+        engine = connect(url)
+        with engine.begin() as connection:
+            connection.execute(text(f"UPDATE {row}"))
+        engine.dispose()
+        for read in (stores.directory.state, lambda: changes(stores.directory)):
+            with pytest.raises(StoreUnavailable, match=r"^the database holds a limit or a priority of a newer version"):
+                read()
 
 
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

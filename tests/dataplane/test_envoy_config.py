@@ -241,6 +241,33 @@ async def test_other_paths_are_read_whole(gateway: Running, path: str) -> None:
     assert [seen.phase for seen in gateway.policy.seen] == ["request_headers", "request_body", "response_headers"]
 
 
+LOW = "/low.priority-1"
+
+
+@pytest.fixture
+async def prefixed(tmp_path: Path) -> AsyncIterator[Running]:
+    async with running_gateway(tmp_path, listener={"low_priority_prefix": LOW}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("start", ["", LOW])
+@pytest.mark.parametrize(("path", "cap"), [(CHAT, JSON_CAP), (UPLOAD, MULTIPART_CAP)], ids=["json", "multipart"])
+async def test_bodies_of_low_priority_have_the_caps_of_all_others(
+    prefixed: Running, start: str, path: str, cap: int
+) -> None:
+    answer = await prefixed.post(start + path, b"x" * cap, chunked=True)
+    assert answer.status == 200
+    pieces = [seen for seen in prefixed.policy.seen if seen.phase == "request_body"]
+    assert (len(pieces) > 1) is (path == UPLOAD)
+    answer = await prefixed.post(start + path, b"x" * (cap + 1))
+    assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("start", ["/lowXpriority-1", LOW * 2, "/x" + LOW, LOW + "x"])
+async def test_no_other_prefix_is_one(prefixed: Running, start: str) -> None:
+    assert (await prefixed.post(start + UPLOAD, b"x" * (JSON_CAP + 1))).status == 413
+
+
 async def test_the_largest_json_answer_is_read_whole(gateway: Running) -> None:
     gateway.policy.plan = Plan(whole_answer=True)
     gateway.a.padding = ANSWER_CAP - len('{"status": 200}')

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from extproc.stores.counters import Counter, Counters, Draw, Reading, Window
+from extproc.stores.counters import QUIET, Counter, Counters, Draw, Reading, Window
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.redis.counters import RedisCounters
 from tests.support.redis_server import RedisServer
@@ -42,6 +42,13 @@ class Ground:
         assert not answer.granted
         return answer.readings[0]
 
+    async def wait(self, ms: int, slot: str = "slot") -> None:
+        """Let time pass while somebody renews holds, though none of these."""
+        end = self.clock.now + ms
+        while self.clock.now < end:
+            await self.store.renew(slot, [], 1)
+            self.clock.now = min(self.clock.now + QUIET, end)
+
     async def used(self, counter: Counter, slot: str = "slot") -> int:
         return (await self.look(counter, slot)).used
 
@@ -61,12 +68,13 @@ async def ground_on(server: RedisServer | None) -> AsyncIterator[Ground]:
     prefix = next(_prefixes)
     store = RedisCounters(server.url, PATIENCE, prefix, clock)
     try:
-        yield Ground(store, clock, lambda: _events(server, prefix))
+        yield Ground(store, clock, lambda: events_of(server, prefix))
     finally:
         await store.close()
 
 
-def _events(server: RedisServer, prefix: str) -> list[bytes]:
+def events_of(server: RedisServer, prefix: str = "sluice") -> list[bytes]:
+    """What is on the usage bus of a Redis, from any slot."""
     keys = server.call("KEYS", f"{prefix}:*")
     streams = [key for key in keys if server.call("TYPE", key) == b"stream"]
     entries = [fields for key in streams for _, fields in server.call("XRANGE", key, "-", "+")]

@@ -80,6 +80,10 @@ class FakeProvider:
         """Let the next calls of an instance have these faults, in order, after those still waiting."""
         self._ask("POST", name, "script", list(steps))
 
+    def release(self, name: str = "fake") -> None:
+        """Let go the calls of an instance that are held now."""
+        self._ask("POST", name, "release")
+
     def reset(self) -> None:
         """Forget the records and the rest of the scripts of all instances."""
         for name in self._names:

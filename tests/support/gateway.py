@@ -66,12 +66,12 @@ class RunningGateway:
         self.port = free_port()
         self.metrics_port = free_port()
         self.settings = {
-            "listener": {"address": "127.0.0.1", "port": self.port},
             "metrics": {"port": self.metrics_port},
             "state_dir": str(self.folder / "var"),
-            "stores": {"database": f"sqlite:///{self.folder}/sluice.db"},
             "keys": {"quickstart": True},
             **settings,
+            "listener": {"address": "127.0.0.1", "port": self.port, **settings.get("listener", {})},
+            "stores": {"database": f"sqlite:///{self.folder}/sluice.db", **settings.get("stores", {})},
         }
         self.config = self.folder / "gateway.yaml"
         with self.config.open("w") as file:

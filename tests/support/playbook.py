@@ -4,7 +4,9 @@ The same events drive the pipeline directly (`Playbook`) or its gRPC shell (`Fak
 """
 
 import asyncio
+import contextlib
 import difflib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
@@ -16,10 +18,14 @@ from extproc.contract import SINK_CLUSTER, cluster_of
 from extproc.headers import Headers
 from extproc.identity import keys
 from extproc.identity.directory import Directory, Key
+from extproc.limits.hold import Hold
 from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
 from extproc.pipeline import Pipeline
 from extproc.refusals import Kind
+from extproc.stages.budget import SLOT
+from extproc.stores.counters import Answer, CountersUnavailable, Draw
 from extproc.stores.memory import MemoryAffinity
+from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.ports import Affinity, StoreUnavailable
 from extproc.surfaces import Surface
 from protos.ext_proc_pb2 import HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ProcessingRequest
@@ -232,12 +238,43 @@ class Remembered:
         self._reach().remember(ids, backend, model, owner)
 
 
+class Reserved:
+    """The holds of limits, in memory; settled at once. While `down` the counters do not answer."""
+
+    def __init__(self) -> None:
+        self.counters = MemoryCounters(lambda: time.time_ns() // 1_000_000)
+        self.down = False
+        self.open: dict[str, Hold] = {}
+        self.settled: list[tuple[Hold, tuple[Draw, ...], bytes]] = []
+
+    async def reserve(self, hold: Hold) -> Answer:
+        answer = await self._reach().reserve(SLOT, hold.id, hold.draws, 60_000)
+        if answer.granted:
+            self.open[hold.id] = hold
+        return answer
+
+    async def extend(self, hold: Hold, draws: Sequence[Draw]) -> Answer:
+        return await self._reach().extend(SLOT, hold.id, draws, 60_000)
+
+    def settle(self, hold: Hold, draws: Sequence[Draw], event: bytes) -> None:
+        self.open.pop(hold.id, None)
+        self.settled.append((hold, tuple(draws), event))
+        with contextlib.suppress(StopIteration):
+            self.counters.settle(SLOT, hold.id, draws, event).send(None)  # the store in memory never waits
+
+    def _reach(self) -> MemoryCounters:
+        if self.down:
+            raise CountersUnavailable("down")
+        return self.counters
+
+
 @dataclass
 class Policy:
     """A pipeline with everything it needs, and what it did."""
 
     records: Records = field(default_factory=Records)
     affinity: Remembered = field(default_factory=Remembered)
+    holds: Reserved = field(default_factory=Reserved)
     roster: Enrolled = field(default_factory=lambda: Enrolled(DIRECTORY))
     catalogue: Callable[[], Catalogue] = catalogue
     not_ready: str | None = None
@@ -245,7 +282,13 @@ class Policy:
 
     def __post_init__(self) -> None:
         self.pipeline = Pipeline(
-            self.catalogue, self.roster, lambda: self.not_ready, self.affinity, self.records, self.signing_key
+            self.catalogue,
+            self.roster,
+            lambda: self.not_ready,
+            self.affinity,
+            self.holds,
+            self.records,
+            self.signing_key,
         )
 
 

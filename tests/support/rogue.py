@@ -35,7 +35,7 @@ from extproc.stores.memory import MemoryAffinity
 from extproc.stores.ports import Affinity
 from protos.ext_proc_pb2 import ProcessingRequest
 from tests.support.gateway import free_port, until
-from tests.support.playbook import Enrolled
+from tests.support.playbook import Enrolled, Reserved
 
 _START_SECONDS = 30
 _LARGEST_MESSAGE = 80 << 20
@@ -134,6 +134,7 @@ class RogueGateway:
                 roster=Enrolled(directory),
                 not_ready=lambda: None,
                 affinity=_Affinity(),
+                holds=Reserved(),
                 journal=self,
             )
         )

@@ -2,10 +2,7 @@
 
 import json
 import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from extproc.cli import app
 from extproc.identity import keys
+from extproc.limits.limit import Limit, Measure, Priority, Scope
 from extproc.stores import sql
 from extproc.stores.memory import utc_now
 from extproc.stores.ports import ChangeSet, KeyChange, KeyRecord, KeySpec, Member, MemberKind, MintedKey, StopScope
@@ -23,6 +21,7 @@ from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
 from extproc.surfaces import ALLOWABLE
 from tests.support.stores import team
+from tests.support.terminal import on_a_terminal
 
 GATEWAY = """\
 stores: {database: "sqlite:///keys.db"}
@@ -150,6 +149,73 @@ class TestCreate:
         assert result.stderr == ("There is a key named 'my-app' already. Revoke it first, or choose another name.\n")
 
 
+class TestLimits:
+    def test_a_key_with_limits_and_a_priority(self) -> None:
+        given = ("tokens=100000/minute", "concurrent=5", "money=0.1/month", "input_tokens=9/90s")
+        options = [option for limit in given for option in ("--limit", limit)]
+        made = json.loads(_create("ci", "--json", "--priority", "low", *options))
+        assert made["limits"] == {
+            "concurrent": "concurrent 5 by key",
+            "input-tokens-per-90s": "input_tokens 9 per sliding 90s by key",
+            "money-per-month": "money 0.1 per month by key",
+            "tokens-per-minute": "tokens 100,000 per minute by key",
+        }
+        assert (made["priority"], _listed()[0]["limits"]) == ("low", made["limits"])
+        spec = _records()["ci"].spec
+        assert [limit.owner for limit in spec.limits] == [""] * 4
+        assert (spec.limits[0], spec.priority) == (
+            Limit("concurrent", Measure.CONCURRENT, 5, scope=(Scope.KEY,)),
+            Priority.LOW,
+        )
+
+    def test_without_any(self) -> None:
+        _create("app")
+        assert (_listed()[0]["limits"], _listed()[0]["priority"]) == ({}, "high")
+
+    def test_a_successor_has_those_of_the_key_before(self) -> None:
+        _create("ci", "--limit", "concurrent=5", "--priority", "low")
+        made = json.loads(_sluice("rotate", "ci", "--json").stdout)
+        assert (made["limits"], made["priority"]) == ({"concurrent": "concurrent 5 by key"}, "low")
+
+    def test_a_column_of_the_table_where_a_key_has_any(self) -> None:
+        _create("app")
+        assert "limits" not in _sluice("list").stdout
+        _create("ci", "--limit", "concurrent=5", "--limit", "tokens=9/day", "--priority", "low")
+        lines = [re.split(r" {2,}", line.rstrip()) for line in _sluice("list").stdout.splitlines()]
+        assert [line[-1] for line in lines] == ["limits", "all", "concurrent=5, tokens=9/day, low priority"]
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ("tokens", "write it like tokens=100000/minute, concurrent=5 or money=20/month"),
+            ("joules=5/minute", "of requests, tokens, input_tokens, output_tokens, concurrent, money"),
+            ("tokens=-5/minute", "write it like"),
+            ("tokens=5", "give `per`: second, minute, hour, day, month, or a duration like 90s"),
+            ("concurrent=5/minute", "it takes no `per`"),
+            ("tokens=5.5/minute", "tokens: must be a whole number"),
+            ("tokens=0/minute", "tokens: must be at least 1"),
+            ("money=0.0000000001/month", "at most 9 decimal places"),
+            ("tokens=5/fortnight", "per: write second, minute, hour, day, month"),
+            ("tokens=٣/minute", "write it like"),
+        ],
+    )
+    def test_what_is_no_limit(self, given: str, told: str) -> None:
+        said = re.sub(r"[\s│]+", " ", _sluice("create", "ci", "--limit", given, code=2).stderr)
+        assert told in said
+        assert _listed("--all") == []
+
+    def test_two_of_a_name(self) -> None:
+        result = _sluice("create", "ci", "--limit", "tokens=5/minute", "--limit", "tokens=6/minute", code=2)
+        assert "there are two of tokens-per-minute" in result.stderr
+
+    def test_where_each_worker_would_count_by_itself(self, folder: Path) -> None:
+        (folder / "gateway.yaml").write_text(f"workers: 2\n{GATEWAY}")
+        told = _sluice("create", "ci", "--limit", "concurrent=5", code=1).stderr
+        assert told.startswith("--limit: each of the 2 workers would count by itself")
+        assert _listed("--all") == []
+        _create("ci")
+
+
 class TestList:
     def test_keys_in_force_and_with_all_the_others_too(self) -> None:
         for name in ("kept", "revoked"):
@@ -199,7 +265,7 @@ class TestList:
     def test_on_a_terminal_it_keeps_to_its_width(self, width: int, rest: str) -> None:
         _create("a-team-that-likes-very-long-names-with-many-hyphens", "--model", "gpt-4o", "--model", "gpt-4o-mini")
         _create("short")
-        text = _on_a_terminal(width, "keys", "list", "--all")
+        text = on_a_terminal(width, "keys", "list", "--all")
         assert "\x1b[" in text  # there it is coloured
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in text.splitlines()]
         assert [line for line in lines if len(line) > width] == []
@@ -450,6 +516,9 @@ KEY = keys.mint(b"k" * 32)
         ["create", KEY[:20]],
         *(["create", "app", option, KEY] for option in ("--team", "--user", "--service-account", "--environment")),
         *(["create", "app", option, KEY] for option in ("--model", "--surface", "--ip-range", "--expires")),
+        *(["create", "app", option, KEY] for option in ("--limit", "--priority")),
+        ["create", "app", "--limit", f"tokens={KEY}/minute"],
+        ["create", "app", "--limit", f"tokens=5/{KEY}"],
         *([verb, KEY] for verb in ("revoke", "rotate", "suspend", "resume")),
         ["rotate", "my-app", "--overlap", KEY],
     ],
@@ -514,22 +583,3 @@ def test_help_shows_examples(verb: str) -> None:
     shown = _sluice(verb, "--help").stdout
     assert "Examples" in shown
     assert f"sluice keys {verb}" in shown
-
-
-def _on_a_terminal(width: int, *arguments: str) -> str:
-    """What a process prints on a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    environ = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])}
-    environ.pop("NO_COLOR", None)
-    child = subprocess.Popen([sys.executable, "-m", "extproc.cli", *arguments], stdout=theirs, env=environ)
-    os.close(theirs)
-    printed = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            printed += chunk
-    except OSError:
-        pass  # the terminal of a process that has ended
-    finally:
-        os.close(ours)
-    assert child.wait() == 0
-    return printed.decode()

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extproc.adapter import codec
 from extproc.call import UNCHANGED, BodyMode, Emit, Leg, Pass, Relay, Reply, Route
@@ -138,9 +140,44 @@ def test_a_relay_names_the_whole_mode_and_drops_a_length_that_may_change(mode: B
     if mode is BodyMode.NONE:
         assert not parsed.HasField("mode_override")
         return
-    assert parsed.mode_override.response_body_mode == ProcessingMode.BodySendMode.Value(mode.name)
+    names = {BodyMode.DUPLEX: "FULL_DUPLEX_STREAMED"}
+    wanted = ProcessingMode.BodySendMode.Value(names.get(mode, mode.name))
+    assert parsed.mode_override.response_body_mode == wanted
+    trailers = parsed.mode_override.response_trailer_mode == ProcessingMode.SEND
+    assert trailers is (mode is BodyMode.DUPLEX), "Envoy demands them with it"
     assert parsed.mode_override.request_header_mode == ProcessingMode.SEND
     assert parsed.mode_override.response_header_mode == ProcessingMode.SEND
+
+
+TOLD = (("x-ratelimit-limit-tokens", "100000"), ("x-ratelimit-reset-tokens", "1m2.5s"))
+
+
+@pytest.mark.parametrize("resized", [True, False])
+@pytest.mark.parametrize("mode", BodyMode)
+@pytest.mark.parametrize("replaced", [(), ("x-ratelimit-limit-tokens", "ratelimit-reset"), ("x-" + "y" * 5000,)])
+def test_headers_are_set_on_an_answer_in_place_of_others(
+    mode: BodyMode, resized: bool, replaced: tuple[str, ...]
+) -> None:
+    parsed = _parse(codec.relay(Relay(mode, resized, TOLD), replaced))
+    common = parsed.response_headers.response
+    assert _headers(common) == {name: value.encode() for name, value in TOLD}
+    assert list(common.header_mutation.remove_headers) == (["content-length"] if resized else []) + list(replaced)
+    assert parsed.mode_override == _parse(codec.relay(Relay(mode, resized))).mode_override
+
+
+@given(st.lists(st.tuples(st.text("abc-", min_size=1), st.text(st.characters(codec="latin-1"))), max_size=4))
+def test_any_value_is_set_as_it_is(headers: list[tuple[str, str]]) -> None:
+    parsed = _parse(codec.relay(Relay(BodyMode.NONE, headers=tuple(headers))))
+    options = parsed.response_headers.response.header_mutation.set_headers
+    told = [(option.header.key, option.header.raw_value.decode("latin-1")) for option in options]
+    assert told == headers
+    assert all(option.append_action == HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD for option in options)
+
+
+def test_long_names_of_a_providers_headers_are_not_kept() -> None:
+    before = codec._without_often.cache_info().currsize
+    codec.relay(Relay(BodyMode.NONE, headers=TOLD), ("x-ratelimit-" + "y" * 5000,))
+    assert codec._without_often.cache_info().currsize == before
 
 
 def test_a_piece_of_the_answer() -> None:
@@ -150,3 +187,40 @@ def test_a_piece_of_the_answer() -> None:
     nothing = _parse(codec.emit(Emit(b""))).response_body.response.body_mutation
     assert nothing.WhichOneof("mutation") == "clear_body", "an empty `body` would be no mutation at all"
     assert nothing.clear_body
+
+
+def _streamed(replies: list[bytes]) -> list[tuple[bytes, bool]]:
+    """The bodies of the replies and whether each ends the answer."""
+    parsed = [_parse(reply).response_body.response.body_mutation for reply in replies]
+    assert all(mutation.WhichOneof("mutation") == "streamed_response" for mutation in parsed)
+    return [(mutation.streamed_response.body, mutation.streamed_response.end_of_stream) for mutation in parsed]
+
+
+@pytest.mark.parametrize(
+    ("order", "end", "sent"),
+    [
+        (UNCHANGED, False, [(b"told", False)]),
+        (UNCHANGED, True, [(b"told", True)]),
+        (Emit(b"new"), False, [(b"new", False)]),
+        (Emit(b"new"), True, [(b"new", True)]),
+        (Emit(b"new", last=True), False, [(b"new", True)]),
+        (Emit(last=True), False, [(b"told", True)]),
+        (Emit(b""), False, []),
+        (Emit(b""), True, [(b"", True)]),
+        (Emit(b"", last=True), False, [(b"", True)]),
+    ],
+)
+def test_in_duplex_a_piece_is_sent_by_its_bytes_and_the_end_once(
+    order: Emit, end: bool, sent: list[tuple[bytes, bool]]
+) -> None:
+    assert _streamed(codec.pieces(order, b"told", end)) == sent
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 131_072, 131_073, 1_000_000])
+@pytest.mark.parametrize("end", [True, False])
+def test_in_duplex_no_reply_is_large_and_only_the_last_one_ends(size: int, end: bool) -> None:
+    body = bytes(range(256)) * (size // 256 + 1)
+    sent = _streamed(codec.pieces(UNCHANGED, body[:size], end))
+    assert b"".join(piece for piece, _ in sent) == body[:size]
+    assert all(0 < len(piece) <= 65_536 for piece, _ in sent)
+    assert [ends for _, ends in sent] == [False] * (len(sent) - 1) + [end]

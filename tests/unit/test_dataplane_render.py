@@ -1,5 +1,6 @@
 """The rendered files, without an Envoy."""
 
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,28 @@ def test_no_route_to_a_cluster_goes_round_the_policy() -> None:
         assert specifier["override_metadata_namespace"] == contract.ORDER
         (default,) = specifier["priority_groups"]
         assert default["clusters"] == [{"cluster_name": contract.SINK_CLUSTER, "weight": 1}]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "matched"),
+    [
+        (None, ["/v1/images/edits", "/openai/deployments/d/audio/translations"]),
+        ("/low.1", ["/v1/images/edits", "/low.1/v1/images/edits", "/low.1/openai/v1/audio/transcriptions"]),
+    ],
+)
+def test_uploads_are_told_by_their_path_and_behind_the_prefix(prefix: str | None, matched: list[str]) -> None:
+    files = render(_gateway(PLAIN, listener={"low_priority_prefix": prefix}), LAYOUT)
+    (host,) = _resources(files, "routes.yaml")["gateway"]["virtual_hosts"]
+    (regex,) = [route["match"]["safe_regex"]["regex"] for route in host["routes"] if "safe_regex" in route["match"]]
+    others = ["/low.1/v1/chat/completions", "/lowX1/v1/images/edits", "/low.1/low.1/v1/images/edits", "/low.1"]
+    assert [path for path in [*matched, *others] if re.fullmatch(regex, path)] == matched
+
+
+def test_of_an_answer_in_duplex_little_waits_for_a_worker() -> None:
+    cluster = _resources(render(_gateway(PLAIN), LAYOUT), "clusters.yaml")["extproc"]
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    http2 = options["explicit_http_config"]["http2_protocol_options"]
+    assert http2 == {"initial_stream_window_size": 2**20}
 
 
 def test_no_two_filters_share_a_name() -> None:

@@ -1,5 +1,6 @@
 """The pages that people read say what the code does: compared where both can be listed."""
 
+import itertools
 import re
 import subprocess
 import tomllib
@@ -9,13 +10,35 @@ from typing import Any
 
 import prometheus_client
 import pytest
+from ruamel.yaml import YAML
 
 from extproc import refusals, surfaces
 from extproc.call import Call, Phase
 from extproc.config.loader import load
-from extproc.model import Backend, Caller, Catalogue, Chain, Dialect, Ending, Outcome, PublicModel, Target, Team, Usage
+from extproc.config.prices import Price
+from extproc.config.teams import TeamFile
+from extproc.limits import standing
+from extproc.limits.hold import Hold
+from extproc.limits.limit import Limit, Measure, Priority
+from extproc.metering import prices
+from extproc.model import (
+    Backend,
+    Caller,
+    Catalogue,
+    Chain,
+    Demand,
+    Dialect,
+    Ending,
+    Outcome,
+    PublicModel,
+    Target,
+    Team,
+    Usage,
+)
 from extproc.model import UsageSource as Source
-from extproc.surfaces import Surface
+from extproc.stages import budget, charge
+from extproc.stores.counters import Reading
+from extproc.surfaces import Face, Surface
 from extproc.telemetry import metrics, records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +57,11 @@ PAGES = sorted(
 def rows(page: str, heading: str = "") -> list[list[str]]:
     """The cells of all table rows that follow a heading, without the table heads."""
     text = (ROOT / page).read_text()
-    text = text[text.index(heading) :].split("\n## ")[0] if heading else text
+    text = re.split(r"\n##+ ", text[text.index(heading) :])[0] if heading else text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    return [
-        row for row in cells if not set(row[0]) <= set("-:") and row[0] not in ("package", "code", "metric", "field")
-    ]
+    heads = ("package", "code", "metric", "field", "header", "when", "cause")
+    return [row for row in cells if not set(row[0]) <= set("-:") and row[0] not in heads]
 
 
 def test_every_direct_dependency_has_its_reason_and_no_other() -> None:
@@ -79,6 +101,12 @@ def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
     assert documented == wanted
 
 
+def test_every_ending_of_a_call_is_explained() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    (explained,) = re.findall(r"\n`ending` is (.*?)\n\n", page, re.DOTALL)
+    assert {ending.value for ending in Ending} == set(re.findall(r"`(\w+)`", explained))
+
+
 def fullest_record() -> dict[str, Any]:
     """A record in which no fact is left out."""
     backend = Backend("b", Dialect.OPENAI)
@@ -101,9 +129,22 @@ def fullest_record() -> dict[str, Any]:
         first_byte=2.0,
         stream=True,
         retries="1",
+        priority=Priority.LOW,
     )
-    counts = Usage(1, 1, 1, 1, 1, 1, 1, 1.0, Source.REPORTED)
-    outcome = Outcome(Ending.REFUSED, 400, counts, refusal="x", backend="b")
+    counts = Usage(1, 1, 1, 1, 1, 1, 1, 1, 1, 1.0, 1, 1, Source.REPORTED)
+    outcome = Outcome(
+        *(Ending.REFUSED, 400, counts),
+        refusal="x",
+        backend="b",
+        limit="l",
+        shadows=("s",),
+        warnings=(("l", 50),),
+        held=Demand(money=1),
+        cost=1,
+        overspent={"x": 1},
+        overspent_money=1,
+        output_cap=1,
+    )
     return records.access_record(replace(call, request_id="r", method="POST"), outcome, 1.0, 1.0)
 
 
@@ -164,5 +205,79 @@ def test_a_configuration_by_environment_alone_is_accepted(block: str) -> None:
 
 def test_there_is_one_such_configuration_for_each_provider_with_an_example() -> None:
     examples = {folder.parent.name for folder in ROOT.glob("examples/*/gateway.yaml")}
-    about_callers = {"entra", "gitops"}
+    about_callers = {"entra", "gitops", "limits"}
     assert len(ENVIRONMENTS) == len(examples - {"quickstart"} - about_callers)
+
+
+# ---- limits.md ----
+
+LIMITS = (ROOT / "docs/limits.md").read_text()
+EXAMPLES: list[str] = re.findall(r"```yaml\n(.*?)```", LIMITS, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
+def test_an_example_of_a_limit_is_accepted(example: str, tmp_path: Path) -> None:
+    given = YAML(typ="safe").load(example)
+    if example.startswith("# teams/"):
+        assert TeamFile.model_validate(given).limits
+        return
+    backends = {name: {"dialect": "openai", "url": f"https://{name}.example"} for name in ("swe", "openai")}
+    whole = {"models": {"m": {"targets": [[{"backend": "swe"}]]}}, "backends": backends, **given}
+    file = tmp_path / "gateway.yaml"
+    with file.open("w") as written:
+        YAML(typ="safe").dump(whole, written)
+    assert load(file, {})
+
+
+def numbers(text: str) -> list[int]:
+    return [int(found) for found in re.findall(r"[0-9]+", text.replace(",", ""))]
+
+
+def test_the_worked_example_of_a_price_adds_up() -> None:
+    text = next(example for example in EXAMPLES if "price:" in example)
+    price = Price.model_validate(YAML(typ="safe").load(text)["models"]["gpt-4o"]["price"]).compiled()
+    held, used = (row for row in rows("docs/limits.md", "### What a call holds") if row[-1].endswith("USD"))
+    given, made = numbers(held[1])
+    told, cached, output = numbers(used[1])
+    assert f"{standing.amount(prices.most(price, given, made))} USD" == held[2]
+    usage = Usage(input=told, cached_input=cached, output=output, source=Source.REPORTED)
+    assert f"{standing.amount(prices.cost(price, usage))} USD" == used[2]
+
+
+def spelled_out(text: str) -> set[str]:
+    """The names that a pattern such as `x-{a,b}` stands for, of all that a text has in backticks."""
+    names = set()
+    for pattern in re.findall(r"`([^`]+)`", text):
+        parts = [part.strip("{}").split(",") for part in re.split(r"(\{[^}]*\})", pattern) if part]
+        names |= {"".join(choice) for choice in itertools.product(*parts)}
+    return names
+
+
+def test_every_header_of_limits_is_told_and_no_other() -> None:
+    told = set().union(*(spelled_out(row[0]) for row in rows("docs/limits.md", "### Headers")))
+    measures = [measure for measure in Measure if measure is not Measure.CONCURRENT]
+    spent = [(Limit("l", measure, 10, sliding=1_000, warn_at=(1,)), Reading(9, 1), 10) for measure in measures]
+    made = {name for face in (Face.OPENAI, Face.ANTHROPIC) for name, _ in standing.headers(spent, face, "USD", 0)}
+    refusal = standing.refusal((*spent[0][:1], Reading(10, 1, 1), 10), 1, "m", "t", 0, "USD")
+    made |= {name for name, _ in refusals.encode(refusal, Face.OPENAI, "r")[1] if name != "content-type"}
+    made |= {name for name, _ in budget.priority_headers(spent, Priority.HIGH)}
+    source = (ROOT / "extproc/pipeline.py").read_text()
+    assert told == made | set(re.findall(r'^_[A-Z]+_HEADER = "([a-z-]+)"$', source, re.MULTILINE))
+
+
+def test_the_refusals_of_limits_have_their_status_and_code() -> None:
+    kinds = {kind.code: kind for kind in vars(refusals).values() if isinstance(kind, refusals.Kind)}
+    table = rows("docs/limits.md", "### Refusals")
+    for _, answer, retry, _ in table:
+        status, code = answer.split()
+        kind = kinds[code.strip("`")]
+        assert int(status) == kind.status
+        assert kind is refusals.RATE_LIMIT or (retry == "`true`") == kind.retry, code
+    assert {"`true`", "`false`"} == {row[2] for row in table if "rate_limit_exceeded" in row[1]}
+
+
+def test_every_cause_of_overspending_is_told_and_no_other() -> None:
+    told = {row[0].strip("`") for row in rows("docs/limits.md", "### What can be overspent")}
+    holds = [Hold("h", (), Demand(), leased=leased) for leased in (True, False)]
+    causes = {cause for hold in holds for cause in charge.overspent(hold, Demand(1, 1, 1, 1))}
+    assert told == causes | {"price"}

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import pickle
 import sys
 import weakref
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from extproc.enrolment import Enrolment
 from extproc.identity import keys
 from extproc.identity.directory import PARTS, Directory, Key, KeyTable, Membership
+from extproc.limits.limit import Limit, Measure, Mode, Only, Priority, Scope
 from extproc.model import Team
 from extproc.stores.ports import (
     AreaRecord,
@@ -32,12 +34,14 @@ from extproc.stores.ports import (
     TeamRecord,
     TeamRemoved,
 )
+from tests.support.limit_values import several
 
 START = datetime(2026, 1, 31, tzinfo=UTC)
 ANN = Member(MemberKind.USER, "ann@example.com", "team_admin")
 BOT = Member(MemberKind.SERVICE_ACCOUNT, "ci", "service_account", "client-1")
 TOKENLESS = Member(MemberKind.SERVICE_ACCOUNT, "cron", "service_account")
 CREW = Member(MemberKind.GROUP, "group-1", "viewer")
+MINUTE = Limit("minute", Measure.TOKENS, 1000, scope=(Scope.KEY,), sliding=60_000)
 RED = TeamRecord("red", "ops", "o@example.com", "gold", members=(ANN, BOT, TOKENLESS, CREW))
 BLUE = TeamRecord("blue", "lab", "o@example.com", "silver", models=None, members=(replace(ANN, role="viewer"),))
 
@@ -72,6 +76,8 @@ class TestKeys:
             models=("gpt-4o", "claude"),
             surfaces=("chat",),
             ip_ranges=("10.0.0.0/8", "2001:db8::/32"),
+            limits=(MINUTE, replace(MINUTE, name="idle", mode=Mode.OFF)),
+            priority=Priority.LOW,
         )
         end = START + timedelta(hours=1)
         record = KeyRecord("key_2", spec, "hint", "key_1", START, end, suspended_at=START)
@@ -89,6 +95,8 @@ class TestKeys:
                 surfaces=frozenset({"chat"}),
                 networks=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")),
                 suspended=True,
+                limits=(replace(MINUTE, owner="key/key_1"),),
+                priority=Priority.LOW,
             )
         }
 
@@ -135,9 +143,46 @@ class TestKeys:
         assert directory == _directory(*(_key(n, models=(f"new-{n}",)) for n in range(1, 20)))
 
 
+class TestLimitsOfKeys:
+    def test_a_key_and_its_successor_draw_on_one_sum(self) -> None:
+        old, new = _key(1, limits=(MINUTE,)), _key(2, limits=(MINUTE,))
+        new = replace(new, record=replace(new.record, lineage="key_1"))
+        first, second = _directory(old, new).keys.values()
+        assert first.limits == second.limits == (replace(MINUTE, owner="key/key_1"),)
+
+    def test_keys_without_any_share_what_they_have(self) -> None:
+        assert len({id(key.limits) for key in _directory(*map(_key, range(100))).keys.values()}) == 1
+
+    def test_what_the_limits_of_many_keys_have_in_common_is_kept_once(self) -> None:
+        limit = replace(MINUTE, only=Only(models=frozenset({"gpt-4o"})), warn_at=(50, 90))
+        read = [_key(number, limits=(pickle.loads(pickle.dumps(limit)),)) for number in range(50)]
+        keys = _directory(*read).keys.values()
+        for name in ("scope", "only", "warn_at"):
+            assert len({id(getattr(key.limits[0], name)) for key in keys}) == 1
+
+    def test_a_change_of_them_is_taken(self) -> None:
+        enrolment = Enrolment(quickstart=False)
+        enrolment.take([_key(1, limits=(MINUTE,), priority=Priority.LOW)], _no_pause)
+        assert enrolment.take([_key(1)], _no_pause) == _directory(_key(1))
+        raised = _key(1, limits=(replace(MINUTE, amount=2000),))
+        assert enrolment.anew().take([raised], _no_pause) == _directory(raised)
+
+    @given(st.lists(several(), max_size=5))
+    def test_each_key_has_its_own_and_no_other(self, given_limits: list[tuple[Limit, ...]]) -> None:
+        changes = [_key(number, limits=limits) for number, limits in enumerate(given_limits)]
+        found = {key.id: key.limits for key in _directory(*changes).keys.values()}
+        assert found == {
+            f"key_{number}": tuple(
+                replace(limit, owner=f"key/key_{number}") for limit in limits if limit.mode is not Mode.OFF
+            )
+            for number, limits in enumerate(given_limits)
+        }
+
+
 class TestTeams:
     def test_a_team_with_its_people(self) -> None:
-        record = replace(RED, models=("gpt-4o",), ip_ranges=("10.0.0.0/8",), tags=(("cost", "42"),))
+        limits = (replace(MINUTE, owner="team/red"), replace(MINUTE, owner="team/red", name="idle", mode=Mode.OFF))
+        record = replace(RED, models=("gpt-4o",), ip_ranges=("10.0.0.0/8",), tags=(("cost", "42"),), limits=limits)
         directory = _directory(record)
         assert directory.teams == {
             "red": Team(
@@ -149,6 +194,7 @@ class TestTeams:
                 tags={"cost": "42"},
                 users={"ann@example.com": "team_admin"},
                 accounts=frozenset({"ci", "cron"}),
+                limits=limits[:1],
             )
         }
         assert directory.users == {"ann@example.com": (Membership("red", "team_admin"),)}

@@ -19,13 +19,13 @@ def tokens(text: str) -> int:
         ("four", 1),
         ("fives", 2),
         ("a" * 400, 100),
-        ("Привет", 5),
-        ("你好世界", 3),
-        ("こんにちは", 4),
-        ("नमस्ते", 5),
-        ("مرحبا", 4),
-        ("สวัสดี", 5),
-        ("\U0001f600" * 4, 3),
+        ("Привет", 4),
+        ("你好世界", 4),
+        ("こんにちは", 5),
+        ("नमस्ते", 6),
+        ("مرحبا", 3),
+        ("สวัสดี", 6),
+        ("\U0001f600" * 4, 5),
         ("ok 你好", 3),
         ("\ud800", 1),
     ],
@@ -40,5 +40,5 @@ def test_pieces_weigh_what_the_whole_weighs(left: str, right: str) -> None:
 
 
 @given(st.text(min_size=1))
-def test_a_text_has_a_token_and_never_more_than_its_characters(text: str) -> None:
-    assert 1 <= tokens(text) <= len(text)
+def test_a_text_has_a_token_and_never_more_than_its_bytes(text: str) -> None:
+    assert 1 <= tokens(text) <= len(text.encode(errors="surrogatepass"))

@@ -20,6 +20,7 @@ SECRETS = {
     "anthropic": ["ANTHROPIC_API_KEY"],
     "entra": ["AZURE_OPENAI_KEY"],
     "gitops": ["AZURE_SWE_KEY"],
+    "limits": [],
     "ollama": [],
     "quickstart": [],
 }

@@ -1,8 +1,11 @@
 """Whole streams against an Envoy in memory: one reply per message, and never a clean end that Envoy did not ask for."""
 
 import asyncio
+import contextlib
+import json
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 import grpc
 import pytest
@@ -13,6 +16,7 @@ from extproc.adapter.external_processor import ExternalProcessor
 from extproc.call import Call, Event
 from extproc.pipeline import Pipeline
 from protos.ext_proc_pb2 import HttpBody, ProcessingMode, ProcessingRequest, ProcessingResponse
+from tests.support.duplex import Scripted
 from tests.support.playbook import (
     REQUEST_TRAILERS,
     RESPONSE_TRAILERS,
@@ -25,6 +29,7 @@ from tests.support.playbook import (
     Told,
     answer,
     local_reply,
+    pairs,
     request,
 )
 
@@ -148,6 +153,74 @@ async def test_the_mode_of_the_answer_is_ordered_at_its_head() -> None:
     assert replies[2].mode_override.response_body_mode == ProcessingMode.BUFFERED
     replies = await run(Policy(), FakeEnvoy(messages(CALLS["stream"][:3])))
     assert replies[2].mode_override.response_body_mode == ProcessingMode.STREAMED
+
+
+# ---- duplex -----------------------------------------------------------------------------------------
+
+
+def scripted(*told: Told, **policy: object) -> FakeEnvoy:
+    """A call whose body scripts the policy; the answer in duplex."""
+    body = json.dumps({"x_policy": policy}).encode()
+    return FakeEnvoy(messages([request(), RequestBody(body), answer(content_type="text/event-stream"), *told]))
+
+
+async def answered(envoy: FakeEnvoy) -> list[tuple[bytes, bool]]:
+    """The pieces of the answer, each with whether it is the last."""
+    with contextlib.suppress(Aborted):
+        await ExternalProcessor(cast(Pipeline, Scripted())).process(None, envoy)
+    parsed = [ProcessingResponse.FromString(reply) for reply in envoy.replies]
+    assert parsed[2].mode_override.response_body_mode == ProcessingMode.FULL_DUPLEX_STREAMED
+    pieces = [reply.response_body.response.body_mutation for reply in parsed[3:] if reply.HasField("response_body")]
+    return [(piece.streamed_response.body, piece.streamed_response.end_of_stream) for piece in pieces]
+
+
+ONE, TWO = ResponseBody(b"data: 1\n\n", end=False), ResponseBody(b"data: 2\n\n", end=False)
+
+
+async def test_in_duplex_all_bytes_are_handed_back_and_the_end_once() -> None:
+    envoy = scripted(ONE, TWO, ResponseBody(b"", end=True))
+    assert await answered(envoy) == [(ONE.body, False), (TWO.body, False), (b"", True)]
+    assert (envoy.ended, envoy.aborted) == (True, None)
+
+
+async def test_after_an_early_end_nothing_is_answered_and_the_stream_is_left_to_envoy() -> None:
+    late = (TWO, ResponseBody(b"data: 3\n\n", end=True), RESPONSE_TRAILERS, TWO)
+    envoy = scripted(ONE, *late, events=1, farewell="data: [DONE]\n\n")
+    assert await answered(envoy) == [(b"data: 1\n\ndata: [DONE]\n\n", True)]
+    assert len(envoy.replies) == 4
+    assert (envoy.ended, envoy.aborted) == (True, None), "only Envoy ends a stream"
+
+
+async def test_in_duplex_trailers_are_answered_where_no_end_came_before() -> None:
+    envoy = scripted(ONE, RESPONSE_TRAILERS)
+    assert await answered(envoy) == [(ONE.body, False)]
+    assert ProcessingResponse.FromString(envoy.replies[-1]).HasField("response_trailers")
+    assert envoy.ended
+
+
+async def test_in_duplex_a_second_head_is_an_abort() -> None:
+    envoy = scripted(ONE, answer())
+    assert await answered(envoy) == [(ONE.body, False)]
+    assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
+
+
+@pytest.mark.parametrize("status", ["200", "429"])
+async def test_what_tells_of_the_providers_limits_never_reaches_the_client(status: str) -> None:
+    names = [
+        *("x-ratelimit-limit-requests", "x-ratelimitbysize-limit-minute", "x-rate-limit-reset", "ratelimit"),
+        *("ratelimit-reset", "ratelimitbysize-reset", "rate-limit-remaining", "anthropic-ratelimit-tokens-reset"),
+        *("anthropic-priority-input-tokens-limit", "anthropic-fast-output-tokens-limit"),
+    ]
+    told = dict.fromkeys(names, "7")
+    kept = {":status": status, "retry-after": "7", "x-ratelimit": "7", "anthropic-organization-id": "7"}
+    head = ResponseHeaders(pairs(told | kept), answer().origin)
+    for headers in ({"x-ratelimit-limit-requests": "100"}, {}):
+        body = json.dumps({"x_policy": {"mode": "NONE", "headers": headers}}).encode()
+        envoy = FakeEnvoy(messages([request(), RequestBody(body), head]))
+        await ExternalProcessor(cast(Pipeline, Scripted())).process(None, envoy)
+        changed = ProcessingResponse.FromString(envoy.replies[2]).response_headers.response.header_mutation
+        assert {option.header.key: option.header.raw_value.decode() for option in changed.set_headers} == headers
+        assert set(changed.remove_headers) == set(told)
 
 
 # ---- ends that are none of Envoy's ------------------------------------------------------------------

@@ -329,7 +329,9 @@ def test_totals_add_up_and_are_reset(fake: FakeProvider, client: httpx.Client) -
         "output_tokens": 32,
         "events_sent": 1 + 16 + 1 + 1,
         "open": 0,
+        "most_open": 1,
         "by_status": {"200": 2, "503": 1},
+        "by_model": {"m": {"calls": 2, "input_tokens": 2, "output_tokens": 32}},
     }
     fake.reset()
     assert fake.totals("one")["calls"] == 0

@@ -8,6 +8,7 @@ from extproc.headers import Headers
 from extproc.identity import keys
 from extproc.identity.claims import IssuerPolicy
 from extproc.identity.directory import Directory, Key
+from extproc.limits.limit import Limit, Measure, Priority
 from extproc.model import Caller
 from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, MISSING_KEY, STOPPED, Kind, Refused
 from extproc.stages.identify import Token, identify
@@ -68,6 +69,15 @@ def _refusal(*pairs: tuple[str, str]) -> Refused:
 )
 def test_one_key_of_ours_names_the_caller(pairs: list[tuple[str, str]]) -> None:
     assert _identify(*pairs) == CALLER
+
+
+def test_what_a_key_may_use_goes_with_its_caller() -> None:
+    limits = (Limit("minute", Measure.TOKENS, 1000, "key/key_1", sliding=60_000),)
+    key = Key("key_1", "app", "key_1", limits=limits, priority=Priority.LOW)
+    directory = Directory(keys={keys.fingerprint(OURS): key})
+    caller = _identified([("api-key", OURS.encode())], directory)
+    assert (caller.limits, caller.priority) == (limits, Priority.LOW)
+    assert (CALLER.limits, CALLER.priority) == ((), Priority.HIGH)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter
 
 from extproc import refusals
 from extproc.call import Call
@@ -88,6 +88,50 @@ def test_a_refusal_is_counted_with_who_is_to_blame() -> None:
     call = _call(refusal=Refusal(refusals.STORE_UNAVAILABLE, "text"), chain=None)
     metrics.count_call(call, Outcome(Ending.REFUSED, 503, refusal="store_unavailable"), 1.0)
     assert refused.grown == 1
+
+
+def test_what_limits_did_is_counted_by_their_titles() -> None:
+    counted = {
+        1: [
+            Counted("sluice_limit_refusals_total", limit="company"),
+            Counted("sluice_limit_shadow_refusals_total", limit="calls"),
+            Counted("sluice_limit_shadow_refusals_total", limit="team/search/minute"),
+            Counted("sluice_limit_warnings_total", limit="company", threshold="80"),
+        ],
+        7: [Counted("sluice_overspent_total", unit="tokens", cause="output_above_cap")],
+        2: [Counted("sluice_overspent_total", unit="tokens", cause="input_estimate")],
+        900: [Counted("sluice_overspent_total", unit="nano", cause="output_above_cap")],
+        0: [Counted("sluice_overspent_total", unit="nano", cause="input_estimate")],
+    }
+    outcome = Outcome(
+        Ending.COMPLETE,
+        200,
+        limit="company",
+        shadows=("calls", "team/search/minute"),
+        warnings=(("company", 80),),
+        overspent={"input_estimate": 2, "output_above_cap": 7},
+        overspent_money=900,
+    )
+    metrics.count_call(_call(), outcome, 1.0)
+    for grown, samples in counted.items():
+        assert [sample.grown for sample in samples] == [grown] * len(samples)
+
+
+def test_more_money_and_no_more_tokens_has_a_cause_of_its_own() -> None:
+    price = Counted("sluice_overspent_total", unit="nano", cause="price")
+    metrics.count_call(_call(), Outcome(Ending.COMPLETE, 200, overspent_money=5), 1.0)
+    metrics.count_call(_call(), Outcome(Ending.COMPLETE, 200), 1.0)
+    assert price.grown == 5
+
+
+@pytest.mark.parametrize(
+    ("counter", "name"),
+    [(metrics.COUNTERS_ERRORS, "sluice_counters_errors_total"), (metrics.LIMITS_LOCAL, "sluice_limits_local_total")],
+)
+def test_trouble_with_the_counters_is_counted(counter: Counter, name: str) -> None:
+    counted = Counted(name)
+    metrics.count(counter)
+    assert counted.grown == 1
 
 
 async def test_no_label_is_what_a_caller_typed() -> None:

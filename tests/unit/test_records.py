@@ -4,12 +4,14 @@ import io
 import json
 import os
 import threading
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from extproc.call import Call
-from extproc.model import Caller, Chain, Ending, Outcome, PublicModel, Target, Usage, UsageSource
+from extproc.limits.limit import Priority
+from extproc.model import Caller, Chain, Demand, Ending, Outcome, PublicModel, Target, Usage, UsageSource
 from extproc.surfaces import Face, Place, Surface
 from extproc.telemetry.records import RecordWriter, access_record
 from tests.support.playbook import LEGACY, ONE, catalogue
@@ -78,6 +80,57 @@ def test_usage_of_nothing_is_told_apart_from_usage_unknown() -> None:
     nothing = Outcome(Ending.COMPLETE, 200, Usage(source=UsageSource.REPORTED))
     assert access_record(_call(), nothing, 1.0, 1.0)["usage"] == {"input": 0, "output": 0, "source": "reported"}
     assert "usage" not in access_record(_call(), Outcome(Ending.COMPLETE, 200), 1.0, 1.0)
+
+
+def test_what_limits_had_to_do_with_a_call_is_recorded() -> None:
+    outcome = Outcome(
+        Ending.COMPLETE,
+        200,
+        limit="company",
+        shadows=("calls", "team/search/minute"),
+        warnings=(("company", 80), ("team/search/minute", 50)),
+        held=Demand(1, 20, 30, 4_000),
+        cost=5_000,
+        overspent={"output_above_cap": 3},
+        overspent_money=1_000,
+        output_cap=30,
+    )
+    record = access_record(_call(priority=Priority.LOW), outcome, 1.0, 1.0)
+    told = json.loads(json.dumps(record))
+    assert {name: told[name] for name in told.keys() - {"time", "kind", "request_id", "method", "duration_ms"}} == {
+        "status": 200,
+        "ending": "complete",
+        "priority": "low",
+        "limit": "company",
+        "limits_shadow": ["calls", "team/search/minute"],
+        "warnings": {"company": 80, "team/search/minute": 50},
+        "held": {"input": 20, "output": 30, "money": 4_000},
+        "output_cap": 30,
+        "cost": 5_000,
+        "currency": "USD",
+        "overspent": {"output_above_cap": 3},
+        "overspent_money": 1_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "currency"),
+    [
+        ({}, None),
+        ({"held": Demand(1, 2, 3)}, None),
+        ({"held": Demand(1, 2, 3, money=1)}, "USD"),
+        ({"cost": 0}, "USD"),
+    ],
+)
+def test_the_currency_is_told_where_there_is_money(facts: dict[str, Any], currency: str | None) -> None:
+    record = access_record(_call(), Outcome(Ending.COMPLETE, 200, **facts), 1.0, 1.0)
+    assert record.get("currency") == currency
+    assert record.get("cost") == facts.get("cost")
+
+
+def test_every_kind_of_usage_is_recorded() -> None:
+    usage = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10.0, 11, 12, UsageSource.REPORTED)
+    assert access_record(_call(), Outcome(Ending.COMPLETE, 200, usage), 1.0, 1.0)["usage"] == asdict(usage)
 
 
 def test_no_secret_and_no_text_of_a_call_is_in_its_record() -> None:

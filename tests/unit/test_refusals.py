@@ -34,12 +34,16 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "websocket_not_served": (426, "client", False, "invalid_request_error", "invalid_request_error"),
     "request_timeout": (408, "client", False, "invalid_request_error", "invalid_request_error"),
     "bad_request": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "rate_limit_exceeded": (429, "client", True, "rate_limit_error", "rate_limit_error"),
+    "insufficient_quota": (429, "client", False, "rate_limit_error", "rate_limit_error"),
+    "idempotency_conflict": (409, "client", True, "invalid_request_error", "conflict_error"),
     "upstream_unavailable": (503, "upstream", True, "api_error", "overloaded_error"),
     "upstream_timeout": (504, "upstream", True, "api_error", "timeout_error"),
     "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
     "not_ready": (503, "gateway", True, "api_error", "overloaded_error"),
     "store_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
     "issuer_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
+    "model_unpriced": (503, "gateway", False, "api_error", "overloaded_error"),
     "gateway_error": (500, "gateway", False, "api_error", "api_error"),
 }
 KINDS = {value.code: value for value in vars(refusals).values() if isinstance(value, Kind)}
@@ -78,6 +82,8 @@ def test_each_face_says_it_in_its_own_shape(code: str, face: Face) -> None:
             "request_id": "r-1",
         },
     }
+    if code == "insufficient_quota":  # Anthropic's own word for it, which its clients look for
+        shapes[Face.ANTHROPIC]["error"]["details"] = {"error_code": "enforced_spend_limit_reached"}
     assert json.loads(body) == shapes[face]
     more = [("request-id", "r-1")] if face is Face.ANTHROPIC else []
     wanted = [("content-type", "application/json"), ("x-should-retry", "true" if retry else "false"), *more]
@@ -90,14 +96,34 @@ def test_a_field_that_nobody_is_to_blame_for_is_null() -> None:
 
 
 def test_only_what_may_help_is_worth_a_retry() -> None:
+    soon_over = {refusals.RATE_LIMIT, refusals.IDEMPOTENCY_CONFLICT}
     for kind in KINDS.values():
-        assert not (kind.retry and kind.blame is Blame.CLIENT)
-        assert not kind.retry or kind.status >= 500
+        if kind not in soon_over:
+            assert not (kind.retry and kind.blame is Blame.CLIENT)
+            assert not kind.retry or kind.status >= 500
 
 
 def test_headers_of_one_refusal_are_sent_with_it() -> None:
     refusal = Refusal(refusals.NOT_READY, MESSAGE, headers=(("retry-after-ms", "100"),))
     assert ("retry-after-ms", "100") in encode(refusal, Face.OPENAI, "r")[1]
+
+
+@pytest.mark.parametrize("face", Face)
+def test_one_refusal_may_differ_from_its_kind(face: Face) -> None:
+    mine = Refusal(refusals.RATE_LIMIT, MESSAGE, type="tokens", own_retry=False, own_status=503)
+    body, headers = encode(mine, face, "r")
+    assert (mine.status, mine.retry) == (503, False)
+    assert ("x-should-retry", "false") in headers
+    error = json.loads(body)["error"]
+    assert error["code"] == "rate_limit_exceeded"
+    told = {Face.OPENAI: ("type", "tokens"), Face.AZURE: ("status", 503), Face.ANTHROPIC: ("type", "overloaded_error")}
+    name, value = told[face]
+    assert error[name] == value
+
+
+@pytest.mark.parametrize(("wait", "seconds"), [(1, "1"), (999, "1"), (1_000, "1"), (1_001, "2"), (60_000, "60")])
+def test_a_wait_is_told_in_both_units_and_never_too_short(wait: int, seconds: str) -> None:
+    assert refusals.after(wait) == (("retry-after-ms", str(wait)), ("retry-after", seconds))
 
 
 def test_the_exception_of_a_refusal_shows_its_code_alone() -> None:

@@ -620,8 +620,8 @@ class TestSnapshot:
         [
             (None, "there is no snapshot file: No such file"),
             (b"", "of another version"),
-            (b'{"format":"sluice directory","version":1}\n', "cut off"),
-            (b'{"format":"sluice directory","version":1}\nrubbish\n', "damaged"),
+            (b'{"format":"sluice directory","version":2}\n', "cut off"),
+            (b'{"format":"sluice directory","version":2}\nrubbish\n', "damaged"),
         ],
     )
     def test_one_that_cannot_be_used_is_told_beside_the_trouble(

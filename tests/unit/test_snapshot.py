@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.identity import keys
+from extproc.limits.limit import Priority
 from extproc.stores import snapshot
 from extproc.stores.ports import (
     AreaRecord,
@@ -25,6 +26,7 @@ from extproc.stores.ports import (
     StoreUnavailable,
     TeamRecord,
 )
+from tests.support.limit_values import several
 
 START = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
@@ -42,6 +44,8 @@ SPECS = st.builds(
     surfaces=st.none() | LISTS,
     ip_ranges=LISTS,
     declared=st.booleans(),
+    limits=several(),
+    priority=st.sampled_from(Priority),
 )
 RECORDS = st.builds(
     KeyRecord,
@@ -66,6 +70,7 @@ TEAMS = st.builds(
     ip_ranges=LISTS,
     tags=st.lists(st.tuples(NAMES, NAMES), max_size=2).map(tuple),
     members=st.lists(MEMBERS, max_size=2).map(tuple),
+    limits=several("team/red"),
 )
 ENTRIES: st.SearchStrategy[DirectoryChange] = st.one_of(
     st.builds(KeyChange, digest=st.binary(min_size=32, max_size=32).map(bytes.hex), record=RECORDS),
@@ -159,13 +164,14 @@ def test_nor_one_that_somebody_else_owns(tmp_path: Path, monkeypatch: pytest.Mon
         list(snapshot.load(path))
 
 
-FIRST = b'{"format":"sluice directory","version":1}\n'
+FIRST = b'{"format":"sluice directory","version":2}\n'
 END = b'["end",null]\n'
 SPOILED = {
     "an empty file": (b"", "of another version"),
     "no JSON": (b"hello\n", "damaged"),
-    "a newer version": (FIRST.replace(b"1", b"2") + END, "of another version"),
-    "somebody else's": (b'{"format":"x","version":1}\n' + END, "of another version"),
+    "an older version, which could not hold limits": (FIRST.replace(b"2", b"1") + END, "of another version"),
+    "a newer version": (FIRST.replace(b"2", b"3") + END, "of another version"),
+    "somebody else's": (b'{"format":"x","version":2}\n' + END, "of another version"),
     "no record": (FIRST + b"{}\n" + END, "damaged"),
     "a number": (FIRST + b"3\n" + END, "damaged"),
     "an unknown kind": (FIRST + b'["Canary",{}]\n' + END, "damaged"),

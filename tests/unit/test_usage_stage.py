@@ -44,17 +44,17 @@ def test_the_answer_itself_tells_how_it_ended(
 ) -> None:
     call = _call(*events)
     call.answer_ended = answer_ended
-    result = outcome(call)
+    result = outcome(call, 1.0)
     assert (result.ending, result.usage.source) == (ending, source)
     assert (result.status, result.backend, result.refusal) == (200, "one", None)
 
 
 def test_reported_usage_is_taken_as_reported() -> None:
-    assert outcome(_call(TEXT, REPORT, DONE)).usage == Usage(3, 4, source=UsageSource.REPORTED)
+    assert outcome(_call(TEXT, REPORT, DONE), 1.0).usage == Usage(3, 4, source=UsageSource.REPORTED)
 
 
 def test_an_estimate_counts_the_input_and_the_text_that_passed() -> None:
-    usage = outcome(_call(TEXT)).usage
+    usage = outcome(_call(TEXT), 1.0).usage
     assert usage.input == 7
     assert usage.output > 0
 
@@ -63,27 +63,27 @@ def test_an_estimate_counts_the_input_and_the_text_that_passed() -> None:
 def test_what_the_gateway_answered_used_nothing(ending: Ending) -> None:
     call = _call(TEXT, REPORT)
     call.ending = ending
-    assert outcome(call).usage == Usage()
+    assert outcome(call, 1.0).usage == Usage()
 
 
 @pytest.mark.parametrize("phase", [Phase.OPENED, Phase.IDENTIFIED])
 def test_a_call_that_was_never_routed_used_nothing(phase: Phase) -> None:
-    result = outcome(_call(phase=phase, metered=False))
+    result = outcome(_call(phase=phase, metered=False), 1.0)
     assert (result.ending, result.usage) == (Ending.CUT, Usage())
 
 
 def test_a_client_that_left_before_the_answer_is_counted_its_input() -> None:
-    result = outcome(_call(phase=Phase.ROUTED, metered=False))
+    result = outcome(_call(phase=Phase.ROUTED, metered=False), 1.0)
     assert (result.ending, result.usage) == (Ending.CUT, Usage(7, source=UsageSource.ESTIMATED))
 
 
 def test_a_providers_error_used_nothing() -> None:
     call = _call(metered=False)
     call.ending = Ending.FAILED
-    assert outcome(call).usage == Usage()
+    assert outcome(call, 1.0).usage == Usage()
 
 
 def test_a_refusal_is_named_by_its_code() -> None:
     call = _call(metered=False)
     call.refusal, call.ending = Refusal(refusals.TOO_LARGE, "text"), Ending.REFUSED
-    assert outcome(call).refusal == "request_too_large"
+    assert outcome(call, 1.0).refusal == "request_too_large"

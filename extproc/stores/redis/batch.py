@@ -65,7 +65,9 @@ class SharedConnection:
         self._loading: asyncio.Task[None] | None = None
         self._down = False  # do not wait for a connection: the last one failed
         self._since = float("-inf")  # when we last got a connection, by the loop's time
+        self._opening = False
         self._closed = False
+        self.made = 0  # connections
 
     async def ask(self, command: bytes) -> list[int]:
         """The numbers of the reply. Raises Unanswered; or CountersUnavailable where nothing was carried out."""
@@ -101,11 +103,14 @@ class SharedConnection:
         return reply
 
     async def close(self) -> None:
+        """Where a connection is just being opened, after that: one that is given up halfway may stay open."""
         self._closed = True
-        for task in (self._connecting, self._loading):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*[task for task in (self._connecting, self._loading) if task], return_exceptions=True)
+        tasks = [task for task in (self._connecting, self._loading) if task is not None]
+        if self._opening:
+            await asyncio.wait(tasks, timeout=_CONNECT_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._drop()
         self._fail_queue("the store is closed")
 
@@ -131,6 +136,7 @@ class SharedConnection:
 
     def _give_up_queue(self, queue: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
         if queue is self._queue:
+            self._down = True
             self._fail_queue("Redis cannot be reached in time")
 
     def _fail_queue(self, why: str) -> None:
@@ -158,17 +164,21 @@ class SharedConnection:
         first, most = _PAUSE_S
         loop = asyncio.get_running_loop()
         pause = first if loop.time() - self._since < most else 0.0
-        while True:
+        while not self._closed:
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - lest all workers come back at once
+            self._opening = True
             try:
                 line = await asyncio.wait_for(self._open(), _CONNECT_S)
-                break
             except (OSError, RedisError, TimeoutError):
                 self._down = True
                 self._fail_queue("Redis cannot be reached")
                 pause = min(2 * pause or first, most)
-        self._since = loop.time()
-        self._take(line)
+            else:
+                self._since = loop.time()
+                self._take(line)
+                return
+            finally:
+                self._opening = False
 
     async def _open(self) -> "_Line":
         connection = cast(AbstractConnection, self._pool.make_connection())  # type: ignore[no-untyped-call]
@@ -184,6 +194,7 @@ class SharedConnection:
 
     def _take(self, line: "_Line") -> None:
         self._line, self._down = line, False
+        self.made += 1
         waiting, self._queue = self._queue, []
         self._connected()
         self._queue.extend(waiting)

@@ -12,12 +12,28 @@ import struct
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from extproc.stores.counters import DAY, SWEEP, Answer, Counter, Draw, Reading, checked
+from extproc.stores.counters import (
+    CALM,
+    DAY,
+    GRACE,
+    MARK,
+    QUIET,
+    SWEEP,
+    Answer,
+    Counter,
+    Draw,
+    MemoryLost,
+    Reading,
+    Renewal,
+    checked,
+)
 from extproc.stores.redis.batch import Reply, SharedConnection, Unanswered, words
 
 _STEPS = {
     "reserve": ("common", "places", "draws"),
     "extend": ("common", "places", "draws"),
+    "retake": ("common", "places", "draws"),
+    "renew": ("common",),
     "settle": ("common", "places"),
     "expire": ("common",),
     "undo": ("common",),
@@ -28,8 +44,14 @@ _KEYS = ("sums", "holds", "ends", "past", "usage")
 _EVENTS = 100_000
 """About the most events of a slot that wait on the usage bus. The ledger's own copy is each worker's spool."""
 
-_CLOSED_AT_ONCE = 200
-"""A script keeps everybody else waiting: expire() closes holds in steps."""
+_AT_ONCE = 200
+"""A script keeps everybody else waiting: expire() and renew() deal with so many holds in one step."""
+
+_BREATH_S = 0.005
+"""Between two such steps of renew(): they are not urgent, and calls are."""
+
+_FORGOTTEN = 2
+"""What a step says in place of 0 or 1 where the caller knows of another time."""
 
 _UNKNOWN = 1_000
 """The most reserves without an answer that are remembered, to be given back."""
@@ -62,28 +84,48 @@ class RedisCounters:
         self._unknown: dict[tuple[str, str], None] = {}  # slots and holds that were perhaps reserved, oldest first
         self._connection = SharedConnection(url, wait, list(all_scripts.values()), self._undo)
 
-    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> Answer:
+    @property
+    def connections(self) -> int:
+        return self._connection.made
+
+    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
         self._unknown.pop((slot, hold), None)
         try:
-            return _answer(await self._step("reserve", slot, hold, str(life).encode(), _packed(draws)))
+            return _answer(await self._step("reserve", slot, hold, b"%d" % life, _packed(draws), b"%d" % since))
         except Unanswered:
             self._note(slot, hold)
             raise
 
-    async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> Answer:
-        return _answer(await self._step("extend", slot, hold, str(life).encode(), _packed(draws)))
+    async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
+        return _answer(await self._step("extend", slot, hold, b"%d" % life, _packed(draws), b"%d" % since))
 
-    async def settle(self, slot: str, hold: str, draws: Sequence[Draw], event: bytes | None = None) -> bool:
-        rest = [b"%d" % _EVENTS, _packed(draws)] + ([] if event is None else [event])
+    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> None:
+        self._unknown.pop((slot, hold), None)
+        await self._step("retake", slot, hold, b"%d" % life, _packed(draws))
+
+    async def renew(self, slot: str, holds: Sequence[str], life: int, since: int = 0) -> Renewal:
+        began, gone = since, list[str]()
+        for at in range(0, max(len(holds), 1), _AT_ONCE):
+            if at:
+                await asyncio.sleep(_BREATH_S)
+            piece = holds[at : at + _AT_ONCE]
+            began, *missing = await self._step("renew", slot, "", b"%d" % life, _names(piece), b"%d" % since)
+            gone += [piece[number] for number in missing]
+        return Renewal(began, tuple(gone))
+
+    async def settle(
+        self, slot: str, hold: str, draws: Sequence[Draw], event: bytes | None = None, ago: int = 0
+    ) -> bool:
+        rest = [_packed(draws), b"%d" % ago] + ([] if event is None else [event])
         reply = await self._step("settle", slot, hold, *rest)
         return reply[0] == 1
 
     async def expire(self, slot: str) -> int:
         closed = 0
         while True:
-            (some,) = await self._step("expire", slot, "", b"%d" % _CLOSED_AT_ONCE)
+            (some,) = await self._step("expire", slot, "", b"%d" % _AT_ONCE)
             closed += some
-            if some < _CLOSED_AT_ONCE:
+            if some < _AT_ONCE:
                 return closed
 
     async def close(self) -> None:
@@ -121,7 +163,8 @@ def scripts() -> dict[str, bytes]:
     """The text of each step."""
     folder = resources.files(__package__) / "lua"
     text = {path.name: path.read_text() for path in folder.iterdir()}
-    begins = f"local DAY, SWEEP = {DAY}, {SWEEP}\n"
+    begins = f"local DAY, MARK, GRACE, QUIET, CALM = {DAY}, {MARK}, {GRACE}, {QUIET}, {CALM}\n"
+    begins += f"local SWEEP, EVENTS = {SWEEP}, {_EVENTS}\n"
     return {
         name: (begins + "".join([text[f"{part}.lua"] for part in (*before, name)])).encode()
         for name, before in _STEPS.items()
@@ -163,7 +206,8 @@ def _counter(counter: Counter) -> tuple[bytes, bytes]:
     """How many words a draw on it has, and those that are the counter's own.
 
     Remembered by identity, which costs less than anything that looks into it: a call draws on the same counters
-    twice at least, and a caller that keeps its counters does so for every call.
+    twice at least, and a caller that keeps its counters does so for every call. Not so those of open holds: they
+    are soon made, and many belong to one call alone.
     """
     known = _packed_counters.get(id(counter))
     if known is not None and known[0] is counter:
@@ -176,11 +220,16 @@ def _counter(counter: Counter) -> tuple[bytes, bytes]:
     else:
         size, fields = 7, _text(f"s{length}:{key}" if length else f"o:{key}")
     own = _NUMBERS_3(_F, counter.capacity, _F, counter.enforced, _F, length)
-    if len(_packed_counters) >= _MOST_PACKED:
-        _packed_counters.clear()
     made = size.to_bytes(2), _text(key) + own + fields
-    _packed_counters[id(counter)] = counter, made
+    if windows or length:
+        if len(_packed_counters) >= _MOST_PACKED:
+            _packed_counters.clear()
+        _packed_counters[id(counter)] = counter, made
     return made
+
+
+def _names(holds: Sequence[str]) -> bytes:
+    return b"".join([b"\xdc", len(holds).to_bytes(2), *[_text(hold) for hold in holds]])
 
 
 def _text(text: str) -> bytes:
@@ -189,8 +238,10 @@ def _text(text: str) -> bytes:
 
 
 def _answer(reply: list[int]) -> Answer:
+    if reply[0] == _FORGOTTEN:
+        raise MemoryLost("Redis has lost its memory, and is being told again what was used")
     readings = [
-        Reading(used, reset, None if wait < 0 else wait)
-        for used, reset, wait in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
+        Reading(used, reset, None if wait < 0 else wait, held)
+        for used, reset, wait, held in zip(reply[1::4], reply[2::4], reply[3::4], reply[4::4], strict=True)
     ]
     return Answer(reply[0] == 1, tuple(readings))

@@ -85,9 +85,9 @@ class SqlDirectory:
                 yield area_record(row) if row.removed_at is None else AreaRemoved(row.name)
             yield from _team_changes(connection, since)
             piecemeal = connection.execution_options(yield_per=_PIECE)
-            rows = piecemeal.execute(_changed(keys, keys.c.revoked_at, since))
-            for row in rows:
-                yield KeyChange(row.digest, key_record(row))
+            with piecemeal.execute(_changed(keys, keys.c.revoked_at, since)) as rows:
+                for row in rows:
+                    yield KeyChange(row.digest, key_record(row))
 
     def used(self, last: Mapping[str, datetime]) -> None:
         newer = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < bindparam("time"))

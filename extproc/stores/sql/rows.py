@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from extproc.limits.limit import Priority
+from extproc.stores.limits import NEWER, restored, stored
 from extproc.stores.ports import (
     AreaRecord,
     KeyRecord,
@@ -14,6 +16,7 @@ from extproc.stores.ports import (
     MemberKind,
     Stop,
     StopScope,
+    StoreUnavailable,
     TeamRecord,
 )
 
@@ -56,7 +59,16 @@ def _key_spec(row: AnyRow) -> KeySpec:
         surfaces=_texts(row.surfaces),
         ip_ranges=_texts(row.ip_ranges) or (),
         declared=row.declared,
+        limits=restored(row.limits),
+        priority=_priority(row.priority),
     )
+
+
+def _priority(value: str) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError:
+        raise StoreUnavailable(NEWER) from None
 
 
 def spec_columns(spec: KeySpec) -> dict[str, Any]:
@@ -72,6 +84,8 @@ def spec_columns(spec: KeySpec) -> dict[str, Any]:
         "surfaces": None if spec.surfaces is None else list(spec.surfaces),
         "ip_ranges": list(spec.ip_ranges),
         "declared": spec.declared,
+        "limits": stored(spec.limits),
+        "priority": spec.priority.value,
     }
 
 
@@ -85,6 +99,7 @@ def team_record(row: AnyRow, members: Iterable[Member]) -> TeamRecord:
         ip_ranges=tuple(row.ip_ranges),
         tags=tuple((name, value) for name, value in row.tags),
         members=tuple(members),
+        limits=restored(row.limits),
     )
 
 
@@ -97,6 +112,7 @@ def team_columns(team: TeamRecord) -> dict[str, Any]:
         "models": None if team.models is None else list(team.models),
         "ip_ranges": list(team.ip_ranges),
         "tags": [list(tag) for tag in team.tags],
+        "limits": stored(team.limits),
         "removed_at": None,
     }
 

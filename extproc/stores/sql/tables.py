@@ -47,6 +47,8 @@ keys = Table(
     Column("replaced_by", String(40)),
     Column("last_used_at", DateTime),
     Column("revision", BigInteger, nullable=False, server_default="1", index=True),
+    Column("limits", JSON(none_as_null=True)),
+    Column("priority", String(10), nullable=False, server_default="high"),
 )
 # One current key of a name in a team; revoked and replaced ones keep theirs.
 _current = keys.c.revoked_at.is_(None) & keys.c.replaced_by.is_(None)
@@ -71,6 +73,7 @@ teams = Table(
     Column("tags", JSON, nullable=False),
     Column("removed_at", DateTime),
     Column("revision", BigInteger, nullable=False, index=True),
+    Column("limits", JSON(none_as_null=True)),
 )
 
 members = Table(

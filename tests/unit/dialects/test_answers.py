@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.dialects import usage
-from extproc.dialects.answers import PARSE_WHOLE, Answer, Document, Opaque, Stream
+from extproc.dialects.answers import PARSE_WHOLE, Document, LeasedStream, Opaque, Stream
 from extproc.dialects.meters import AnthropicMeter, ChatMeter, Meter, PlainMeter, ResponsesMeter
 from extproc.model import Usage, UsageSource
 
@@ -25,7 +25,7 @@ def splits(raw: bytes) -> Iterable[list[bytes]]:
     return (chunked(raw, [at]) for at in range(len(raw) + 1))
 
 
-def sent(answer: Answer, chunks: Sequence[bytes]) -> bytes:
+def sent(answer: Stream | Document | Opaque, chunks: Sequence[bytes]) -> bytes:
     """What the client gets for these chunks, the last of which ends the answer."""
     out = []
     for number, chunk in enumerate(chunks, 1):
@@ -167,6 +167,90 @@ def test_a_stream_of_responses_gives_its_ids_as_it_flows() -> None:
     assert meter.made_ids() == ["resp_1"]
 
 
+# ---- leased streams ---------------------------------------------------------------------------------------
+
+
+def leased(meter: Meter, hides: bool = True, cap: int = CAP) -> LeasedStream:
+    return LeasedStream(meter, hides, cap, "openai")
+
+
+def paid(stream: LeasedStream, chunks: Sequence[bytes]) -> tuple[bytes, int]:
+    """What the client gets where everything is paid for, and what was paid."""
+    out, tokens = [], 0
+    for number, piece in enumerate(chunks, 1):
+        for event in stream.feed(piece, number == len(chunks)):
+            tokens += stream.weigh(event)
+            out.append(stream.passes(event))
+    return b"".join(out), tokens
+
+
+@given(streams(), st.booleans(), st.data())
+def test_a_lease_that_lasts_changes_nothing(events: list[Event], hides: bool, data: st.DataObject) -> None:
+    raw = joined(events)
+    plain = ChatMeter(hide_usage=hides)
+    expected = sent(Stream(plain, hides, cap=CAP), [raw])
+    cuts = data.draw(st.lists(st.integers(0, len(raw)), max_size=9))
+    prices = set()
+    for chunks in ([raw], chunked(raw, range(len(raw))), chunked(raw, cuts)):
+        meter = ChatMeter(hide_usage=hides)
+        got, tokens = paid(leased(meter, hides), chunks)
+        prices.add(tokens)
+        assert got == expected
+        assert (meter.finished, meter.total(5)) == (plain.finished, plain.total(5))
+        assert tokens >= meter.total(5).output or meter.usage is not None, "what is paid is an upper bound"
+    assert len(prices) == 1, "the price does not hang on the pieces"
+
+
+@given(st.lists(_content, min_size=1, max_size=6), st.data())
+def test_a_lease_may_end_after_any_event(events: list[Event], data: st.DataObject) -> None:
+    meter = ChatMeter()
+    stream = leased(meter)
+    whole = stream.feed(joined(events), end=False)
+    count = data.draw(st.integers(0, len(whole)))
+    passed = [stream.passes(event) for event in whole[:count] if stream.weigh(event) >= 0]
+    for event in whole[count : count + 1]:
+        stream.weigh(event)  # it was too dear
+    ending = stream.ending(7, tells_usage=True)
+    assert passed == whole[:count]
+    assert ending.endswith(b"data: [DONE]\n\n")
+    assert meter.finished
+    unread = ChatMeter()
+    got, _ = paid(leased(unread), [*passed, ending])
+    assert got == b"".join(passed) + ending, "the ending is whole events"
+    assert unread.finished
+    only_passed = ChatMeter()
+    paid(leased(only_passed), passed)
+    assert unread.usage is None or unread.usage.output == only_passed.total(7).output, "what flowed, and no more"
+
+
+def test_an_event_is_handed_out_only_when_it_is_whole() -> None:
+    stream = leased(ChatMeter())
+    first, second = framed(chunk("a")), framed(chunk("b"))
+    assert stream.feed(first[:-1], end=False) == []
+    assert stream.feed(first[-1:] + second[:5], end=False) == [first]
+    assert stream.feed(second[5:-2], end=False) == []
+    assert stream.feed(b"", end=True) == [second[:-2]]
+    assert stream.feed(b"", end=True) == []
+
+
+def test_weighing_an_event_notes_nothing() -> None:
+    meter = ChatMeter()
+    stream = leased(meter)
+    (event,) = stream.feed(framed(chunk("some words")), end=False)
+    assert stream.weigh(event) >= 2
+    assert meter.total(0).output == 0
+    stream.passes(event)
+    assert meter.total(0).output >= 2
+
+
+def test_an_event_beyond_the_cap_is_told() -> None:
+    stream = leased(ChatMeter(), cap=100)
+    stream.feed(b"data: " + b"x" * 94, end=False)
+    assert not stream.overlong
+    stream.feed(b"x", end=False)
+    assert stream.overlong
+
+
 # ---- documents ------------------------------------------------------------------------------------------
 
 CHAT_USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -262,6 +346,38 @@ def test_a_large_response_gives_the_id_that_it_starts_with(start: bytes, made: l
     meter = ResponsesMeter()
     assert total(meter, chunked(raw, range(1000, len(raw), 1000))).input == 3
     assert meter.made_ids() == made
+
+
+def images(keys: Sequence[str], size: int) -> bytes:
+    data = [{key: "A" * size} for key in keys]
+    return json.dumps({"created": 1, "data": data, "usage": {"input_tokens": 9, "output_tokens": 4}}).encode()
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 70_000, 10**9])
+@pytest.mark.parametrize(
+    ("raw", "made"),
+    [
+        (images(["b64_json"] * 3, 20), 3),
+        (images(["b64_json"] * 3, 90_000), 3),
+        (images(["b64_json"], PARSE_WHOLE), 1),
+        (images(["url"] * 10, 30_000), 10),
+        (images(["embedding"] * 4, 70_000), 0),
+        (b'{"data":[{"url": null, "b64_json":"' + b"A" * PARSE_WHOLE + b'"}],"usage":{"input_tokens":9}}', 1),
+        (b'{"data":[{"revised_prompt":"\\"url\\"' + b"A" * PARSE_WHOLE + b'"}],"usage":{"input_tokens":9}}', 0),
+    ],
+)
+def test_images_are_counted_however_large_the_answer_and_however_it_is_cut(raw: bytes, made: int, size: int) -> None:
+    if size > 7 or len(raw) < 1000:
+        assert total(PlainMeter(), chunked(raw, range(size, len(raw), size))).images == made
+
+
+def test_an_image_is_counted_where_its_key_is_cut() -> None:
+    head, tail = images(["b64_json"] * 2, PARSE_WHOLE).rsplit(b'"b64_json"', 1)
+    for at in range(len(b'"b64_json"') + 1):
+        pieces = [head, b'"b64_json"'[:at], b'"b64_json"'[at:], tail]
+        assert total(PlainMeter(), pieces).images == 2
+    singles = [bytes([byte]) for byte in b'"b64_json"']
+    assert total(PlainMeter(), [head, *singles, tail]).images == 2
 
 
 @given(st.integers(0, 400_000), st.lists(st.integers(0, 400_000), max_size=8))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extproc.dialects.anthropic import read_messages
-from extproc.model import Prompt, Span
+from extproc.model import Span
 from extproc.refusals import DUPLICATE_FIELD, INVALID_VALUE, Refused
 
 
@@ -17,7 +17,9 @@ def body(**fields: Any) -> bytes:
 def test_a_request_is_read_with_the_place_of_its_model() -> None:
     raw = body(max_tokens=10, stream=True)
     at = raw.index(b'"claude"')
-    assert read_messages(raw) == Prompt(raw, "claude", Span(at, at + 8), stream=True, estimated_input=1)
+    prompt = read_messages(raw)
+    assert (prompt.body, prompt.model, prompt.stream) == (raw, "claude", True)
+    assert prompt.model_span == Span(at, at + 8)
 
 
 TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "four"}]}
@@ -26,15 +28,15 @@ TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "
 @pytest.mark.parametrize(
     ("given", "tokens"),
     [
-        ({"system": "fourfour"}, 3),
-        ({"system": [{"type": "text", "text": "four"}, {"type": "text", "text": "four"}]}, 3),
-        ({"system": None}, 1),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "four"}, TOOL_RESULT]}]}, 1),
-        ({"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "four"}]}, 2),
-        ({"messages": [{"role": "user", "content": "ありがとう"}]}, 4),
-        ({"messages": [{"role": "user", "content": None}]}, 0),
-        ({"max_tokens": 0}, 1),
-        ({"max_tokens": None}, 1),
+        ({"system": "fourfour"}, 9),
+        ({"system": [{"type": "text", "text": "four"}, {"type": "text", "text": "four"}]}, 11),
+        ({"system": None}, 7),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "four"}, TOOL_RESULT]}]}, 11),
+        ({"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "four"}]}, 14),
+        ({"messages": [{"role": "user", "content": "ありがとう"}]}, 10),
+        ({"messages": [{"role": "user", "content": None}]}, 5),
+        ({"max_tokens": 0}, 7),
+        ({"max_tokens": None}, 7),
     ],
 )
 def test_the_input_is_estimated_from_its_texts(given: dict[str, Any], tokens: int) -> None:

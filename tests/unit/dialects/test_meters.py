@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from extproc.dialects import registry
 from extproc.dialects.meters import AnthropicMeter, ChatMeter, Meter, PlainMeter, ResponsesMeter, UncountedMeter
+from extproc.metering import bounds
 from extproc.model import Usage, UsageSource
 from extproc.surfaces import Surface
 
@@ -179,7 +180,7 @@ def test_a_client_that_leaves_early_is_charged_for_what_passed() -> None:
     )
     assert meter.total(30) == estimated(input=30, output=9)
     fed(meter, chunk("你好世界"))
-    assert meter.total(30) == estimated(input=30, output=12)
+    assert meter.total(30) == estimated(input=30, output=13)
 
 
 def test_a_completion_s_text_is_counted_too() -> None:
@@ -300,6 +301,29 @@ def test_a_whole_response() -> None:
     assert meter.total(5) == estimated(input=5, output=4)
 
 
+def done_item(kind: str) -> dict[str, Any]:
+    return {"type": "response.output_item.done", "output_index": 0, "item": {"type": kind}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_response_had_done_for_it_is_counted_once(stream: bool) -> None:
+    kinds = ["web_search_call", "message", "file_search_call", "code_interpreter_call", "image_generation_call"]
+    answer = {"output": [{"type": kind} for kind in kinds], "usage": COUNTS}
+    meter = ResponsesMeter()
+    if stream:
+        added = {"type": "response.output_item.added", "output_index": 0, "item": {"type": "web_search_call"}}
+        fed(meter, added, *map(done_item, kinds), {"type": "response.completed", "response": answer})
+    else:
+        meter.answer(answer)
+    used = meter.total(5)
+    assert (used.hosted_calls, used.images) == (3, 1)
+    assert (used.input, used.output, used.source) == (9, 4, REPORTED)
+
+
+def test_what_was_done_before_a_client_left_is_counted() -> None:
+    assert fed(ResponsesMeter(), done_item("web_search_call")).total(5) == estimated(input=5, hosted_calls=1)
+
+
 # ---- anthropic ------------------------------------------------------------------------------------------
 
 START = {
@@ -364,12 +388,20 @@ def test_a_whole_message() -> None:
 # ---- the others -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last", ["transcript.text.done", "image_generation.completed", "speech.audio.done"])
-def test_a_plain_stream_is_counted_and_finished_by_its_last_event(last: str) -> None:
+@pytest.mark.parametrize(
+    ("last", "images"),
+    [
+        ("transcript.text.done", 0),
+        ("speech.audio.done", 0),
+        ("image_generation.completed", 1),
+        ("image_edit.completed", 1),
+    ],
+)
+def test_a_plain_stream_is_counted_and_finished_by_its_last_event(last: str, images: int) -> None:
     meter = fed(PlainMeter(), {"type": "transcript.text.delta", "delta": "four"})
     assert (meter.finished, meter.total(0)) == (False, estimated(output=1))
     fed(meter, {"type": last, "usage": {"input_tokens": 9, "output_tokens": 2}})
-    assert (meter.finished, meter.total(0)) == (True, reported(input=9, output=2))
+    assert (meter.finished, meter.total(0)) == (True, reported(input=9, output=2, images=images))
 
 
 @pytest.mark.parametrize(
@@ -380,6 +412,9 @@ def test_a_plain_stream_is_counted_and_finished_by_its_last_event(last: str) -> 
         ({"text": "four", "usage": {"type": "duration", "seconds": 9}}, reported(seconds=9.0)),
         ({"text": "fourfour"}, estimated(input=3, output=2)),
         ({"data": []}, estimated(input=3)),
+        ({"data": [{"b64_json": "AA"}, {"url": "u"}, {"embedding": [1]}, 5]}, estimated(input=3, images=2)),
+        ({"data": [{"b64_json": "AA"}], "usage": {"input_tokens": 9}}, reported(input=9, images=1)),
+        ({"data": [{"embedding": [1], "index": 0}], "usage": {"prompt_tokens": 5}}, reported(input=5)),
         ({"usage": {"x": 1}}, estimated(input=3)),
     ],
 )
@@ -395,3 +430,186 @@ def test_what_costs_nothing_is_not_counted() -> None:
     meter.answer({"input_tokens": 9, "usage": {"input_tokens": 9}})
     assert meter.finished
     assert meter.total(9) == Usage()
+
+
+# ---- a bound meter --------------------------------------------------------------------------------------
+
+
+def bound(make: type[Any]) -> Meter:
+    meter: Meter = make()
+    meter.bound("openai")
+    return meter
+
+
+def texts(text: str) -> list[tuple[type[Any], dict[str, Any]]]:
+    """The same text in every form in which a stream can bring it."""
+    deltas: list[dict[str, Any]] = [
+        {"content": text},
+        {"reasoning_content": text},
+        {"reasoning": text},
+        {"refusal": text},
+        {"tool_calls": [{"index": 0, "function": {"arguments": text}}]},
+        {"tool_calls": [{"index": 0, "custom": {"input": text}}]},
+        {"function_call": {"arguments": text}},
+        {"content": [{"type": "text", "text": text}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]},
+        {"audio": {"id": "a", "transcript": text}},
+        {"reasoning_details": [{"type": "reasoning.text", "text": text, "format": "x", "index": 0}]},
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": text, "id": "r"}]},
+        {"something_new": {"deep": [[text]]}},
+    ]
+    blocks = [{"text": text}, {"partial_json": text}, {"thinking": text}, {"something_new": [text]}]
+    kinds = ("output_text", "refusal", "reasoning_summary_text", "function_call_arguments", "custom_tool_call_input")
+    return [
+        *((ChatMeter, {"choices": [{"index": 0, "delta": delta}]}) for delta in deltas),
+        (ChatMeter, {"choices": [{"index": 0, "text": text}]}),
+        (ChatMeter, {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"name": text}}]}}]}),
+        *((ResponsesMeter, {"type": f"response.{kind}.delta", "delta": text}) for kind in kinds),
+        (ResponsesMeter, {"type": "response.output_item.added", "output_index": 0, "item": {"name": text}}),
+        (ResponsesMeter, {"type": "response.output_item.done", "output_index": 0, "item": {"arguments": text}}),
+        (ResponsesMeter, {"type": "response.output_text.done", "output_index": 0, "text": text}),
+        (ResponsesMeter, {"type": "response.something_new.delta", "delta": {"words": text}}),
+        *((AnthropicMeter, {"type": "content_block_delta", "index": 0, "delta": block}) for block in blocks),
+        (AnthropicMeter, {"type": "content_block_start", "index": 0, "content_block": {"name": text}}),
+        (AnthropicMeter, {"type": "content_block_start", "content_block": {"type": "redacted_thinking", "data": text}}),
+        (PlainMeter, {"type": "transcript.text.delta", "delta": text}),
+    ]
+
+
+@pytest.mark.parametrize("place", range(len(texts(""))))
+@given(st.text(min_size=1, max_size=40))
+def test_every_form_of_output_is_weighed(place: int, text: str) -> None:
+    make, value = texts(text)[place]
+    raw = b"data: " + orjson.dumps(value) + b"\n\n"
+    meter = bound(make)
+    weighed = meter.weigh(raw)
+    assert weighed >= max(1, bounds.text_tokens(text, "openai"))
+    assert meter.weigh(raw) == weighed, "to weigh is not to note"
+    meter.event(raw)
+    assert meter.weigh(raw) == weighed
+
+
+@pytest.mark.parametrize("place", range(len(texts(""))))
+def test_an_empty_piece_is_a_token_too(place: int) -> None:
+    make, value = texts("")[place]
+    assert bound(make).weigh(event(value)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (ChatMeter, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+        (ChatMeter, usage_chunk(1, 2)),
+        (ResponsesMeter, {"type": "response.created", "response": {"id": "resp_1"}}),
+        (ChatMeter, {"choices": [{"delta": {"role": "assistant", "annotations": [{"url": "four"}]}}]}),
+        (ChatMeter, {"choices": [{"delta": {"audio": None, "images": None, "tool_calls": []}}]}),
+        (ResponsesMeter, {"type": "response.output_text.annotation.added", "annotation": {"title": "four"}}),
+        (ResponsesMeter, {"type": "response.output_item.done", "item": {"type": "mcp_list_tools", "tools": ["four"]}}),
+        (ResponsesMeter, {"type": "response.output_item.added", "item": {"type": "message"}}),
+        (AnthropicMeter, START),
+        (AnthropicMeter, {"type": "content_block_delta", "delta": {"signature": "c2ln"}}),
+        (AnthropicMeter, {"type": "content_block_delta", "delta": {"type": "citations_delta", "citation": {"a": "b"}}}),
+        (
+            AnthropicMeter,
+            {"type": "content_block_start", "content_block": {"type": "web_search_tool_result", "a": "b"}},
+        ),
+        (AnthropicMeter, {"type": "ping"}),
+        (AnthropicMeter, {"type": "message_stop"}),
+        (UncountedMeter, chunk("four")),
+    ],
+)
+def test_an_event_without_text_weighs_nothing(make: type[Any], value: dict[str, Any]) -> None:
+    assert bound(make).weigh(event(value)) == 0
+
+
+@pytest.mark.parametrize("raw", [b"data: [DONE]\n\n", b": ping\n\n", b"event: ping\n\n", b""])
+def test_what_is_no_event_weighs_nothing_and_is_noted_all_the_same(raw: bytes) -> None:
+    meter = bound(ChatMeter)
+    assert meter.weigh(raw) == 0
+    meter.event(raw)
+    assert meter.finished is (raw == b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("make", METERS)
+@pytest.mark.parametrize(
+    ("raw", "bytes_"), [(b"data: {broken\n\n", 7), (b'data: ["text"]\n\n', 8), (b"data: x\ndata: y", 3)]
+)
+def test_what_cannot_be_read_weighs_its_bytes(make: type[Any], raw: bytes, bytes_: int) -> None:
+    meter = bound(make)
+    assert meter.weigh(raw) == bytes_
+    assert meter.event(raw) is False
+
+
+def test_what_came_in_deltas_is_not_weighed_again_when_it_is_done() -> None:
+    meter = bound(ResponsesMeter)
+    done: list[dict[str, Any]] = [
+        {"type": "response.output_text.done", "output_index": 0, "text": "four"},
+        {"type": "response.output_item.done", "output_index": 0, "item": {"content": [{"text": "four"}]}},
+        {"type": "response.completed", "response": {"output": [{"content": [{"text": "four"}]}]}},
+    ]
+    fed(meter, {"type": "response.output_text.delta", "output_index": 0, "delta": "four"})
+    assert [meter.weigh(event(value)) for value in done] == [0, 0, 0]
+    assert meter.weigh(event({**done[0], "output_index": 1})) > 0, "of another item nothing has been shown"
+
+
+def test_reasoning_that_is_told_twice_is_weighed_once() -> None:
+    details = [{"type": "reasoning.text", "text": "four"}]
+    told = {"reasoning": "four", "reasoning_details": details}
+    weighed = [
+        bound(ChatMeter).weigh(event({"choices": [{"delta": delta}]})) for delta in ({"reasoning": "four"}, told)
+    ]
+    assert weighed[0] == weighed[1] > 0
+    other = {"reasoning": "four", "reasoning_details": [*details, {"data": "more than that"}]}
+    assert bound(ChatMeter).weigh(event({"choices": [{"delta": other}]})) > weighed[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (ChatMeter, {"choices": [{"delta": {"audio": {"id": "a", "data": "A" * 64_000}}}]}),
+        (ChatMeter, {"choices": [{"delta": {"images": [{"type": "x", "image_url": {"url": "A" * 64_000}}]}}]}),
+        (ResponsesMeter, {"type": "response.audio.delta", "delta": "A" * 64_000}),
+    ],
+)
+def test_sound_and_pictures_are_weighed_as_such(make: type[Any], value: dict[str, Any]) -> None:
+    """A second of PCM is 20 tokens; that of the leanest format could be 48 seconds."""
+    meter = bound(make)
+    raw = event(value)
+    assert meter.weigh(raw) == 48 * 20
+    meter.event(raw)
+    assert meter.total(0) == estimated(output=20)
+
+
+def test_a_backend_may_nest_as_deep_as_it_likes() -> None:
+    deep = b"[" * 900 + b'"four"' + b"]" * 900
+    meter = bound(ChatMeter)
+    raw = b'data: {"choices":[{"delta":{"content":' + deep + b"}}]}\n\n"
+    assert meter.weigh(raw) > 0
+    assert meter.event(raw) is False
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_search_that_a_chat_asked_for_counts_once(stream: bool) -> None:
+    meter = registry.meter(Surface.CHAT, hide_usage=False, searches=True)
+    if stream:
+        fed(meter, chunk("four"), usage_chunk(9, 1))
+    else:
+        meter.answer({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+    assert meter.total(0) == reported(input=9, output=1, hosted_calls=1)
+
+
+def test_other_streams_are_not_weighed() -> None:
+    assert ChatMeter().weigh(event(chunk("four"))) == 0
+
+
+@pytest.mark.parametrize("make", [ChatMeter, ResponsesMeter, AnthropicMeter, PlainMeter])
+@given(st.lists(st.sampled_from([value for _, value in texts("some words")]), max_size=6), st.data())
+def test_a_bound_meter_counts_as_any_other(make: type[Any], values: list[dict[str, Any]], data: st.DataObject) -> None:
+    plain, leased = make(), bound(make)
+    for value in values:
+        raw = event(value)
+        if data.draw(st.booleans()):
+            leased.weigh(raw)
+        assert plain.event(raw) is leased.event(raw)
+    assert plain.total(3) == leased.total(3)
+    assert plain.made_ids() == leased.made_ids()

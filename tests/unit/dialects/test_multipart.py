@@ -275,6 +275,50 @@ def test_a_field_of_a_form_is_read_as_what_it_says() -> None:
     assert read([first + FIELDS + END]) == Field("whisper-1", Span(len(first) - 11, len(first) - 2))
 
 
+# ---- the images that a form asks for ---------------------------------------------------------------------
+
+
+def asked(body: bytes, size: int = 10**9) -> int | None:
+    reader = FormReader(B)
+    for at in range(0, len(body), size):
+        reader.feed(body[at : at + size], end=at + size >= len(body))
+    return reader.images
+
+
+COUNTED: dict[str, tuple[bytes, int | None]] = {
+    "absent": (SOUND_FILE, None),
+    "before the file": (named("n", "10") + SOUND_FILE, 10),
+    "without a file": (named("n", "1"), 1),
+    "behind the file": (SOUND_FILE + named("n", "10"), None),
+    "behind the file, twice": (SOUND_FILE + named("n", "1") + named("n", "10"), None),
+    "beyond the prefix": (named("prompt", "x" * PREFIX) + named("n", "1"), None),
+    "as a file": (part('form-data; name="n"; filename="n"', b"1"), None),
+    "another spelling": (named("N", "1"), None),
+    "another spelling first": (named("N", "10") + named("n", "1"), None),
+    "unreadable first": (named("n", " 10") + named("n", "1"), None),
+    "empty": (named("n", ""), None),
+    "zero": (named("n", "0"), None),
+    "signed": (named("n", "+1"), None),
+    "with a point": (named("n", "1.0"), None),
+    "long": (named("n", "1000"), None),
+    "endless": (named("n", "1" * 5_000), None),
+}
+
+
+@pytest.mark.parametrize(("rest", "images"), COUNTED.values(), ids=COUNTED)
+def test_the_images_are_known_where_one_plain_number_stands_before_the_file(rest: bytes, images: int | None) -> None:
+    body = MODEL + rest + END
+    assert [asked(body, size) for size in (1, 7, 1000, 10**9)] == [images] * 4
+
+
+@pytest.mark.parametrize(
+    "again",
+    [named("n", "1"), named("N", "10"), SOUND_FILE + named("n", "10"), SOUND_FILE + named("N", "")],
+)
+def test_a_number_that_was_taken_is_not_followed_by_another(again: bytes) -> None:
+    assert read([MODEL + named("n", "1") + again + END]) is DUPLICATE_FIELD
+
+
 # ---- the content-type header ----------------------------------------------------------------------------
 
 

@@ -30,7 +30,9 @@ def refusal(read: Reader, raw: bytes) -> tuple[object, str | None]:
 def test_a_request_is_read_with_the_place_of_its_model() -> None:
     raw = b' {"messages":[{"role":"user","content":"Hello"}], "model" : "gpt-4o","x":[1]}'
     at = raw.index(b'"gpt-4o"')
-    assert read_chat(raw) == Prompt(raw, "gpt-4o", Span(at, at + 8), estimated_input=6)
+    prompt = read_chat(raw)
+    assert (prompt.body, prompt.model, prompt.stream) == (raw, "gpt-4o", False)
+    assert prompt.model_span == Span(at, at + 8)
 
 
 @pytest.mark.parametrize(("given", "model"), [({"model": None}, None), ({"model": ""}, "")])
@@ -48,15 +50,15 @@ def test_a_model_may_be_absent() -> None:
 @pytest.mark.parametrize(
     ("messages", "tokens"),
     [
-        ([{"role": "user", "content": "four"}], 5),
-        ([{"role": "user", "content": None}], 4),
-        ([{"role": "user"}], 4),
-        ([{"role": "user", "content": []}], 4),
-        ([{"role": "user", "content": [{"type": "text", "text": "four"}, {"type": "text", "text": "four"}]}], 6),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}], 4),
-        ([{"role": "system", "content": "four"}, {"role": "user", "content": "fourfour"}], 11),
-        ([{"role": "user", "content": "你好世界"}], 7),
-        ([{"role": "user", "content": "مرحبا"}], 8),
+        ([{"role": "user", "content": "four"}], 7),
+        ([{"role": "user", "content": None}], 5),
+        ([{"role": "user"}], 5),
+        ([{"role": "user", "content": []}], 5),
+        ([{"role": "user", "content": [{"type": "text", "text": "four"}, {"type": "text", "text": "four"}]}], 10),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}], 6),
+        ([{"role": "system", "content": "four"}, {"role": "user", "content": "fourfour"}], 15),
+        ([{"role": "user", "content": "你好世界"}], 9),
+        ([{"role": "user", "content": "مرحبا"}], 9),
     ],
 )
 def test_the_input_is_estimated_from_its_texts(messages: object, tokens: int) -> None:
@@ -84,6 +86,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"n": True}, "n"),
     ({"max_tokens": "100"}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": 1e12}, "max_tokens"),
     ({"max_tokens": 10**12}, "max_tokens"),
     ({"max_completion_tokens": -5}, "max_completion_tokens"),
@@ -100,7 +103,7 @@ def test_wrong_types_are_refused_by_name(given: dict[str, Any], param: str) -> N
 
 
 @pytest.mark.parametrize(
-    "given", [{"n": 1}, {"n": 128}, {"n": None}, {"max_tokens": None}, {"max_tokens": 0}, {"stream": None}]
+    "given", [{"n": 1}, {"n": 128}, {"n": None}, {"max_tokens": None}, {"max_tokens": 1}, {"stream": None}]
 )
 def test_values_at_their_bounds_pass(given: dict[str, Any]) -> None:
     assert read_chat(body(**given)).model == "gpt-4o"
@@ -209,7 +212,7 @@ def test_the_edited_body_is_the_same_request_with_usage(
         ("", 0),
         (None, 0),
         ([], 0),
-        (["four", "four"], 2),
+        (["four", "four"], 3),
         ([1, 2, 3], 3),
         ([[1, 2], [3, 4]], 4),
         (["four", [1]], 2),
@@ -230,6 +233,7 @@ def test_a_prompt_is_text_or_tokens(prompt: object, tokens: int) -> None:
         ({"prompt": [None]}, "prompt"),
         ({"prompt": [[["x"], {}]]}, "prompt"),
         ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"best_of": 0}, "best_of"),
         ({"best_of": 129}, "best_of"),

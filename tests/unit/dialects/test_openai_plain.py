@@ -52,7 +52,7 @@ def test_a_model_may_be_absent(read: Reader) -> None:
     ("read", "given", "tokens"),
     [
         (read_embedding, {"input": "fourfour"}, 2),
-        (read_embedding, {"input": ["four", "four"]}, 2),
+        (read_embedding, {"input": ["four", "four"]}, 3),
         (read_embedding, {"input": [1, 2, 3]}, 3),
         (read_embedding, {"input": [[1], [2, 3]]}, 3),
         (read_embedding, {"input": []}, 0),
@@ -60,7 +60,7 @@ def test_a_model_may_be_absent(read: Reader) -> None:
         (read_generation, {}, 0),
         (read_speech, {"input": "fourfour"}, 2),
         (read_speech, {"input": None}, 0),
-        (read_rerank, {"query": "fourfour", "documents": ["x"]}, 0),
+        (read_rerank, {"query": "fourfour", "documents": ["x"]}, 1),
     ],
 )
 def test_the_input_is_estimated(read: Reader, given: dict[str, Any], tokens: int) -> None:

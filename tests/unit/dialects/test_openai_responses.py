@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extproc.dialects.openai_responses import read_response
-from extproc.model import Prompt, Span, StateReference
+from extproc.model import Span, StateReference
 from extproc.refusals import DUPLICATE_FIELD, INVALID_VALUE, Refused
 
 
@@ -21,9 +21,9 @@ def state(**fields: Any) -> StateReference | None:
 def test_a_request_is_read_with_the_place_of_its_model() -> None:
     raw = body(input="fourfour", stream=True, background=True)
     at = raw.index(b'"gpt-4o"')
-    assert read_response(raw) == Prompt(
-        raw, "gpt-4o", Span(at, at + 8), stream=True, estimated_input=2, background=True
-    )
+    prompt = read_response(raw)
+    assert (prompt.body, prompt.model, prompt.stream, prompt.background) == (raw, "gpt-4o", True, True)
+    assert prompt.model_span == Span(at, at + 8)
 
 
 MESSAGE = {"role": "user", "content": "four"}
@@ -36,14 +36,14 @@ PARTS = [{"type": "input_text", "text": "four"}, {"type": "input_image", "image_
         ({"input": "four"}, 1),
         ({"input": None}, 0),
         ({}, 0),
-        ({"input": "four", "instructions": "fourfour"}, 3),
-        ({"input": [MESSAGE, {"type": "message", **MESSAGE}]}, 2),
-        ({"input": [{"role": "user", "content": PARTS}]}, 1),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}{}"}]}, 1),
-        ({"input": [{"type": "function_call_output", "output": "fourfour"}]}, 2),
-        ({"input": [{"type": "function_call_output", "output": [{"type": "input_text", "text": "x"}]}]}, 0),
-        ({"input": [{"type": "reasoning", "content": [{"text": 5}], "encrypted_content": "x"}]}, 0),
-        ({"input": [{"role": "user", "content": "안녕하세요"}]}, 4),
+        ({"input": "four", "instructions": "fourfour"}, 4),
+        ({"input": [MESSAGE, {"type": "message", **MESSAGE}]}, 13),
+        ({"input": [{"role": "user", "content": PARTS}]}, 9),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}{}"}]}, 6),
+        ({"input": [{"type": "function_call_output", "output": "fourfour"}]}, 6),
+        ({"input": [{"type": "function_call_output", "output": [{"type": "input_text", "text": "x"}]}]}, 6),
+        ({"input": [{"type": "reasoning", "content": [{"text": 5}], "encrypted_content": "x"}]}, 8),
+        ({"input": [{"role": "user", "content": "안녕하세요"}]}, 10),
     ],
 )
 def test_the_input_is_estimated_from_its_texts(given: dict[str, Any], tokens: int) -> None:

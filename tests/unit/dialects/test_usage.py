@@ -34,6 +34,45 @@ OPENAI: dict[str, tuple[Mapping[str, object], Usage]] = {
         },
         Usage(30, 20, cached_input=8, reasoning=12),
     ),
+    "a prompt cache that is written": (
+        {"input_tokens": 30, "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 9}},
+        Usage(30, cached_input=8, cache_write=9),
+    ),
+    "an image model": (
+        {"input_tokens": 50, "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}, "output_tokens": 4160},
+        Usage(50, 4160),
+    ),
+    "classes that nobody knows": (
+        {
+            "prompt_tokens": 30,
+            "prompt_tokens_details": {"video_tokens": 8, "smell_tokens": 2, "video_seconds": 9, "odd_tokens": "x"},
+            "completion_tokens": 20,
+            "completion_tokens_details": {"dream_tokens": 3, "rejected_prediction_tokens": 4},
+        },
+        Usage(30, 20, other_input=10, other_output=3),
+    ),
+    "reasoning in the total alone": (
+        {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 150},
+        Usage(30, 120),
+    ),
+    "reasoning beside the output": (
+        {
+            "prompt_tokens": 30,
+            "completion_tokens": 20,
+            "total_tokens": 150,
+            "completion_tokens_details": {"reasoning_tokens": 100},
+        },
+        Usage(30, 120, reasoning=100),
+    ),
+    "more reasoning than output": (
+        {"prompt_tokens": 30, "completion_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 100}},
+        Usage(30, 120, reasoning=100),
+    ),
+    "cached tokens beside the input": (
+        {"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 3000}},
+        Usage(3010, 1, cached_input=3000),
+    ),
+    "a total that is too small": ({"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 5}, Usage(30, 20)),
     "transcription": (
         {"type": "tokens", "input_tokens": 14, "input_token_details": {"audio_tokens": 10}, "output_tokens": 2},
         Usage(14, 2, audio_input=10),
@@ -84,6 +123,15 @@ def test_anthropic_input_includes_its_cached_tokens() -> None:
     assert usage.anthropic(reported) == Usage(3210, 42, cached_input=3000, cache_write=200, source=REPORTED)
 
 
+def test_anthropic_says_how_often_its_own_tools_ran() -> None:
+    first = usage.anthropic({"input_tokens": 1, "server_tool_use": {"web_search_requests": 1}})
+    assert first.hosted_calls == 1
+    assert usage.anthropic({"output_tokens": 1}, first).hosted_calls == 1
+    later = usage.anthropic({"server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 3}}, first)
+    assert later.hosted_calls == 5
+    assert usage.anthropic({"server_tool_use": {"web_search_requests": -1, "x": "y"}}).hosted_calls == 0
+
+
 @pytest.mark.parametrize(
     ("later", "expected"),
     [
@@ -115,6 +163,29 @@ _json: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=6),
 )
 _reports = st.dictionaries(_names, _json, max_size=8)
+
+
+_amounts = st.integers(0, 2**53 - 1) | st.integers(0, 100)
+
+
+@given(_amounts, _amounts, st.none() | _amounts, _amounts, _amounts, _amounts)
+def test_the_parts_of_a_side_are_never_more_than_the_side(
+    given_: int, made: int, total: int | None, cached: int, written: int, reasoning: int
+) -> None:
+    counted = usage.openai(
+        {
+            "input_tokens": given_,
+            "output_tokens": made,
+            "total_tokens": total,
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+            "output_tokens_details": {"reasoning_tokens": reasoning} if total is None else {},
+        }
+    )
+    assert counted
+    assert given_ <= counted.input
+    assert made <= counted.output
+    assert counted.cached_input + counted.cache_write <= counted.input
+    assert counted.reasoning <= counted.output
 
 
 @given(st.lists(_reports, min_size=1, max_size=4))

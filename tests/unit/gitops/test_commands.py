@@ -141,6 +141,35 @@ def test_a_plan_of_every_kind_of_step_and_drift(store: DirectoryStore) -> None:
     )
 
 
+def test_a_plan_of_limits(store: DirectoryStore) -> None:
+    _edit("checkout", "name: gpt-4o", "name: gpt-4o, tokensPerMinute: 5000")
+    _edit("checkout", "name: laptop", "name: laptop, priority: low, limits: {all: {concurrent: 5}}")
+    printed = " ".join(_sluice("plan").stdout.split())
+    assert "limits gpt-4o/tokens-per-minute (tokens 5,000 per minute by team, model; only models gpt-4o)" in printed
+    assert "laptop user bob@example.com; lifetime for ever; limits all (concurrent 5 by key); priority low" in printed
+    assert "priority high" not in printed
+    _apply()
+    assert store.state().teams[0].limits[0].owner == "team/checkout"
+    assert _sluice("plan").stdout == "No changes. 2 teams, 4 users, 3 keys.\n"
+    _edit("checkout", "5000", "6000")
+    _edit("checkout", "priority: low, limits: {all: {concurrent: 5}}", "limits: {day: {requests: 9, per: day}}")
+    printed = " ".join(_sluice("plan").stdout.split())
+    assert "limits: ~ gpt-4o/tokens-per-minute (tokens 5,000 per minute" in printed
+    assert "limits: - all (concurrent 5 by key), + day (requests 9 per day by key) priority: low → high" in printed
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["apply", "--yes", *TO_FILES]])
+def test_limits_where_each_worker_would_count_by_itself(folder: Path, store: DirectoryStore, verb: list[str]) -> None:
+    (folder / "gateway.yaml").write_text(f"workers: 2\n{GATEWAY}")
+    _sluice(*verb)
+    before = store.state()
+    _edit("checkout", "area: retail", "area: retail\nlimits: {all: {concurrent: 5}}")
+    assert _sluice(*verb, code=1).stderr == (
+        f"teams/checkout.yaml:2: limits.all: {loader.load(Path('gateway.yaml'), {}).limits_refused}\n"
+    )
+    assert store.state() == before
+
+
 def test_no_changes(store: DirectoryStore) -> None:
     _apply()
     assert _sluice("plan", "--exit-code").stdout == "No changes. 2 teams, 4 users, 3 keys.\n"
@@ -439,17 +468,14 @@ def test_an_access_file_becomes_a_team_file(folder: Path) -> None:
     (folder / "access.yaml").write_text(ACCESS.replace(', {name: "null"}', ""))
     result = _sluice("teams", "import", "access.yaml", "--area", "retail")
     assert result.stdout == "teams/search.yaml\n"
-    assert result.stderr == (
-        "teams/search.yaml: gpt-4o: 50,000 tokens per minute are not enforced\n"
-        "teams/search.yaml: gpt-4o-mini: 20,000 tokens per minute are not enforced\n"
-    )
+    assert result.stderr == ""
     assert (folder / "teams" / "search.yaml").read_text() == (
         "# Made from access.yaml by `sluice teams import`.\n"
         "area: retail\n"
         "owner: dora@example.com\n"
         "models:\n"
-        "- {name: gpt-4o}  # tokensPerMinute: 50000, not enforced yet\n"
-        "- {name: gpt-4o-mini} # tokensPerMinute: 20000, not enforced yet\n"
+        "- {name: gpt-4o, tokensPerMinute: 50000}\n"
+        "- {name: gpt-4o-mini, tokensPerMinute: 20000}\n"
     )
     assert "+  search    area retail; owner dora@example.com" in _sluice("plan").stdout
 
@@ -458,7 +484,11 @@ def test_an_access_file_whose_names_look_like_something_else(folder: Path) -> No
     (folder / "access.yaml").write_text(ACCESS)
     _sluice("teams", "import", "access.yaml", "--out", "elsewhere/teams")
     made = YAML(typ="safe").load(folder / "elsewhere" / "teams" / "search.yaml")
-    assert [model["name"] for model in made["models"]] == ["gpt-4o", "null", "gpt-4o-mini"]
+    assert made["models"] == [
+        {"name": "gpt-4o", "tokensPerMinute": 50000},
+        {"name": "null"},
+        {"name": "gpt-4o-mini", "tokensPerMinute": 20000},
+    ]
     assert made["area"] == "default"
 
 

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from extproc.config.limits import LimitFile
 from extproc.config.teams import TeamFile
 from extproc.gitops.drift import DriftKind
 from extproc.stores import sql
@@ -138,8 +139,8 @@ def test_an_example_names_its_schema_and_fits_it(path: Path) -> None:
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """`keys[].name` and so on, of all fields that hold a value."""
-    for name, field in model.model_fields.items():
+    """`keys[].name` and so on, of all fields that hold a value; what is in a limit stands in the configuration's."""
+    for name, field in ((field.alias or name, field) for name, field in model.model_fields.items()):
         inner = next((kind for kind in getattr(field.annotation, "__args__", ()) if _is_model(kind)), None)
         if inner is None:
             yield f"{prefix}{name}"
@@ -148,7 +149,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _is_model(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+    return isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, LimitFile)
 
 
 def _cells(heading: str, table: int = 0) -> list[str]:
@@ -173,11 +174,12 @@ def test_the_plan_in_the_guide_is_one(repository: Path) -> None:
     team = repository / "teams" / "checkout.yaml"
     text = team.read_text()
     for before, after in (
-        ("  - name: gpt-4o\n", "  - name: gpt-4o\n  - name: text-embedding-3-small\n"),
+        ("  - name: gpt-4o-mini\n", "  - name: gpt-4o-mini\n  - name: text-embedding-3-small\n"),
         ("  - {user: bob@example.com}\n", ""),
         ("eve@example.com, role: viewer", "eve@example.com"),
         ("{name: bob-laptop, user: bob@example.com", "{name: eve-laptop, user: eve@example.com"),
         ("10.20.0.0/16", "10.21.0.0/16"),
+        ("money: 500", "money: 800"),
     ):
         assert before in text
         text = text.replace(before, after)

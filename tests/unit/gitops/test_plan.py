@@ -1,6 +1,7 @@
 """From the directory and the files to the steps between them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from extproc.gitops.drift import Drift, DriftKind
 from extproc.gitops.plan import Action, KeyAction, Plan
 from extproc.gitops.view import FieldChange
 from extproc.identity import keys
+from extproc.limits.limit import Limit, Measure, Mode, Only, Period, Priority, Scope
 from extproc.stores.memory import MemoryDirectory
 from extproc.stores.ports import KeySpec, MintedKey, StopScope
 from tests.support.gitops import (
@@ -96,6 +98,18 @@ def test_another_order_and_another_case_of_letters_are_no_change(store: MemoryDi
         ("area: retail", "area: retail\ntags: {a: b}", "tags", ({}, {"a": "b"})),
         ("area: retail", "area: retail\ngroups: [{id: g}]", "groups", ({}, {"g": "developer"})),
         ("11-22", "33-44", "service_accounts", ({"ci": "11-22"}, {"ci": "33-44"})),
+        (
+            "name: gpt-4o",
+            "name: big, tokensPerMinute: 5",
+            "limits",
+            ({}, {"gpt-4o/tokens-per-minute": "tokens 5 per minute by team, model; only models gpt-4o"}),
+        ),
+        (
+            "area: retail",
+            "area: retail\nlimits: {all: {concurrent: 5}}",
+            "limits",
+            ({}, {"all": "concurrent 5 by team"}),
+        ),
     ],
 )
 def test_a_change_of_a_team_is_told_field_by_field(
@@ -134,6 +148,88 @@ def test_a_file_that_is_gone_takes_the_team_and_all_its_keys(store: MemoryDirect
     assert {step.reason for step in plan.keys} == {"the team is removed"}
 
 
+# ---- limits ---------------------------------------------------------------------------------------
+
+LIMITED = """\
+area: retail
+owner: anna@example.com
+models:
+  - {name: big, tokensPerMinute: 5000, requestsPerMinute: 10}
+  - {name: gpt-4o-mini}
+limits:
+  month: {money: 500, per: month, zone: Europe/Zurich, only: {models: [big]}, fallback: gpt-4o-mini}
+  all: {concurrent: 5, scope: [model, user]}
+keys:
+  - {name: ci, priority: low, limits: {minute: {requests: 3, per: minute, mode: shadow}}}
+"""
+CALLS = Limit(
+    "gpt-4o/requests-per-minute",
+    Measure.REQUESTS,
+    10,
+    "team/checkout",
+    (Scope.TEAM, Scope.MODEL),
+    sliding=60_000,
+    only=Only(models=frozenset({"gpt-4o"})),
+)
+
+
+def test_limits_as_a_file_declares_them() -> None:
+    declared = wished(checkout=LIMITED).declared
+    assert declared.teams["checkout"].limits == (
+        Limit("all", Measure.CONCURRENT, 5, "team/checkout", (Scope.USER, Scope.MODEL)),
+        CALLS,
+        replace(CALLS, name="gpt-4o/tokens-per-minute", measure=Measure.TOKENS, amount=5000),
+        Limit(
+            "month",
+            Measure.MONEY,
+            500 * 10**9,
+            "team/checkout",
+            (Scope.TEAM,),
+            period=Period.MONTH,
+            zone="Europe/Zurich",
+            only=Only(models=frozenset({"gpt-4o"})),
+            warn_at=(50, 80, 100),
+            fallback="gpt-4o-mini",
+        ),
+    )
+    (key,) = declared.keys.values()
+    minute = Limit("minute", Measure.REQUESTS, 3, scope=(Scope.KEY,), sliding=60_000, mode=Mode.SHADOW)
+    assert (key.limits, key.priority) == ((minute,), Priority.LOW)
+
+
+def test_per_minute_beside_every_model_is_of_each_of_them() -> None:
+    text = 'area: retail\nowner: anna@example.com\nmodels: [{name: "*", requestsPerMinute: 10}]\n'
+    (limit,) = wished(checkout=text).declared.teams["checkout"].limits
+    assert limit == replace(CALLS, name="*/requests-per-minute", only=Only())
+
+
+def test_a_limit_that_leaves_or_changes_is_told_by_its_name(clock: Clock) -> None:
+    store = MemoryDirectory(clock)
+    applied(store, wished(checkout=LIMITED), clock, Shelf())
+    assert planned(store, wished(checkout=LIMITED), clock).is_empty()
+    text = LIMITED.replace("tokensPerMinute: 5000, ", "").replace("concurrent: 5", "concurrent: 6")
+    (step,) = planned(store, wished(checkout=text), clock).teams
+    (change,) = step.fields
+    assert isinstance(change.before, dict)
+    assert isinstance(change.after, dict)
+    assert change.before.keys() - change.after.keys() == {"gpt-4o/tokens-per-minute"}
+    assert (change.before["all"], change.after["all"]) == (
+        "concurrent 5 by user, model",
+        "concurrent 6 by user, model",
+    )
+    applied(store, wished(checkout=text), clock, Shelf())
+    assert [limit.amount for limit in store.state().teams[0].limits] == [6, 10, 500 * 10**9]
+
+
+def test_limits_in_another_order_are_no_change(clock: Clock) -> None:
+    store = MemoryDirectory(clock)
+    applied(store, wished(checkout=LIMITED), clock, Shelf())
+    month, every = LIMITED.splitlines(keepends=True)[6:8]
+    other = LIMITED.replace(month + every, every.replace("[model, user]", "[user, model]") + month)
+    assert other != LIMITED
+    assert planned(store, wished(checkout=other), clock).is_empty()
+
+
 # ---- keys -----------------------------------------------------------------------------------------
 
 
@@ -155,6 +251,8 @@ def test_a_key_that_left_the_file_is_revoked(store: MemoryDirectory, clock: Cloc
         ("name: laptop", "name: laptop, models: [big]", "models"),
         ("name: laptop", "name: laptop, surfaces: [chat]", "surfaces"),
         ("name: laptop", "name: laptop, ip_ranges: [10.0.0.1]", "ip_ranges"),
+        ("name: laptop", "name: laptop, limits: {all: {concurrent: 5}}", "limits"),
+        ("name: laptop", "name: laptop, priority: low", "priority"),
     ],
 )
 def test_a_change_of_a_key_is_told_and_the_key_stays(
@@ -368,6 +466,9 @@ def test_every_model_is_those_that_are_open_to_the_tier(clock: Clock) -> None:
 
 MODELS = st.sampled_from(["[]", "[{name: gpt-4o}]", "[{name: gpt-4o}, {name: gpt-4o-mini}]", '[{name: "*"}]'])
 LIVES = st.sampled_from(["", ", lifetime: 30d", ", lifetime: 90d"])
+OF_TEAMS = st.sampled_from(["", "limits: {a: {requests: 5, per: day}}", "limits: {a: {concurrent: 5, scope: key}}"])
+OF_KEYS = st.sampled_from(["", ", limits: {a: {tokens: 5, per: 90s}}", ", limits: {a: {money: 0.5, per: day}}"])
+PRIORITIES = st.sampled_from(["", ", priority: low"])
 
 
 @st.composite
@@ -376,9 +477,11 @@ def files(draw: st.DrawFn) -> dict[str, str]:
     found = {}
     for team in draw(st.sets(st.sampled_from(["one", "two"]))):
         names = draw(st.sets(st.sampled_from(["a", "b", "c"])))
-        listed = "".join(f"  - {{name: {name}{draw(LIVES)}}}\n" for name in sorted(names))
+        listed = "".join(
+            f"  - {{name: {name}{draw(LIVES)}{draw(OF_KEYS)}{draw(PRIORITIES)}}}\n" for name in sorted(names)
+        )
         keys_text = f"keys:\n{listed}" if names else ""
-        found[team] = f"area: retail\nowner: anna@example.com\nmodels: {draw(MODELS)}\n{keys_text}"
+        found[team] = f"area: retail\nowner: anna@example.com\nmodels: {draw(MODELS)}\n{draw(OF_TEAMS)}\n{keys_text}"
     return found
 
 

@@ -1,6 +1,8 @@
 """From a folder of team files to what they say, and what people are told when that fails."""
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import get_args
 
@@ -21,12 +23,13 @@ OFFER = Offer(
     areas=frozenset({"retail", "finance"}),
     models={"gpt-4o": None, "gpt-4o-mini": None, "claude": ("premium",)},
     public={"gpt-4o": "gpt-4o", "big": "gpt-4o", "gpt-4o-mini": "gpt-4o-mini", "claude": "claude"},
+    backends=frozenset({"swe"}),
 )
 FULL = """\
 area: retail
 owner: Anna@Example.com
 tier: premium
-models: [{name: big}, {name: claude}]
+models: [{name: big, tokensPerMinute: 5000, requestsPerMinute: 10}, {name: claude}]
 ip_ranges: [10.0.0.0/8, "2001:db8::/32"]
 tags: {cost-centre: 4711, "owner's note": "line 1"}
 members:
@@ -34,10 +37,13 @@ members:
   - {user: eve@example.com, role: viewer}
 groups: [{id: 0f6a, role: viewer}]
 service_accounts: [{name: ci, client_id: 11-22}, {name: batch}]
+limits:
+  budget: {money: 0.1, per: month, zone: Europe/Zurich, only: {models: [big], backends: [swe]}}
+  calls: {concurrent: 20, scope: [user, model]}
 keys:
   - {name: ci, service_account: ci, environment: prod, lifetime: 90d, models: [big], surfaces: [chat, responses]}
   - {name: Bob's laptop, user: BOB@example.com, lifetime: 12h, ip_ranges: [192.168.1.1]}
-  - {name: spare}
+  - {name: spare, priority: low, limits: {minute: {tokens: 100, per: minute}}}
 """
 
 
@@ -72,7 +78,7 @@ def test_the_problems_of_all_files_are_told_together(tmp_path: Path) -> None:
     (tmp_path / "three.yaml").write_text("[")
     (tmp_path / "two.yaml").write_text(FULL.replace("big", "huge"))
     told = _problems(tmp_path)
-    assert [line.partition(":")[0] for line in told] == ["one.yaml", "three.yaml", "two.yaml", "two.yaml"]
+    assert [line.partition(":")[0] for line in told] == ["one.yaml", "three.yaml", *["two.yaml"] * 3]
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_an_empty_folder_has_no_teams(tmp_path: Path) -> None:
 
 def test_where_the_gateway_names_no_areas_any_will_do(tmp_path: Path) -> None:
     (tmp_path / "checkout.yaml").write_text(FULL.replace("retail", "anything"))
-    assert load_teams(tmp_path, Offer(frozenset(), OFFER.models, OFFER.public))["checkout"].area == "anything"
+    assert load_teams(tmp_path, replace(OFFER, areas=frozenset()))["checkout"].area == "anything"
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -162,6 +168,27 @@ def test_a_team_in_full(tmp_path: Path) -> None:
     assert (laptop.user, laptop.ip_ranges) == ("bob@example.com", ("192.168.1.1/32",))
 
 
+def test_limits_in_full(tmp_path: Path) -> None:
+    team = _team(tmp_path, FULL)
+    assert [(model.tokens_per_minute, model.requests_per_minute) for model in team.models] == [(5000, 10), (None, None)]
+    assert (team.limits["budget"].money, team.limits["budget"].zone) == (Decimal("0.1"), "Europe/Zurich")
+    assert team.limits["calls"].scope == ("user", "model")
+    assert [(key.priority, list(key.limits)) for key in team.keys] == [("high", []), ("high", []), ("low", ["minute"])]
+
+
+def test_where_no_limit_can_be_kept_each_is_refused_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "checkout.yaml").write_text(FULL)
+    assert _problems(tmp_path, replace(OFFER, limits_refused="not here")) == [
+        "checkout.yaml:4: models[0].tokensPerMinute: not here",
+        "checkout.yaml:4: models[0].requestsPerMinute: not here",
+        "checkout.yaml:13: limits.budget: not here",
+        "checkout.yaml:14: limits.calls: not here",
+        "checkout.yaml:18: keys[2].limits.minute: not here",
+    ]
+    (tmp_path / "checkout.yaml").write_text("{area: retail, owner: a, models: [{name: big}]}")
+    assert list(load_teams(tmp_path, replace(OFFER, limits_refused="not here"))) == ["checkout"]
+
+
 def test_two_required_fields_make_a_team(tmp_path: Path) -> None:
     team = _team(tmp_path, "{area: retail, owner: anna@example.com}")
     assert (team.tier, team.models, team.members, team.keys) == ("standard", (), (), ())
@@ -191,7 +218,9 @@ def test_an_editor_accepts_what_is_right() -> None:
         ("tier:", "teir:", "$: no teir"),
         ("role: viewer", "role: boss", "$.members[1].role: enum ['team_admin', 'developer', 'viewer']"),
         ("lifetime: 90d", "lifetime: 3w", "$.keys[0].lifetime: pattern ^0*[1-9][0-9]{0,4}[dh]$"),
-        ("name: claude}", "name: claude, tokensPerMinute: 1}", "$.models[1]: no tokensPerMinute"),
+        ("name: claude}", "name: claude, tokens_per_minute: 1}", "$.models[1]: no tokens_per_minute"),
+        ("concurrent: 20,", "concurent: 20,", "$.limits.calls: no concurent"),
+        ("priority: low", "priority: top", "$.keys[2].priority: enum ['high', 'low']"),
     ],
 )
 def test_an_editor_underlines_what_is_wrong(before: str, after: str, told: str) -> None:

@@ -3,22 +3,24 @@
 -- All keys of a slot are declared, and the sums are fields of one of them: so a step may close other callers' holds
 -- without touching a key that it did not name. Each lives for a day or two longer than anything in it matters.
 --
--- sums:  hash. `c<start>_<end>:<key>` and `o:<key>`: a number; `s<length>:<key>`: {edge, units, ...}, packed, by edge;
---        ``: the time up to which the keys of the slot live
+-- sums:  hash. `o:<key>`: a number; `c<start>_<end>:<key>`: units, and how many of them open holds have, packed;
+--        `s<length>:<key>`: {edge, units, of them held, ...}, packed, by edge; ``: the time up to which the keys of the slot live; `since`, `renewed` and
+--        `calm`: see renew.lua
 -- holds: hash of a hold's name to its record, packed
--- ends:  sorted set of the open holds by the end of their lives
+-- ends:  sorted set of the open holds, and of no others, by the end of their lives
 -- past:  sorted set of what can be forgotten, by time: `h<hold>`, or the field of a sum
 -- usage: stream of events
 -- done:  when the hold of this step was settled
 --
--- A record is {end of its life, 1 where it expired, row, row, ...} without the rows' braces. A row is one place that
--- the hold has units at, {key, kept, field, edge, units}; rows are in the order in which units were taken.
+-- A record is {0, or when it was closed, row, row, ...} without the rows' braces. A row is one place that the hold has
+-- units at, {key, kept, field, edge, units}; rows are in the order in which units were taken.
 --
--- DAY and SWEEP are the port's. This runs for every call of the gateway, in the one thread of Redis: the numbers of
--- commands, closures and tables count (a fifth of its time is Lua's collector). Redis refuses a step for
--- want of memory, or because it is a replica, at its first write or not at all: so it is taken whole, or not.
+-- DAY, MARK, GRACE, QUIET and CALM are the port's; SWEEP is how much a step forgets, EVENTS about the most that wait on the bus. This
+-- runs for every call of the gateway, in the one thread of Redis: the numbers of commands, closures and tables count (a
+-- fifth of its time is Lua's collector). Redis refuses a step for want of memory, or because it is a replica, at its
+-- first write or not at all: so it is taken whole, or not.
 local SUMS, HOLDS, ENDS, PAST, USAGE, DONE = unpack(KEYS)
-local SLIDING, OPEN, RECORD = 115, 111, 104  -- first letters: s, o, h
+local CALENDAR, SLIDING, OPEN, RECORD = 99, 115, 111, 104  -- first letters: c, s, o, h
 local LENGTH_OF = '^s(%d+):'
 local call, kind = redis.call, string.byte
 
@@ -29,7 +31,7 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local sums, changed, unknown, lives_to = {}, {}, {}, nil
+local sums, helds, changed, unknown, lives_to = {}, {}, {}, {}, nil  -- helds: of calendar sums
 
 -- Read the sums of fields that are not known yet.
 local function fetch(fields)
@@ -47,10 +49,13 @@ local function fetch(fields)
   for i = 1, count do
     local field, sum = missing[i], found[i]
     unknown[field] = not sum
-    if kind(field) == SLIDING then
+    local sort = kind(field)
+    if sort == SLIDING then
       sums[field] = sum and cmsgpack.unpack(sum) or {}
+    elseif sort == CALENDAR and sum then
+      sums[field], helds[field] = cmsgpack.unpack(sum)
     else
-      sums[field] = tonumber(sum or 0)
+      sums[field], helds[field] = tonumber(sum or 0), 0
     end
   end
 end
@@ -78,10 +83,10 @@ local function forget_at(time, name)
     elseif kind(over) == SLIDING then
       local packed = call('HGET', SUMS, over)
       local buckets = packed and cmsgpack.unpack(packed) or {}
-      until_then = buckets[1] and buckets[#buckets - 1] + string.match(over, LENGTH_OF)
+      until_then = buckets[1] and buckets[#buckets - 2] + string.match(over, LENGTH_OF)
     end
     if until_then and until_then > now then
-      call('ZADD', PAST, until_then + DAY, over)
+      call('ZADD', PAST, until_then + MARK, over)
     else
       call('ZREM', PAST, over)
       if kind(over) ~= RECORD then call('HDEL', SUMS, over) end
@@ -92,37 +97,38 @@ end
 -- Let go of the buckets that have left a sliding window.
 local function trim(field, length)
   local buckets, first = sums[field], 1
-  while buckets[first] and buckets[first] + length <= now do first = first + 2 end
+  while buckets[first] and buckets[first] + length <= now do first = first + 3 end
   if first > 1 then sums[field] = {unpack(buckets, first)} end
   return sums[field]
 end
 
-local function add_to_bucket(field, edge, units)
+local function add_to_bucket(field, edge, units, held)
   local length = tonumber(string.match(field, LENGTH_OF))
   local buckets = trim(field, length)
   if edge + length <= now then return end
-  local at = #buckets - 1
-  while at > 0 and buckets[at] > edge do at = at - 2 end
+  local at = #buckets - 2
+  while at > 0 and buckets[at] > edge do at = at - 3 end
   if at < 1 or buckets[at] ~= edge then
-    at = at + 2
-    table.insert(buckets, at, edge)
-    table.insert(buckets, at + 1, 0)
+    at = at + 3
+    for i = at, at + 2 do table.insert(buckets, i, i == at and edge or 0) end
   end
   buckets[at + 1] = buckets[at + 1] + units
+  buckets[at + 2] = math.min(math.max(0, buckets[at + 2] + held), buckets[at + 1])
   if buckets[at + 1] <= 0 then
-    table.remove(buckets, at)
-    table.remove(buckets, at)
+    for _ = 1, 3 do table.remove(buckets, at) end
   end
 end
 
--- Add units at a place; below 0 they go back. What is forgotten has nothing to give back.
-local function add(field, edge, units)
-  if units == 0 then return end
+-- Add units at a place; below 0 they go back. What is forgotten has nothing to give back. `held`: how many more, or
+-- fewer, of them an open hold has.
+local function add(field, edge, units, held)
+  if units == 0 and held == 0 then return end
   changed[field] = true
   if kind(field) == SLIDING then
-    add_to_bucket(field, edge, units)
+    add_to_bucket(field, edge, units, held)
   else
     sums[field] = math.max(0, sums[field] + units)
+    helds[field] = math.min(math.max(0, helds[field] + held), sums[field])
   end
 end
 
@@ -135,11 +141,16 @@ local function store()
       call('HDEL', SUMS, field)
     else
       written[count + 1] = field
-      written[count + 2] = sort == SLIDING and cmsgpack.pack(sum) or sum
+      written[count + 2] = sum
+      if sort == SLIDING then
+        written[count + 2] = cmsgpack.pack(sum)
+      elseif sort == CALENDAR then
+        written[count + 2] = cmsgpack.pack(sum, helds[field])
+      end
       count = count + 2
       if unknown[field] and sort ~= OPEN then
         local length, over = string.match(field, LENGTH_OF), string.match(field, '^c.-_(%d+):')
-        forget_at(math.max(now, over and tonumber(over) or now + length) + DAY, field)
+        forget_at(math.max(now, over and tonumber(over) or now + length) + MARK, field)
       end
     end
   end
@@ -150,8 +161,8 @@ end
 -- more than was held counts at the last place. Of open holds none stay.
 local function staying(record, used)
   local stay, left, last = {}, {}, {}
-  for i = 3, #record, 5 do last[record[i]] = i end
-  for i = 3, #record, 5 do
+  for i = 2, #record, 5 do last[record[i]] = i end
+  for i = 2, #record, 5 do
     local key, units = record[i], record[i + 4]
     local rest = left[key] or used[key] or 0
     if kind(record[i + 2]) == OPEN then rest = 0 end
@@ -164,7 +175,7 @@ end
 -- How many units stay of each key of a hold that nobody settles.
 local function kept_of(record)
   local held, kept = {}, {}
-  for i = 3, #record, 5 do
+  for i = 2, #record, 5 do
     local key = record[i]
     held[key] = (held[key] or 0) + record[i + 4]
     kept[key] = math.min(record[i + 1], held[key])
@@ -172,12 +183,17 @@ local function kept_of(record)
   return kept
 end
 
--- Book the differences between what lies at the places of a hold and what is to lie there.
-local function move(record, before, after)
+-- Book the differences between what lies at the places of a hold and what is to lie there, of each all of its units
+-- where nothing is said. `held`: -1 where they are held no more, 1 where they are held again.
+local function move(record, before, after, held)
   local fields = {}
-  for i = 3, #record, 5 do fields[#fields + 1] = record[i + 2] end
+  for i = 2, #record, 5 do fields[#fields + 1] = record[i + 2] end
   fetch(fields)
-  for i = 3, #record, 5 do add(record[i + 2], record[i + 3], after[i] - (before and before[i] or record[i + 4])) end
+  for i = 2, #record, 5 do
+    local units = record[i + 4]
+    local more = (after and after[i] or units) - (before and before[i] or units)
+    add(record[i + 2], record[i + 3], more, held * units)
+  end
 end
 
 local function record_of(name)
@@ -185,18 +201,47 @@ local function record_of(name)
   return packed and cmsgpack.unpack(packed)
 end
 
+-- Put an event on the usage bus.
+local function publish(event)
+  call('XADD', USAGE, 'MAXLEN', '~', EVENTS, '*', 'event', event)
+  keep(now)
+  if call('XLEN', USAGE) == 1 then call('PEXPIRE', USAGE, lives_to - now) end
+end
+
+-- What obituary() of counters.py says. Numbers are written here, as cjson rounds long ones.
+local function obituary(name, record, stay)
+  local kept, known, parts = {}, {}, {}
+  for i = 2, #record, 5 do
+    local key = record[i]
+    if not kept[key] then known[#known + 1] = key end
+    kept[key] = (kept[key] or 0) + stay[i]
+  end
+  for i, key in ipairs(known) do parts[i] = cjson.encode(key) .. string.format(':%.0f', kept[key]) end
+  return '{"id":' .. cjson.encode(name) .. ',"expired":true,"kept":{' .. table.concat(parts, ',') .. '}}'
+end
+
 -- Close a hold whose life is over: all but `kept` goes back.
 local function expire(name, record)
-  move(record, nil, staying(record, kept_of(record)))
-  record[2] = 1
+  local stay = staying(record, kept_of(record))
+  move(record, nil, stay, -1)
+  publish(obituary(name, record, stay))
+  record[1] = now
   call('HSET', HOLDS, name, cmsgpack.pack(record))
   call('ZREM', ENDS, name)
-  forget_at(record[1] + DAY, 'h' .. name)
+  forget_at(now + DAY, 'h' .. name)
+end
+
+-- Whether nobody has renewed holds for a while, or somebody has only just begun to again: a hold whose life is over may
+-- be that of a call that runs.
+local function is_calm()
+  local renewed, calm = unpack(call('HMGET', SUMS, 'renewed', 'calm'))
+  return renewed and (now - renewed > QUIET or (calm and now < tonumber(calm)))
 end
 
 -- Close at most so many holds whose life is over, and say how many.
 local function sweep(most)
   local over = call('ZRANGEBYSCORE', ENDS, '-inf', now, 'LIMIT', 0, most)
+  if not over[1] or is_calm() then return 0 end
   for _, name in ipairs(over) do
     local record = record_of(name)
     if record then expire(name, record) else call('ZREM', ENDS, name) end
@@ -204,12 +249,10 @@ local function sweep(most)
   return #over
 end
 
--- The record of this step's hold, and whether its life is over; nothing where it has been over for a day.
+-- The record of this step's hold; nothing where it was closed a day ago.
 local function own_record()
   local record = record_of(hold)
-  if not record then return nil end
-  if record[1] + DAY > now then return record, record[2] == 1 or record[1] <= now end
-  if record[2] == 0 then expire(hold, record) end
+  if not record or record[1] == 0 or record[1] + DAY > now then return record end
   call('HDEL', HOLDS, hold)
   call('ZREM', PAST, 'h' .. hold)
   return nil
@@ -217,5 +260,5 @@ end
 
 local function is_settled()
   local time = call('GET', DONE)
-  return time and time + DAY > now
+  return time and time + MARK > now
 end

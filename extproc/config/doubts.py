@@ -1,0 +1,72 @@
+"""What a configuration says and hardly means: `sluice check` warns of it, and the gateway serves it all the same."""
+
+from collections.abc import Iterator
+
+from extproc.config.limits import GatewayLimit, compile_limit
+from extproc.config.problems import Steps
+from extproc.config.schema import MEMORY, Gateway
+from extproc.limits.limit import Measure
+
+Doubt = tuple[Steps, str]
+_HOUR = 3_600_000
+
+
+def doubts(gateway: Gateway, now: float) -> Iterator[Doubt]:
+    """Each doubt, with the way to the setting that it is about. `now` is Unix time in seconds."""
+    yield from _unpriced(gateway)
+    yield from _past(gateway, now)
+    yield from _forgotten(gateway)
+
+
+def _unpriced(gateway: Gateway) -> Iterator[Doubt]:
+    """Models, and models to fall back to, whose calls a limit of money refuses because nobody knows what they cost."""
+    refusing = {model: limit for model in gateway.models if (limit := _limit_over(gateway, model))}
+    for model, limit in refusing.items():
+        yield ("models", model), f"has a target without a price, so that its calls under the limit {limit} are refused"
+    public = gateway.public_names()
+    for name, given in gateway.policies.limits.items():
+        if given.mode == "enforce" and given.fallback and public[given.fallback] in refusing:
+            yield ("policies", "limits", name, "fallback"), "has no price, so that a limit of money refuses it as well"
+
+
+def _limit_over(gateway: Gateway, model: str) -> str | None:
+    """A limit of money that is enforced, and can hold for calls of a model that has a target without a price."""
+    given = gateway.models[model]
+    targets = [target for group in given.targets for target in group]
+    if given.price is not None or all(target.price is not None for target in targets):
+        return None
+    backends = {target.backend for target in targets}
+    limits = gateway.policies.limits.items()
+    return next((name for name, limit in limits if _can_hold(gateway, limit, model, backends)), None)
+
+
+def _can_hold(gateway: Gateway, limit: GatewayLimit, model: str, backends: set[str]) -> bool:
+    only, public = limit.only, gateway.public_names()
+    return (
+        limit.measure is Measure.MONEY
+        and limit.mode == "enforce"
+        and (only.models is None or model in {public[name] for name in only.models})
+        and (only.backends is None or not backends.isdisjoint(only.backends))
+    )
+
+
+def _past(gateway: Gateway, now: float) -> Iterator[Doubt]:
+    for name, given in gateway.policies.limits.items():
+        raised = compile_limit(name, given).raised
+        if raised is not None and raised.until <= now * 1000:
+            yield ("policies", "limits", name, "raise", "until"), "is past: the limit is back at its own amount"
+
+
+def _forgotten(gateway: Gateway) -> Iterator[Doubt]:
+    """Budgets that a restart gives out again."""
+    if gateway.stores.counters != MEMORY:
+        return
+    for name, given in gateway.policies.limits.items():
+        limit = compile_limit(name, given)
+        is_long = limit.sliding > _HOUR or given.per in ("day", "month")
+        if limit.measure is Measure.MONEY and given.mode != "off" and is_long:
+            yield (
+                ("policies", "limits", name),
+                "is counted in the worker's memory, and a restart forgets all but the last hour: "
+                "name a Redis in stores.counters",
+            )

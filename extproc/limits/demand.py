@@ -1,0 +1,101 @@
+"""The most that a call may use: what its limits must have room for before it is sent."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from extproc.limits.limit import Measure
+from extproc.metering import bounds, prices
+from extproc.model import Chain, Demand, InputSize, Prompt, Target, Usage
+from extproc.surfaces import Surface
+
+ASSUMED_OUTPUT = 16_384
+"""Tokens of an answer where the model's maximum is not configured; if a limit needs a bound, a cap says so."""
+
+UNITS: Mapping[Measure, Callable[[Demand], int]] = {
+    Measure.REQUESTS: lambda demand: demand.requests,
+    Measure.TOKENS: lambda demand: demand.input + demand.output,
+    Measure.INPUT_TOKENS: lambda demand: demand.input,
+    Measure.OUTPUT_TOKENS: lambda demand: demand.output,
+    Measure.CONCURRENT: lambda _demand: 1,
+    Measure.MONEY: lambda demand: demand.money,
+}
+"""What a demand is in the units of a limit."""
+
+OUTPUT = frozenset({Measure.TOKENS, Measure.OUTPUT_TOKENS, Measure.MONEY})
+"""What a cap on the output bounds."""
+
+_TEXT = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Surface.MESSAGES})
+_MEDIA = {Surface.IMAGES: 8_192, Surface.IMAGE_EDITS: 8_192}  # tokens of one image, where no maximum is set
+_SPOKEN = 8  # tokens of speech for one of the text, at most: 20 a second, and a token is spoken in a quarter of one
+_AUDIO = frozenset({Surface.TRANSCRIPTIONS, Surface.TRANSLATIONS})
+_MOST_EDITED = 10  # images of one call, where its form does not ask for fewer before the uploads
+_FORM = InputSize(images=16)  # uploads that an edit takes, at most, with its prompt
+_TOKENS_PER_SECOND = 10  # of audio, in and out: more than any published rule
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What bounds a call: `input` tokens, `cap` tokens for each of `choices`, `seconds` of audio, `images` made.
+
+    `hosted_calls`: of tools that the provider runs.
+    """
+
+    input: int = 0
+    estimated_input: int = 0
+    cap: int = 0
+    choices: int = 1
+    seconds: float = 0.0
+    images: int = 0
+    hosted_calls: int = 0
+
+    def at_most(self, chain: Chain, cap: int) -> Demand:
+        """With this cap, at the dearest target that has a price."""
+        return self.at_most_output(chain, cap * self.choices)
+
+    def at_most_output(self, chain: Chain, output: int) -> Demand:
+        """With so many tokens of output in all."""
+        return Demand(1, self.input, output, max(self._money(target, output) for target in chain.targets))
+
+    def surely(self, chain: Chain, output: int = 0) -> Demand:
+        """What a call has used if it was sent, and nothing more is known of its answer than what has passed."""
+        usage = Usage(input=self.estimated_input, output=output)
+        costs = [prices.cost(target.price, usage) for target in chain.targets if target.price is not None]
+        return Demand(1, self.estimated_input, output, min(costs, default=0))
+
+    def _money(self, target: Target, output: int) -> int:
+        if target.price is None:
+            return 0
+        return prices.most(target.price, self.input, output, self.seconds, self.images, self.hosted_calls)
+
+
+def extent(surface: Surface, prompt: Prompt, chain: Chain, upload: int) -> Extent:
+    """How far a call can go. `upload`: bytes of a multipart body, at most."""
+    if surface in _AUDIO:
+        longest = chain.model.bounds.max_seconds
+        seconds = bounds.audio_seconds(upload) if longest is None else min(longest, bounds.audio_seconds(upload))
+        tokens = int(seconds * _TOKENS_PER_SECOND)
+        return Extent(input=tokens, estimated_input=0, cap=tokens, seconds=seconds)
+    of = chain.model.bounds
+    given = bounds.input_tokens(_FORM if surface is Surface.IMAGE_EDITS else prompt.input, of)
+    images = prompt.images or (_MOST_EDITED if surface is Surface.IMAGE_EDITS else 0)
+    return Extent(
+        input=0 if surface in (Surface.COUNT_TOKENS, Surface.RESPONSE_ITEM) else given,
+        estimated_input=prompt.estimated_input,
+        cap=_cap(surface, prompt, chain),
+        choices=max(prompt.choices, images),
+        images=images,
+        hosted_calls=prompt.hosted_calls,
+    )
+
+
+def _cap(surface: Surface, prompt: Prompt, chain: Chain) -> int:
+    most = chain.model.bounds.max_output
+    if surface is Surface.SPEECH:
+        return _SPOKEN * max(prompt.estimated_input, 16) if most is None else most
+    if surface not in _TEXT:
+        assumed = _MEDIA.get(surface, 0)
+        return assumed if most is None or not assumed else most
+    said = prompt.cap.tokens
+    if said is None or (said == 0 and surface is Surface.COMPLETIONS):  # which some servers take for no bound at all
+        return ASSUMED_OUTPUT if most is None else most
+    return said if most is None else min(said, most)

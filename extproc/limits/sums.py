@@ -1,0 +1,35 @@
+"""The counters of limits: which sum a call adds to."""
+
+import hashlib
+
+from extproc.limits import calendar
+from extproc.limits.limit import Limit, Mode
+from extproc.stores.counters import Counter, Window
+
+_MOST_KEPT = 50_000
+_ALWAYS = Window(0, 2**63)
+
+
+class Sums:
+    """Makes counters and keeps them: a store prepares each of them once, and nearly all calls use known ones."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, tuple[str, ...], int], tuple[Limit, Window, Counter]] = {}
+
+    def counter(self, limit: Limit, values: tuple[str, ...], capacity: int, now: int) -> Counter:
+        """The sum of a limit for these values of its scopes. `now`: milliseconds of Unix time."""
+        known = self._kept.get((id(limit), values, capacity))
+        if known is not None and known[0] is limit and known[1].start <= now < known[1].end:
+            return known[2]
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        windows = () if limit.period is None else calendar.windows(limit.period, limit.zone, now)
+        counter = Counter(_key(limit, values), capacity, windows, limit.sliding, limit.mode is Mode.ENFORCE)
+        self._kept[id(limit), values, capacity] = (limit, windows[0] if windows else _ALWAYS, counter)
+        return counter
+
+
+def _key(limit: Limit, values: tuple[str, ...]) -> str:
+    """Users' names and ids of keys are nobody's business in a store of numbers: their digest tells them apart."""
+    named = "\x1f".join((limit.owner, limit.name, *(scope.value for scope in limit.scope), *values))
+    return f"{limit.measure}/{hashlib.blake2b(named.encode(), digest_size=16).hexdigest()}"

@@ -1,0 +1,58 @@
+"""What a call is charged in its limits, decided at its end: what was reported, or what must be taken to be used."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from extproc.limits.demand import UNITS, Extent
+from extproc.limits.hold import Hold
+from extproc.metering import prices
+from extproc.model import Demand, Outcome, Target, Usage, UsageSource
+from extproc.stores.counters import MOST, Draw
+
+
+def used(outcome: Outcome, target: Target | None, held: Hold | None = None, background: bool = False) -> Demand:
+    """What a call has used. One that no backend took, or that failed there, used nothing.
+
+    A request that a backend answered with a 4xx of the caller's making counts as a request. What is made in the
+    background counts as held unless its usage was told: nobody says when it is done.
+    """
+    if target is None or outcome.status >= 500 or outcome.status == 429:
+        return Demand(0, 0, 0, 0)
+    usage = outcome.usage
+    if background and held is not None and outcome.status < 400 and usage.source is not UsageSource.REPORTED:
+        return held.demand
+    if usage.source is UsageSource.NONE:
+        return Demand(1, 0, 0, 0)
+    if held is not None:
+        usage = _measured(usage, held.extent)
+    money = 0 if target.price is None else prices.cost(target.price, usage)
+    return Demand(1, usage.input, usage.output, money)
+
+
+def _measured(usage: Usage, extent: Extent) -> Usage:
+    """With what a silent answer did not tell: audio as long as it can be, images as many as there can be."""
+    if extent.images and not usage.images:
+        usage = replace(usage, images=extent.images)
+    if extent.seconds and usage.source is UsageSource.ESTIMATED:
+        usage = replace(usage, seconds=usage.seconds or extent.seconds, input=usage.input or extent.input)
+    return usage
+
+
+def settled(held: Hold, demand: Demand, served: str | None) -> tuple[Draw, ...]:
+    """What to book in place of the hold. `served`: the backend that answered; what others held goes back."""
+    draws = []
+    for stake in held.stakes:
+        backends = {stake.backend} if stake.backend is not None else stake.limit.only.backends
+        counts = backends is None or served in backends
+        units = min(MOST, UNITS[stake.limit.measure](demand)) if counts else 0
+        draws.append(Draw(stake.draw.counter, units))
+    return tuple(draws)
+
+
+def overspent(held: Hold, demand: Demand) -> Mapping[str, int]:
+    """The tokens above what was held, by cause. Nothing else can make a hard limit spend more than it has."""
+    found = {
+        "input_estimate": demand.input - held.demand.input,
+        "lease_slice" if held.leased else "output_above_cap": demand.output - held.demand.output,
+    }
+    return {cause: amount for cause, amount in found.items() if amount > 0}

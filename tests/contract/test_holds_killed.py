@@ -1,0 +1,66 @@
+"""A worker that is killed at any step of a call: no event is lost or told twice, and nothing stays held."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from extproc.stores.redis.counters import RedisCounters
+from tests.support.counters import events_of
+from tests.support.holds import CALLS, idle, running, spent, told, until
+from tests.support.redis_server import RedisServer, redis_server
+
+LIFE = 1_000
+PATIENT = 10.0
+AT_ONCE = 20
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with redis_server() as made:
+        yield made
+
+
+async def recover(server: RedisServer, folder: Path, point: int) -> tuple[int, int, int]:
+    """What the next process makes of it: tokens, calls and holds that are left."""
+    store = RedisCounters(server.url, PATIENT, f"kill{point}")
+    async with running(store, folder / str(point)) as holds:
+        await until(lambda: holds._connections and idle(holds))
+        left = await asyncio.to_thread(server.call, "ZCARD", f"kill{point}:{{gateway}}:ends")
+        return await spent(store), await spent(store, CALLS), left
+
+
+def is_spooled(folder: Path) -> bool:
+    """Whether the call's settlement had been written when its process was killed."""
+    return any(path.read_bytes().endswith(b"\n") for path in folder.glob("*.jsonl"))
+
+
+@pytest.mark.timeout(600)
+async def test_at_every_line(server: RedisServer, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tests.support.kill_points", server.url, str(tmp_path), str(LIFE)]
+    await asyncio.to_thread(subprocess.run, words, check=True, timeout=400)
+    marks = {int(path.stem): path.read_text().split() for path in tmp_path.glob("*.marks")}
+    assert len(marks) > 150
+    assert marks[max(marks)] == ["granted", "extended", "told", "settled"]
+    spooled = {point for point in marks if is_spooled(tmp_path / str(point))}
+    assert 0 < len(spooled) < len(marks)
+    await asyncio.sleep(2 * LIFE / 1000)
+    for _ in range(2):  # the second process finds nothing to do
+        for first in range(1, max(marks), AT_ONCE):
+            points = range(first, min(first + AT_ONCE, max(marks)))
+            found = await asyncio.gather(*[recover(server, tmp_path, point) for point in points])
+            for point, (tokens, calls, left) in zip(points, found, strict=True):
+                told_of = told(events_of(server, f"kill{point}"))
+                settled, expired = told_of["call", False], told_of["call", True]
+                reached = marks.get(point, [])
+                state = f"point {point}, after {reached}: {told_of}, {tokens} tokens"
+                assert (calls, left) == (0, 0), state
+                assert settled <= 1, state
+                assert expired <= 1, state
+                assert settled or expired or "granted" not in reached, state
+                assert settled or point not in spooled, state
+                assert settled or "settled" not in reached, state
+                assert tokens == (30 if settled else 10 if expired else 0), state

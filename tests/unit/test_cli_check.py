@@ -1,0 +1,148 @@
+"""`sluice check`, and what no verb serves: what is told of a configuration that is valid and yet not right."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from extproc.cli import app
+from extproc.config.doubts import doubts
+from extproc.config.loader import load
+
+HEAD = (
+    'backends: {one: {dialect: openai, url: "https://llm.example"}, two: {dialect: openai, url: "https://b.example"}}\n'
+)
+WORDS: dict[str, object] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"hello": 0, "?": 1}, "unk_token": "?"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _run(verb: str, text: str, code: int) -> Result:
+    Path("gateway.yaml").write_text(HEAD + text)
+    run = CliRunner().invoke(app, [verb], env={"TERM": "dumb"})
+    assert run.exit_code == code, run.output
+    return run
+
+
+# ---- tokenizer files ----
+
+
+@pytest.mark.parametrize("verb", ["check", "up", "serve"])
+def test_a_tokenizer_file_that_is_missing_or_is_none_is_told_with_its_line(verb: str) -> None:
+    Path("empty.json").write_text("{}")
+    model = "  {}: {{targets: [[{{backend: one}}]],\n    tokenizer: {}}}\n"
+    run = _run(verb, "models:\n" + model.format("a", "nowhere.json") + model.format("b", "empty.json"), 1)
+    assert run.stderr.splitlines() == [
+        "gateway.yaml:4: models.a.tokenizer: there is no file nowhere.json",
+        "gateway.yaml:6: models.b.tokenizer: empty.json is no tokenizer.json",
+    ]
+
+
+def test_a_tokenizer_file_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    Path("words.json").write_text(json.dumps(WORDS))
+    run = _run("check", "models: {m: {targets: [[{backend: one}]], tokenizer: words.json}}\n", 1)
+    assert run.stderr == "gateway.yaml:2: models.m.tokenizer: a tokenizer file needs the extra `tokenizers`\n"
+
+
+def test_a_tokenizer_file_that_counts_is_accepted() -> None:
+    Path("words.json").write_text(json.dumps(WORDS))
+    run = _run("check", "models: {m: {targets: [[{backend: one}]], tokenizer: words.json}}\n", 0)
+    assert (run.stderr, run.stdout.startswith("OK: ")) == ("", True)
+
+
+# ---- doubts ----
+
+
+def test_a_doubt_is_a_warning_with_its_line_and_no_error() -> None:
+    run = _run(
+        "check", "models: {m: {targets: [[{backend: one}]]}}\npolicies: {limits: {all: {money: 5, per: hour}}}\n", 0
+    )
+    assert run.stderr == (
+        "warning: gateway.yaml:2: models.m: has a target without a price, so that its calls under the limit all are "
+        "refused\n"
+    )
+    assert run.stdout.startswith("OK: ")
+
+
+def _doubts(text: str, now: float = 0) -> list[str]:
+    Path("gateway.yaml").write_text(HEAD + text)
+    return [".".join(map(str, steps)) for steps, _ in doubts(load(Path("gateway.yaml"), {}), now)]
+
+
+MODELS = """\
+models:
+  paid: {targets: [[{backend: one}]], price: {input: 1, output: 2}}
+  free: {targets: [[{backend: one}]], price: {request: 0}, aliases: [gratis]}
+  own: {targets: [[{backend: one, price: {request: 1}}]]}
+  bare: {targets: [[{backend: one}]], aliases: [naked]}
+  half: {targets: [[{backend: one, price: {request: 1}}, {backend: two}]]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "found"),
+    [
+        ("{money: 5, per: hour}", ["models.bare", "models.half"]),
+        ("{money: 5, per: hour, only: {models: [naked, paid]}}", ["models.bare"]),
+        ("{money: 5, per: hour, only: {models: [paid, gratis, own]}}", []),
+        ("{money: 5, per: hour, only: {backends: [two]}}", ["models.half"]),
+        ("{money: 5, per: hour, mode: shadow}", []),
+        ("{tokens: 5, per: hour}", []),
+        (
+            "{money: 5, per: hour, fallback: naked}",
+            ["models.bare", "models.half", "policies.limits.some.fallback"],
+        ),
+        ("{money: 5, per: hour, only: {models: [paid]}, fallback: naked}", []),  # under which no money is counted
+        ("{money: 5, per: hour, only: {models: [paid]}, fallback: gratis}", []),
+    ],
+)
+def test_a_model_whose_cost_nobody_knows_under_a_budget(limit: str, found: list[str]) -> None:
+    assert _doubts(f"{MODELS}policies: {{limits: {{some: {limit}}}}}\n") == found
+
+
+def test_a_fallback_of_one_limit_that_another_refuses() -> None:
+    calls = "    calls: {requests: 5, per: day, only: {models: [paid]}, fallback: bare}"
+    text = f"{MODELS}policies:\n  limits:\n{calls}\n"
+    assert _doubts(text) == []
+    found = _doubts(f"{text}    money: {{money: 5, per: hour, only: {{models: [bare]}}}}\n")
+    assert found == ["models.bare", "policies.limits.calls.fallback"]
+
+
+@pytest.mark.parametrize(("now", "found"), [(1_774_907_999, False), (1_774_908_000, True)])  # midnight in Zurich
+def test_a_raise_that_is_over(now: float, found: bool) -> None:
+    limit = "{money: 5, per: month, zone: Europe/Zurich, raise: {to: 6, until: 2026-03-31}, only: {models: [paid]}}"
+    text = f'{MODELS}policies: {{limits: {{some: {limit}}}}}\nstores: {{counters: "redis://h"}}\n'
+    assert _doubts(text, now) == (["policies.limits.some.raise.until"] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("limit", "found"),
+    [
+        ("money: 5, per: month", True),
+        ("money: 5, per: day, mode: shadow", True),
+        ("money: 5, per: 2h", True),
+        ("money: 5, per: hour", False),
+        ('money: 5, per: month, mode: "off"', False),
+        ("requests: 5, per: month", False),
+    ],
+)
+def test_a_budget_that_a_restart_forgets(limit: str, found: bool) -> None:
+    text = f"{MODELS}policies: {{limits: {{some: {{{limit}, only: {{models: [paid]}}}}}}}}\n"
+    assert _doubts(text) == (["policies.limits.some"] if found else [])
+    assert _doubts(text + 'stores: {counters: "redis://h"}\n') == []
