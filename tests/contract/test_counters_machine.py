@@ -29,6 +29,11 @@ class Unit:
     taken: int
     weight: int = 1
 
+    @property
+    def place(self) -> object:
+        """Its window, or bucket."""
+        return self.window or self.leaves(0)
+
     def leaves(self, now: int) -> int:
         """When it no longer counts; a calendar's and an open hold's counts on for those who ask for its window."""
         if not self.length:
@@ -50,8 +55,9 @@ class Held:
         units = [unit for unit in self.units if unit.key == key]
         if not units or (units[0].window is None and not units[0].length):
             return []
-        real = [unit for unit in units if unit.weight]
-        last = replace(units[-1], weight=1)
+        places = list(dict.fromkeys([unit.place for unit in units]))  # where it took more later, all is as of the first
+        real = sorted([unit for unit in units if unit.weight], key=lambda unit: places.index(unit.place))
+        last = replace(next(unit for unit in units if unit.place == places[-1]), weight=1)
         return (real + [last] * count)[:count]
 
     def has(self, key: str) -> int:

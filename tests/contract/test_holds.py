@@ -464,7 +464,7 @@ class TestTheStoreIsDown:
         """The store lost the last of what it had taken, and remembers the rest."""
         async with running(broken, tmp_path) as holds:
             holds.settle(hold("one"), used(30), event("one"))
-            await until(lambda: idle(holds) and holds._since)
+            await until(lambda: idle(holds) and holds._since > 0)
             said: list[str] = []
             settle = ground.store.settle
 

@@ -28,7 +28,7 @@ async def recover(server: RedisServer, folder: Path, point: int) -> tuple[int, i
     """What the next process makes of it: tokens, calls and holds that are left."""
     store = RedisCounters(server.url, PATIENT, f"kill{point}")
     async with running(store, folder / str(point)) as holds:
-        await until(lambda: holds._connections and idle(holds))
+        await until(lambda: holds._connections > 0 and idle(holds))
         left = await asyncio.to_thread(server.call, "ZCARD", f"kill{point}:{{gateway}}:ends")
         return await spent(store), await spent(store, CALLS), left
 
