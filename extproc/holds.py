@@ -261,7 +261,7 @@ class Holds:
         return max(capacity // self._workers, min(capacity, 1))
 
     def _told(self, answer: Answer, draws: Sequence[Draw]) -> Answer:
-        """Readings of this worker's parts, in terms of the whole. There is none of `once`, or its part is all."""
+        """Readings of this worker's parts, in terms of the whole. `once` stands last, if it was asked for at all."""
         readings = [_of_all(reading, draw, self._share) for reading, draw in zip(answer.readings, draws, strict=False)]
         return Answer(answer.granted, tuple(readings))
 

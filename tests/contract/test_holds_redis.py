@@ -1,6 +1,7 @@
 """Holds while Redis fails: calls wait for a bounded time, nothing is lost or told twice, and it heals by itself."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,10 +13,10 @@ import pytest
 from extproc.holds import Holds
 from extproc.limits.hold import Hold
 from extproc.model import Demand
-from extproc.stores.counters import CountersUnavailable
+from extproc.stores.counters import GRACE, Counter, CountersUnavailable, Draw
 from extproc.stores.redis.counters import RedisCounters
 from tests.support.counters import events_of
-from tests.support.holds import TOKENS, event, hold, idle, running, stake, told, until, used
+from tests.support.holds import AGE, TOKENS, event, hold, idle, running, spent, stake, told, until, used
 from tests.support.redis_server import RedisServer, redis_server
 
 WAIT = 0.3  # longer than in production: the machine of a test is busy with other things
@@ -211,6 +212,25 @@ class TestItForgets:
             assert told(events_of(server)) == {(name, False): 1 for name in NAMES}
             holds.settle(hold("open"), used(2), event("open"))
             await until(lambda: total(server) == {"tokens": 122, "calls": 0, "open": 0})
+
+    async def test_and_gives_no_budget_out_again(self, server: RedisServer, tmp_path: Path) -> None:
+        """Half of it is known to a worker that has no calls, and half to one that has: neither is forgotten."""
+        full = Counter("full", 2_000, AGE)
+        ends = [Hold(f"{number}", (stake(full, 1),), Demand()) for number in range(2_000)]
+        async with worker(server, tmp_path) as idler, worker(server, tmp_path) as busy:
+            for number, one in enumerate(ends):
+                (idler if number % 2 else busy).settle(one, [Draw(full, 1)], event(one.id))
+            await until(lambda: idle(idler) and idle(busy))
+            server.flush()
+            flushed, waited = time.monotonic(), 0.0
+            while not waited:
+                one = Hold(f"{time.monotonic()}", (stake(full, 1),), Demand())
+                with contextlib.suppress(CountersUnavailable):
+                    assert not (await busy.reserve(one)).granted
+                    waited = time.monotonic() - flushed
+                await asyncio.sleep(0.01)
+            assert waited < 3 * GRACE / 1000
+            assert await spent(busy._counters, full) == 2_000
 
     async def test_what_the_process_before_had_settled(self, server: RedisServer, tmp_path: Path) -> None:
         """It was flushed while no gateway ran."""
