@@ -123,7 +123,7 @@ def test_limits_come_change_and_go_and_the_keys_stay(store: DirectoryStore, cloc
         since = store.revision()
         (key,) = (key for key in directory.keys.values() if key.id == laptop)
         limits = (*directory.teams["checkout"].limits, *key.limits)
-        seen.append(([(limit.title, limit.amount) for limit in limits], key.priority.value))
+        seen.append(([(f"{limit.owner}/{limit.name}", limit.amount) for limit in limits], key.priority.value))
     own = f"key/{laptop}/own"
     assert seen == [
         ([], "high"),
