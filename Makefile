@@ -43,7 +43,7 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra redaction -o requirements-dev.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run
@@ -129,6 +129,14 @@ bench-auth: $(VENV)/dev.stamp ## what knowing the caller costs in time, memory a
 bench-budget: $(VENV)/dev.stamp ## reserve and settle in Redis beside plain calls, and whether anybody can overspend
 	@$(BIN)/python -m loadtest.bench_budget
 	@$(BIN)/python -m loadtest.overspend
+
+.PHONY: bench-pii
+bench-pii: $(VENV)/dev.stamp ## finding personal data: clean, mixed and hostile texts, beside Presidio
+	@$(BIN)/python -W ignore -m loadtest.bench_pii
+
+.PHONY: deep-pii
+deep-pii: $(VENV)/dev.stamp ## both engines on 200,000 random texts
+	@SLUICE_PII_TEXTS=200000 $(PYTEST) tests/unit/redaction/test_detector.py
 
 .PHONY: deep-budget
 deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and crowds at one budget, a hundred times (about an hour)

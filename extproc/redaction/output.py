@@ -1,0 +1,166 @@
+"""Looking through an answer while it streams.
+
+Each channel (a choice, a tool call, a block of content) is cut into runs, each run is looked through as one text, with
+what came just before it in view, and goes out when it is complete. Where a run ends depends on the text alone, never on
+how it came in pieces, so every split gives the same result.
+
+A run ends between two words without digits: no card, phone number or account number goes on over such a place, and an
+e-mail address or a key has no blank in it. So usually one word is held back, and the next. A run that finds no such
+place is ended after `RUN` characters, but where what is found in it begins, and a token without a blank, or a private
+key, after `TOKEN`.
+"""
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from extproc.redaction.changes import apply
+from extproc.redaction.redactor import Found, Redactor
+
+RUN = 256
+"""Characters that are held back, at most, of numbers and what stands between them."""
+TOKEN = 4_096
+"""Characters that are held back, at most, of a token without a blank, such as a JWT."""
+_OVERLAP = 64  # a number with all its separators is shorter
+_IN_VIEW = 256  # characters before a run, for the words that tell what a number is
+
+_S = r"\s\"'`,{}\[\]<>|()"  # separators
+_C = r"\u0e00-\u0e4f\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"  # letters that are words without blanks
+_PART = rf"[^{_S}{_C}\d]"
+_WORD = rf"(?={_PART}*?[^\W\d_{_C}]){_PART}++"  # a token without digits and with a letter
+_QUIET = re.compile(rf"(?:(?<![^{_S}{_C}]){_WORD}(?=[{_S}{_C}])|[{_C}])[{_S}]*+(?=([{_C}]|{_WORD}[{_S}{_C}]))")
+_BLOCK = "-----BEGIN"  # of a private key, whose lines are one finding
+_END_OF_BLOCK = re.compile(r"-----END [A-Z0-9 ]{1,40}-----")
+_LAST_SEPARATOR = re.compile(rf".*[{_S}]", re.DOTALL)
+_OPEN_ESCAPE = re.compile(r"\\+(?:u[0-9a-fA-F]{0,3})?\Z")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/bfnrt]))")
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A finding, moved."""
+
+    start: int
+    end: int
+    entity: str
+
+
+@dataclass(slots=True)
+class _Channel:
+    before: str = ""  # what went out last, as the model said it
+    run: str = ""
+
+
+class OutputGuard:
+    """Redacts the streams of one answer. `find` gives the findings of a text; `redactor` knows what to do with them.
+
+    `reach`: characters of the longest finding that may contain two words without digits in a row, such as a phrase of a
+    deny list; so much more is held back.
+
+    In shadow mode the text passes at once, and is counted when its runs are complete. Once the redactor has something
+    blocked, the caller ends the answer; what was blocked does not go out.
+    """
+
+    __slots__ = ("_channels", "_find", "_reach", "redactor")
+
+    def __init__(self, find: Callable[[str], Sequence[Found]], redactor: Redactor, reach: int = 0) -> None:
+        self._find = find
+        self._reach = reach
+        self._channels: dict[Hashable, _Channel] = {}
+        self.redactor = redactor
+
+    def feed(self, channel: Hashable, text: str, json: bool = False) -> str:
+        """The next piece of a text; gives what may go out. `json`: it is JSON, whose strings have escapes."""
+        state = self._channels.setdefault(channel, _Channel())
+        run, at = state.run + text, 0
+        parts = []
+        while (cut := _cut(window := run[at : at + TOKEN], self._reach)) is not None:
+            out, passed = self._release(state, window, *cut, json)
+            parts.append(out)
+            at += passed
+        state.run = run[at:]
+        return text if self.redactor.is_shadow else "".join(parts)
+
+    def finish(self, channel: Hashable, json: bool = False) -> str:
+        """The rest of a channel, at its end."""
+        state = self._channels.pop(channel, _Channel())
+        rest, _ = self._release(state, state.run, len(state.run), len(state.run), json)
+        return "" if self.redactor.is_shadow else rest
+
+    def open_channels(self) -> list[Hashable]:
+        """The channels that hold something back."""
+        return [channel for channel, state in self._channels.items() if state.run and not self.redactor.is_shadow]
+
+    def _release(self, state: _Channel, run: str, cut: int, seen: int, json: bool) -> tuple[str, int]:
+        """What goes out of the run up to about the cut, with as much of it in view as `seen`; and its length there."""
+        lead = len(state.before)
+        text = state.before + run[:seen]
+        findings = self._findings(text, json)
+        cut += lead
+        for finding in findings:
+            if finding.start < cut < finding.end:
+                cut = finding.start if finding.start > lead else finding.end
+        if json and cut < len(text) and (escape := _OPEN_ESCAPE.search(text, lead + 1, cut)):
+            cut = escape.start()
+        passed = text[:cut]
+        inside = [finding for finding in findings if finding.start < cut]
+        state.before = passed[-_IN_VIEW:]
+        return apply(passed, self.redactor.changes(passed, inside, lead))[lead:], cut - lead
+
+    def _findings(self, text: str, json: bool) -> Sequence[Found]:
+        if not json or "\\" not in text:
+            return self._find(text)
+        view, offsets = _unescaped(text)
+        return [Located(offsets[it.start], offsets[it.end], it.entity) for it in self._find(view)]
+
+
+def _cut(run: str, reach: int) -> tuple[int, int] | None:
+    """Where to end the run, and how much of it is to be in view for that; None: not known yet.
+
+    Of several ways to end it, the one that the fewest characters decide.
+    """
+    cut = _cut_of_block(run) if run.startswith(_BLOCK) else _cut_of_words(run, reach)
+    block = run.find(_BLOCK, 1)
+    return (block, block) if cut is not None and 0 < block < cut[0] else cut
+
+
+def _cut_of_block(run: str) -> tuple[int, int] | None:
+    end = _END_OF_BLOCK.search(run, 0, TOKEN)
+    if end is not None:
+        return end.end(), end.end()
+    return (TOKEN - _OVERLAP, TOKEN) if len(run) >= TOKEN else None
+
+
+def _cut_of_words(run: str, reach: int) -> tuple[int, int] | None:
+    quiet = _QUIET.search(run)
+    if quiet is not None:
+        decided = max(quiet.end(1), quiet.end() + reach)
+        if decided <= min(len(run), RUN):
+            return quiet.end(), quiet.end() + reach
+    if len(run) >= RUN and (found := _LAST_SEPARATOR.match(run, 0, RUN - _OVERLAP)):
+        return found.end(), RUN
+    if quiet is not None and decided <= min(len(run), TOKEN):
+        return quiet.end(), quiet.end() + reach
+    return (TOKEN - _OVERLAP, TOKEN) if len(run) >= TOKEN else None
+
+
+def _unescaped(text: str) -> tuple[str, list[int]]:
+    """What JSON's escapes mean, and where each of the characters, and the end, stand in the text."""
+    parts: list[str] = []
+    offsets: list[int] = []
+    at = 0
+    for found in _ESCAPE.finditer(text):
+        parts += (text[at : found.start()], _meaning(found))
+        offsets += range(at, found.start() + 1)
+        at = found.end()
+    parts.append(text[at:])
+    offsets += range(at, len(text) + 1)
+    return "".join(parts), offsets
+
+
+def _meaning(escape: re.Match[str]) -> str:
+    if escape[1] is not None:
+        number = int(escape[1], 16)
+        return "\ufffd" if 0xD800 <= number < 0xE000 else chr(number)  # one half of a character
+    return _ESCAPED.get(escape[2], escape[2])
