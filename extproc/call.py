@@ -196,12 +196,14 @@ class BodyMode(Enum):
 class Relay:
     """Let the answer's headers pass and send its body to us like this. `resized`: its length may change.
 
-    `headers` are set on the answer, in place of all headers of the provider that tell of limits.
+    `headers` are set on the answer. `limited`: limits of ours hold for the call, so what the provider tells of its own
+    does not pass.
     """
 
     mode: BodyMode
     resized: bool = False
     headers: tuple[tuple[str, str], ...] = ()
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

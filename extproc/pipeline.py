@@ -464,10 +464,12 @@ class Pipeline:
         call.first_byte = time.monotonic()
         if status >= 400:
             call.ending = Ending.FAILED
-            return Relay(BodyMode.NONE, headers=call.told)
+            return Relay(BodyMode.NONE, headers=call.told, limited=call.hold is not None)
         call.answer_ended = end
         relay = Relay(BodyMode.NONE) if end else self._expect_answer(call, headers)
-        return Relay(relay.mode, relay.resized, call.told) if call.told else relay
+        if call.hold is None and not call.told:
+            return relay
+        return Relay(relay.mode, relay.resized, call.told, limited=call.hold is not None)
 
     def _recognise(self, call: Call, origin: Origin) -> None:
         """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""

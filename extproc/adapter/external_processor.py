@@ -172,7 +172,8 @@ class ExternalProcessor:
         )
         match order:
             case Relay(mode=mode):
-                return _Head(codec.relay(order, _told_of_limits(headers)), mode is BodyMode.DUPLEX)
+                replaced = _told_of_limits(headers) if order.limited else ()
+                return _Head(codec.relay(order, replaced), mode is BodyMode.DUPLEX)
             case Reply():
                 return _Head(codec.reply(order))
 

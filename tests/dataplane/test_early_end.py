@@ -253,10 +253,14 @@ def of_limits(answer: Answer) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_where_none_are_set_the_providers_are_told_to_nobody(kind: str, answering: DuplexGateway) -> None:
-    answer = ask(answering, kind, {"mode": "NONE"})
+def test_under_limits_that_tell_nothing_the_providers_are_told_to_nobody(kind: str, answering: DuplexGateway) -> None:
+    answer = ask(answering, kind, {"mode": "NONE", "limited": True})
     assert of_limits(answer) == {"x-ratelimit": "7"}
     assert KEPT.items() <= answer.headers.items()
+
+
+def test_without_limits_of_ours_the_providers_pass(answering: DuplexGateway) -> None:
+    assert len(of_limits(ask(answering, "json", {"mode": "NONE"}))) > 60
 
 
 def test_a_refusal_in_place_of_an_answer_has_its_own_headers_only(answering: DuplexGateway) -> None:

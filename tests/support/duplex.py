@@ -64,7 +64,8 @@ class Scripted:
         headers = tuple(call.plan.get("headers", {}).items())
         if "refuse" in call.plan:
             return Reply(call.plan["refuse"], headers, b'{"ours":true}', "sluice_test")
-        return Relay(BodyMode[call.plan.get("mode", "DUPLEX")], headers=headers)
+        limited = bool(call.plan.get("limited", headers))
+        return Relay(BodyMode[call.plan.get("mode", "DUPLEX")], headers=headers, limited=limited)
 
     async def response_body(self, call: _Told, chunk: bytes, end: bool) -> Emit:
         assert not call.answer_ended, "nothing may be told of an answer after its end"

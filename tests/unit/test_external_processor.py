@@ -205,7 +205,7 @@ async def test_in_duplex_a_second_head_is_an_abort() -> None:
 
 
 @pytest.mark.parametrize("status", ["200", "429"])
-async def test_what_tells_of_the_providers_limits_never_reaches_the_client(status: str) -> None:
+async def test_under_limits_of_ours_what_tells_of_the_providers_does_not_pass(status: str) -> None:
     names = [
         *("x-ratelimit-limit-requests", "x-ratelimitbysize-limit-minute", "x-rate-limit-reset", "ratelimit"),
         *("ratelimit-reset", "ratelimitbysize-reset", "rate-limit-remaining", "anthropic-ratelimit-tokens-reset"),
@@ -214,13 +214,13 @@ async def test_what_tells_of_the_providers_limits_never_reaches_the_client(statu
     told = dict.fromkeys(names, "7")
     kept = {":status": status, "retry-after": "7", "x-ratelimit": "7", "anthropic-organization-id": "7"}
     head = ResponseHeaders(pairs(told | kept), answer().origin)
-    for headers in ({"x-ratelimit-limit-requests": "100"}, {}):
-        body = json.dumps({"x_policy": {"mode": "NONE", "headers": headers}}).encode()
+    for headers, limited in (({"x-ratelimit-limit-requests": "100"}, True), ({}, True), ({}, False)):
+        body = json.dumps({"x_policy": {"mode": "NONE", "headers": headers, "limited": limited}}).encode()
         envoy = FakeEnvoy(messages([request(), RequestBody(body), head]))
         await ExternalProcessor(cast(Pipeline, Scripted())).process(None, envoy)
         changed = ProcessingResponse.FromString(envoy.replies[2]).response_headers.response.header_mutation
         assert {option.header.key: option.header.raw_value.decode() for option in changed.set_headers} == headers
-        assert set(changed.remove_headers) == set(told)
+        assert set(changed.remove_headers) == (set(told) if limited else set())
 
 
 # ---- ends that are none of Envoy's ------------------------------------------------------------------

@@ -343,6 +343,11 @@ class TestTold:
         _, orders = await play(call(policy(limit())) << Route >> answer(status=500))
         assert "x-ratelimit-limit-tokens" in told(orders[-1])
 
+    async def test_limits_that_tell_nothing_take_the_provider_s_headers_off_too(self) -> None:
+        for of, limited in ((policy(limit(Measure.CONCURRENT, 5)), True), (policy(), False)):
+            _, orders = await play(whole(of))
+            assert (orders[2].headers, orders[2].limited) == ((), limited)
+
     async def test_a_refusal_does_too(self) -> None:
         _, orders = await play(call(policy(limit(amount=10))))
         assert told(orders[-1])["x-ratelimit-remaining-tokens"] == "10"
