@@ -109,8 +109,13 @@ check-sizes: $(VENV)/dev.stamp
 
 # ---- test ---------------------------------------------------------------------------------------
 .PHONY: test
-test: $(VENV)/dev.stamp ## all tests, with coverage; says what was skipped and why
-	@$(PYTEST) --cov --cov-report= tests/contract # one after the other: they share a PostgreSQL
+test: $(VENV)/dev.stamp ## all tests; says what was skipped and why
+	@$(PYTEST) tests/contract # one after the other: they share a PostgreSQL
+	@$(PYTEST) $(PARALLEL) --ignore=tests/contract tests
+
+.PHONY: coverage
+coverage: $(VENV)/dev.stamp ## all tests again, with the lines that none of them runs
+	@$(PYTEST) --cov --cov-report= tests/contract
 	@$(PYTEST) $(PARALLEL) $(COVERAGE) --ignore=tests/contract tests
 
 .PHONY: $(TIERS:%=test-%)
