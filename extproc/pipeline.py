@@ -579,12 +579,12 @@ class Pipeline:
         duration = time.monotonic() - call.started
         outcome = usage.outcome(call, duration)
         used = self._account(call, outcome)
-        metrics.count_call(call, outcome, duration)
         record = access_record(call, outcome, time.time(), duration)
-        self._journal.write(record)
-        if call.hold is not None:
+        if call.hold is not None:  # before anything else can fail: what is not settled is held until the worker ends
             draws = charge.settled(call.hold, used, outcome.backend)
             self._holds.settle(call.hold, draws, orjson.dumps(record))
+        self._journal.write(record)
+        metrics.count_call(call, outcome, duration)
 
     def _account(self, call: Call, outcome: Outcome) -> Demand:
         """What the call has used of its limits; its cost goes into the outcome."""

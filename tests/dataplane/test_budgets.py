@@ -13,7 +13,7 @@ import pytest
 from tests.dataplane.test_disconnect import WAYS, Streaming, frames, leave_after
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway, free_port, until
-from tests.support.limits import CHAT, INPUT, OUTPUT, PRICE, SAY, Client, limited, nano, spent
+from tests.support.limits import CHAT, INPUT, OUTPUT, PRICE, SAY, Client, limited, nano, served, spent
 from tests.support.raw_http import Connection, form, head, request
 from tests.support.sdk import DOORS, ask, client_at
 
@@ -107,11 +107,6 @@ def fake(provider: FakeProvider) -> FakeProvider:
 @pytest.fixture
 def client(shared: RunningGateway, fake: FakeProvider) -> Client:
     return Client(shared)
-
-
-def served(answer: httpx.Response) -> httpx.Response:
-    assert answer.status_code == 200, answer.text
-    return answer
 
 
 def refused(answer: httpx.Response, limit: str, code: str = "insufficient_quota") -> Json:

@@ -18,7 +18,7 @@ from extproc.stores.ports import AreaRecord, ChangeSet
 from tests.dataplane.test_directory import Desk, team
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway, until
-from tests.support.limits import CHAT, FACES, PATHS, SAY, Client, limited, seconds, spent
+from tests.support.limits import CHAT, FACES, PATHS, SAY, Client, limited, seconds, served, spent
 from tests.support.sdk import DOORS, client_at
 from tests.support.sdk import settled as awaited
 
@@ -95,11 +95,6 @@ def fake(provider: FakeProvider) -> FakeProvider:
 @pytest.fixture
 def client(shared: RunningGateway, fake: FakeProvider) -> Client:
     return Client(shared)
-
-
-def served(answer: httpx.Response) -> httpx.Response:
-    assert answer.status_code == 200, answer.text
-    return answer
 
 
 def refused(answer: httpx.Response, limit: str, code: str = "rate_limit_exceeded") -> Json:

@@ -58,6 +58,12 @@ def body(model: str, face: str = "openai", cap: int | None = 50, **fields: Any) 
     return {"model": model, "messages": SAY, **({} if cap is None else {name: cap}), **fields}
 
 
+def served(answer: httpx.Response) -> httpx.Response:
+    """The answer, which is no refusal."""
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
 class Client:
     """Calls of one key. Every call returns the whole answer."""
 

@@ -19,6 +19,7 @@ from tests.support.playbook import (
     Enrolled,
     Playbook,
     Policy,
+    Records,
     Refusal,
     RequestBody,
     RequestHeaders,
@@ -134,6 +135,19 @@ class TestReserveAndSettle:
         record = await whole(of).play()
         ((_, _, event),) = of.holds.settled
         assert orjson.loads(event) == json.loads(json.dumps(record))
+
+    async def test_a_journal_that_fails_costs_no_hold(self) -> None:
+        class Full(Records):
+            def write(self, record: Mapping[str, object]) -> None:
+                raise OSError(28, "full")
+
+        of = policy(limit())
+        of.records = Full()
+        of.__post_init__()
+        with pytest.raises(OSError, match="full"):
+            await whole(of).play()
+        assert len(of.holds.settled) == 1
+        assert not of.holds.open
 
     async def test_a_call_without_limits_reserves_nothing(self) -> None:
         of = policy()
