@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from extproc.edits import Edit, Span
+from extproc.guardrails.policy import Guardrails
 from extproc.identity.claims import IssuerPolicy
 from extproc.limits.limit import Limit, Priority
+from extproc.redaction.profile import Profile
 from extproc.surfaces import Surface
 
 
@@ -97,6 +100,10 @@ Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 
+DEFAULT_POLICY = "default"
+"""The name of the policy that holds for everybody who has no other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Team:
     """Who shares models, limits and a bill. `models` None means every model that is open to its tier."""
@@ -110,6 +117,8 @@ class Team:
     users: Mapping[str, str] = field(default_factory=dict)  # user to role
     accounts: frozenset[str] = frozenset()  # names of service accounts
     limits: tuple[Limit, ...] = ()
+    redaction: str = DEFAULT_POLICY  # the name of its policy
+    guardrails: str = DEFAULT_POLICY  # the name of its policy
 
 
 class CredentialKind(StrEnum):
@@ -173,26 +182,12 @@ class Catalogue:
     currency: str = "USD"
     low_prefix: str = ""  # a path prefix for calls of the low route; empty: none
     tells_priority: bool = False  # on that route the answer tells its class and the tokens left
+    redaction: Mapping[str, Profile] = field(default_factory=dict)  # policies by name
+    guardrails: Mapping[str, Guardrails] = field(default_factory=dict)  # policies by name
 
     def listed(self) -> list[PublicModel]:
         """The models once each, in the order of the configuration, without their aliases."""
         return list({model.name: model for model in self.models.values()}.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A half-open range of bytes in a body."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """Bytes to stand in place of a span; an empty span inserts."""
-
-    span: Span
-    text: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
 from extproc.config.prices import Bounded, Price
 from extproc.config.problems import did_you_mean
+from extproc.config.services import Service
 
 _URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
@@ -212,6 +213,9 @@ class Gateway(Strict):
     policies: Policies = Field(default=Policies(), description="what callers may use")
     fake_backend: FakeBackend | None = Field(default=None, description="start the fake provider too")
     backends: dict[Name, Backend] = Field(min_length=1, description="provider endpoints by name")
+    services: dict[Name, Service] = Field(
+        default_factory=dict, description="services that policies ask, such as one that moderates, by name"
+    )
     models: dict[ModelName, Model] = Field(min_length=1, description="models by public name")
     default_models: dict[DefaultableSurface, ModelName] = Field(
         default_factory=dict, description="model for a surface whose calls may come without one"

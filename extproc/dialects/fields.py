@@ -10,7 +10,7 @@ import orjson
 
 from extproc.dialects import json_spans
 from extproc.dialects.json_spans import Shape
-from extproc.model import Span
+from extproc.edits import Span
 from extproc.refusals import DUPLICATE_FIELD, INVALID_JSON, INVALID_VALUE, Refused
 
 Object = Mapping[str, object]

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import orjson
 
-from extproc.model import Edit, Span
+from extproc.edits import Edit, Span
 
 MAX_DEPTH = 128
 MAX_BRACKETS = 100_000

@@ -6,7 +6,8 @@ from extproc.dialects import fields
 from extproc.dialects.fields import Object, Spans
 from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
-from extproc.model import Cap, Edit, Prompt, Span
+from extproc.edits import Edit, Span
+from extproc.model import Cap, Prompt
 from extproc.refusals import INVALID_VALUE, Refused
 
 _PART = Shape(

@@ -1,5 +1,6 @@
 """What is done about the entities that are found: a policy as a value, compiled from whatever declares it."""
 
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,10 +43,27 @@ class Stateful(StrEnum):
 
 
 @dataclass(frozen=True)
+class NameTier:
+    """Where a trained model finds names, places and organisations, which no pattern tells.
+
+    Either `model`, a spaCy model that is installed or a folder, in a process beside the worker; or `service`, the name
+    of a Presidio analyzer elsewhere.
+    """
+
+    entities: frozenset[str]
+    model: str | None = None
+    service: str | None = None
+    language: str = "en"
+    floor: float = 0.4  # the least score of a finding
+    max_text: int = 20_000  # characters of one call
+    timeout: float = 2.0  # seconds for one call
+
+
+@dataclass(frozen=True)
 class RedactionPolicy:
     """The rules of one team. Raises ValueError where they contradict each other.
 
-    An entity that is in neither map is masked: what nobody thought of does not leave. `hash_key` is the tenant's.
+    An entity that is in neither map is masked: what nobody thought of does not leave.
     """
 
     mode: Mode = Mode.ENFORCE
@@ -54,14 +72,19 @@ class RedactionPolicy:
     on_error: OnError = OnError.DENY
     max_text: int = 2**20  # bytes of text in one body
     stateful: Stateful = Stateful.MASK
-    hash_key: bytes = field(default=b"", repr=False)
-    version: str = ""
+    hash_key: bytes = field(default=b"", repr=False)  # of all tenants; each has its own from it
+    names: NameTier | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if Action.PLACEHOLDER in self.output.values():
             raise ValueError("a placeholder in an answer would be taken back at once: mask, hash or drop there")
         if not self.hash_key and Action.HASH in (*self.input.values(), *self.output.values()):
             raise ValueError("to hash values, a key is needed")
+
+    def key_for(self, tenant: str) -> bytes:
+        """What the values of one tenant are hashed with; empty where nothing is hashed."""
+        return hmac.digest(self.hash_key, tenant.encode(), "sha256") if self.hash_key else b""
 
     @cached_property
     def grammar(self) -> Grammar:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 
 import orjson
 
-from extproc.model import Edit, Span
+from extproc.edits import Edit, Span
 from extproc.redaction import vocabulary
 from extproc.redaction.changes import Change, apply
 

@@ -35,10 +35,14 @@ class Redactor:
     __slots__ = ("_actions", "_key", "_placeholders", "blocked", "counts", "is_shadow")
 
     def __init__(
-        self, policy: RedactionPolicy, actions: Mapping[str, Action], placeholders: Placeholders | None = None
+        self,
+        policy: RedactionPolicy,
+        actions: Mapping[str, Action],
+        placeholders: Placeholders | None = None,
+        tenant: str = "",
     ) -> None:
         self._actions = actions
-        self._key = policy.hash_key
+        self._key = policy.key_for(tenant)
         self.is_shadow = policy.mode is Mode.SHADOW
         self._placeholders = placeholders
         self.counts: Counter[str] = Counter()

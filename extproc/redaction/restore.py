@@ -8,7 +8,7 @@ call, a block of content. However a text is cut into pieces, the sum of what com
 import re
 from collections.abc import Hashable, Iterator
 
-from extproc.model import Edit
+from extproc.edits import Edit
 from extproc.redaction import positions
 from extproc.redaction.changes import Change, apply
 from extproc.redaction.placeholders import LONGEST, MARKS, Placeholders, key_of

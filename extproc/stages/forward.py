@@ -4,7 +4,8 @@ from extproc.call import Call, Leg, Pass, Route
 from extproc.dialects import json_spans, paths
 from extproc.dialects.multipart import FormReader
 from extproc.headers import Headers
-from extproc.model import Chain, Edit, Prompt, Span
+from extproc.edits import Edit, Span
+from extproc.model import Chain, Prompt
 from extproc.surfaces import Place, Surface
 
 # A list of what may pass, so that no spelling of an internal header can slip through.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extproc.dialects.anthropic import read_messages
-from extproc.model import Span
+from extproc.edits import Span
 from extproc.refusals import DUPLICATE_FIELD, INVALID_VALUE, Refused
 
 

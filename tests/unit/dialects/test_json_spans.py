@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from extproc.dialects import json_spans
 from extproc.dialects.json_spans import Malformed, RepeatedKey, Shape, TooComplex
-from extproc.model import Edit, Span
+from extproc.edits import Edit, Span
 
 SHAPE = Shape(
     {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from extproc.dialects import multipart
 from extproc.dialects.multipart import MAX_HEADER, MAX_MODEL, PREFIX, Field, FormReader
-from extproc.model import Span
+from extproc.edits import Span
 from extproc.refusals import BAD_REQUEST, DUPLICATE_FIELD, INVALID_VALUE, MISSING_MODEL, Kind, Refused
 
 B = b"--B"

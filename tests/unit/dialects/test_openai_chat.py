@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from extproc.dialects import json_spans
 from extproc.dialects.openai_chat import read_chat, read_completion
-from extproc.model import Prompt, Span
+from extproc.edits import Span
+from extproc.model import Prompt
 from extproc.refusals import DUPLICATE_FIELD, INVALID_VALUE, Refused
 
 MESSAGES = [{"role": "user", "content": "Hello"}]

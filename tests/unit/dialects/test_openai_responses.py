@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from extproc.dialects.openai_responses import read_response
-from extproc.model import Span, StateReference
+from extproc.edits import Span
+from extproc.model import StateReference
 from extproc.refusals import DUPLICATE_FIELD, INVALID_VALUE, Refused
 
 

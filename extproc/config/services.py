@@ -1,0 +1,15 @@
+"""Services that policies ask: what judges texts, or finds names in them. Envoy calls them, with their credentials."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from extproc.config.fields import Credential, Strict
+
+
+class Service(Strict):
+    """A service beside the models. It gets texts of calls: after redaction, but for one that finds what to redact."""
+
+    api: Literal["openai-moderation", "azure-content-safety", "presidio"] = Field(description="what it speaks")
+    url: str = Field(description="where it is: the base, as its own clients take it")
+    credential: Credential | None = Field(default=None, description="what it wants to be shown")

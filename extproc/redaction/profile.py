@@ -1,0 +1,16 @@
+"""A policy together with what finds the values that it speaks of: built once, shared by all calls."""
+
+from dataclasses import dataclass
+
+from extproc.redaction.detector import Detector
+from extproc.redaction.policy import RedactionPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """`input` and `output` find what the policy's two maps name; None: there is nothing to look for."""
+
+    policy: RedactionPolicy
+    input: Detector | None
+    output: Detector | None
+    reach: int = 0  # characters of the longest phrase that the output may hold, see `output.OutputGuard`
