@@ -110,6 +110,7 @@ def _kind(kind: Any, metadata: list[Any]) -> str:
         str: "text",
         bool: "`true`, `false`",
         int: "integer",
+        float: "number",
         Path: "path",
         Decimal: "number",
         date: "date",
@@ -122,13 +123,13 @@ def _kind(kind: Any, metadata: list[Any]) -> str:
 
 def _kinds(kind: Any) -> str:
     """The same, of many."""
-    plurals = {"text": "texts", "integer": "integers", "mapping": "mappings"}
+    plurals = {"text": "texts", "integer": "integers", "number": "numbers", "path": "paths", "mapping": "mappings"}
     one = _kind(kind, [])
     return plurals.get(one, one.replace("list of", "lists of"))
 
 
 def _bounds(kind: Any, metadata: list[Any]) -> str:
-    if kind not in (int, ByteSize):
+    if kind not in (int, float, ByteSize):
         return ""
     least = [_value(kind(bound.ge)) for bound in metadata if isinstance(bound, Ge)]
     most = [_value(kind(bound.le)) for bound in metadata if isinstance(bound, Le)]
@@ -148,6 +149,12 @@ def _value(value: object) -> str:
     """As one would write it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_value(one)}' for name, one in value.items())}}}"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, ByteSize):
         return next(f"{value // size}{unit}" for unit, size in (("MiB", 2**20), ("KiB", 2**10)) if value % size == 0)
     if isinstance(value, timedelta):

@@ -10,16 +10,24 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import ExternalProcessor
+from extproc.adapter.patience import Patience
 from extproc.adapter.server import Server
 from extproc.config import compile as compiled
 from extproc.config.schema import MEMORY, Gateway
+from extproc.contract import SERVICES_SOCKET
+from extproc.detection import Detection
 from extproc.holds import Holds
+from extproc.model import Catalogue
+from extproc.ner import LocalModel
 from extproc.pipeline import Pipeline
 from extproc.roster import Roster
+from extproc.screening import Screening
+from extproc.services import Services
 from extproc.stores import spool, sql
 from extproc.stores.counters import Counters
 from extproc.stores.memory_counters import MemoryCounters
@@ -34,6 +42,7 @@ _SETTLE_WAIT = 5.0  # seconds
 SNAPSHOT = "directory.jsonl"  # in state_dir
 SPOOL = "spool"  # in state_dir
 _BUS = 10_000  # events that wait on the usage bus of a gateway without Redis
+_DETECTION_WAIT = 5.0  # seconds for which the texts of one call may be looked through
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
 T = TypeVar("T")
 
@@ -137,6 +146,12 @@ def _signing_key(gateway: Gateway) -> bytes | None:
     return os.environb[os.fsencode(source.env or "")]
 
 
+def _models(catalogue: Catalogue) -> dict[str, LocalModel]:
+    """The models that find names, each once."""
+    tiers = [profile.policy.names for profile in catalogue.redaction.values()]
+    return {tier.model: LocalModel(tier.model) for tier in tiers if tier is not None and tier.model is not None}
+
+
 async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured.
 
@@ -154,23 +169,28 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
             return "draining"
         return None if roster.loaded else "the keys are not known"
 
+    services = Services(str(Path(socket).with_name(SERVICES_SOCKET)), metrics.count_service)
+    models = _models(catalogue)
+    screening = Screening(Detection(_DETECTION_WAIT, models, services), services)
     pipeline = Pipeline(
         catalogue=lambda: catalogue,
         roster=roster,
         not_ready=not_ready,
         affinity=ThreadedAffinity(stores.affinity),
         holds=holds,
+        screening=screening,
         journal=journal,
         signing_key=_signing_key(gateway),
     )
-    limits = gateway.limits
+    limits, times = gateway.limits, gateway.timeouts
     server = Server(
         socket,
-        ExternalProcessor(pipeline),
+        ExternalProcessor(pipeline, Patience(times.policy.total_seconds(), times.policy_longest.total_seconds())),
         AccessLog(journal),
         largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
     )
     _on_signal(stopping.set)
+    await asyncio.gather(*(model.load() for model in models.values()))
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(roster.keep_fresh(), holds.run(), _publish(pipeline, holds, journal))
     tune()
@@ -181,6 +201,9 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
+    services.close()
+    for model in models.values():
+        await model.close()
     with contextlib.suppress(StoreUnavailable):
         await asyncio.to_thread(roster.write_used)
     await asyncio.to_thread(journal.close)

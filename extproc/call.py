@@ -5,15 +5,22 @@ Events are told in the past tense (`RequestHeaders` arrived), orders are imperat
 "go on without the policy", so whatever is not in the table raises, and the adapter fails the stream.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from extproc.dialects.answers import Answer
 from extproc.dialects.meters import Meter
 from extproc.dialects.multipart import FormReader
+from extproc.guardrails.gate import Gate
+from extproc.guardrails.policy import Guardrails
+from extproc.guardrails.verdict import Verdict
 from extproc.limits.hold import Hold
 from extproc.limits.limit import Priority
 from extproc.model import Caller, Catalogue, Chain, Ending
+from extproc.redaction.answer import AnswerTexts
+from extproc.redaction.placeholders import Placeholders
+from extproc.redaction.profile import Profile
 from extproc.refusals import Refusal
 from extproc.surfaces import Face, Place
 
@@ -58,6 +65,33 @@ class ProtocolViolation(Exception):
     """Envoy sent what may not come now; the stream must fail."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for one caller; None: nothing of the kind."""
+
+    redaction: Profile | None
+    guardrails: Guardrails | None
+    tenant: str
+
+
+@dataclass(slots=True)
+class Inspection:
+    """What the policies of redaction and guardrails found in a call: types, counts and places, never a value.
+
+    `placeholders` hold values: they live as long as the call, and nothing of them is told.
+    """
+
+    found: Mapping[str, int] = field(default_factory=dict)  # in the request, by entity
+    places: Mapping[str, int] = field(default_factory=dict)
+    said: Mapping[str, int] = field(default_factory=dict)  # in the answer, by entity
+    restored: int = 0  # placeholders of the answer that were taken back
+    unrestored: int = 0  # and that stand for nothing
+    verdicts: list[Verdict] = field(default_factory=list)
+    aside: int = 0  # nano-units that questions to services about the call cost
+    failed: list[str] = field(default_factory=list)  # what could not be looked at, as constant words
+    placeholders: Placeholders | None = field(default=None, repr=False)
+
+
 @dataclass(slots=True)
 class Call:
     """The state of one exchange. Times are seconds of a monotonic clock."""
@@ -94,6 +128,8 @@ class Call:
     warned: tuple[tuple[str, int], ...] = ()  # limits with the percent of them that it was the first to pass
     searches: bool = False  # the provider searches the web for it
     background: bool = False  # its usage shows only later, when its response is read
+    rules: Rules | None = None  # policies that look through it
+    inspection: Inspection = field(default_factory=Inspection)
     chain: Chain | None = None
     pinned: bool = False  # the chain is the one backend that holds the call's state
 
@@ -104,6 +140,10 @@ class Call:
     first_byte: float | None = None
     answer_ended: bool = False
     flowed: int = 0  # tokens of a leased answer that have passed, at most
+    gate: Gate | None = None  # what holds its answer back until that has been judged
+    texts: AnswerTexts | None = None  # what changes the texts of its answer
+    json_output: bool = False  # these texts are JSON
+    blocked: bool = False  # the gateway ended the answer: it may not say what it was about to
     cut_short: bool = False  # the gateway ended the answer: its lease could not be extended
     refusal: Refusal | None = None
     ending: Ending | None = None

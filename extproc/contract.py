@@ -12,6 +12,8 @@ TOKENS = "envoy.filters.http.jwt_authn"  # Envoy's own constant
 # Filters are matched by name in per-route overrides, upstream ones too: no two may share a name.
 POLICY_FILTER = "sluice.policy"
 
+SERVICES_SOCKET = "services.sock"  # of Envoy, beside the workers' own
+
 EXTPROC_CLUSTER = "extproc"
 SINK_CLUSTER = "sink"
 SINK_STATUS = 421  # no retry rule matches it, and no provider answers it
@@ -42,6 +44,11 @@ def cluster_of(backend: str) -> str:
 def jwks_cluster_of(issuer: str) -> str:
     """Envoy's cluster name for where an issuer publishes its keys."""
     return f"jwks_{issuer}"
+
+
+def service_cluster_of(service: str) -> str:
+    """Envoy's cluster name for a service that policies ask."""
+    return f"service_{service}"
 
 
 # An issuer's own name has no colon, so these never meet the name of another.

@@ -176,6 +176,8 @@ def _team(record: TeamRecord) -> Team:
         users={member.name: member.role for member in of[MemberKind.USER]},
         accounts=frozenset(member.name for member in of[MemberKind.SERVICE_ACCOUNT]),
         limits=_kept(record.limits),
+        redaction=record.redaction,
+        guardrails=record.guardrails,
     )
 
 

@@ -36,3 +36,9 @@ class Headers:
     def __iter__(self) -> Iterator[str]:
         """The names, once each."""
         return iter(self._first)
+
+
+def content_length(headers: Headers) -> int | None:
+    """The content-length, where there is one that can be true."""
+    text = headers.get("content-length") or ""
+    return int(text) if text.isdecimal() and len(text) < 16 else None

@@ -6,6 +6,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from extproc.edits import Edit, Span
+from extproc.guardrails.moderation import Request
 from extproc.guardrails.policy import Guardrails
 from extproc.identity.claims import IssuerPolicy
 from extproc.limits.limit import Limit, Priority
@@ -218,6 +219,7 @@ class InputSize:
     audio_bytes: int = 0
     file_bytes: int = 0
     unseen: bool = False  # the provider adds input that the request only names, such as a stored conversation
+    coded: bool = False  # some of it came as numbers of tokens, which nobody here can read
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,14 +248,20 @@ class Prompt:
     searches: bool = False  # a chat for which the provider searches the web: once, and no answer tells it
     state: StateReference | None = None
     background: bool = False
+    json_output: bool = False  # the texts of the answer are JSON
+    aside: int = 0  # nano-units that questions to services about it cost
 
 
 @dataclass(frozen=True, slots=True)
 class CleanPrompt:
-    """A prompt after redaction: the only thing that a cache key or a chain is made from."""
+    """A prompt after redaction: the only thing that a cache key or a chain is made from.
+
+    `edits` are what redaction changes in its body. `questions` are to the service that judges its texts, redacted.
+    """
 
     prompt: Prompt
-    findings: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    questions: tuple[Request, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +319,7 @@ class Ending(StrEnum):
     CUT = "cut"  # client left or upstream broke: Envoy's listener record tells which
     FAILED = "failed"  # the provider's final answer was an error
     LIMITED = "limited"  # the gateway ended the stream: there was nothing left to pay for more
+    BLOCKED = "blocked"  # the gateway ended the answer: a policy does not let it say more
 
 
 @dataclass(slots=True)

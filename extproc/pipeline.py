@@ -25,6 +25,7 @@ from extproc.call import (
     Call,
     Emit,
     Event,
+    Inspection,
     Origin,
     Pass,
     Phase,
@@ -33,12 +34,16 @@ from extproc.call import (
     Relay,
     Reply,
     Route,
+    Rules,
     Withhold,
 )
 from extproc.contract import SINK_CLUSTER, backend_of
-from extproc.dialects import answers, listing, multipart, registry
+from extproc.dialects import answers, listing, multipart, registry, withheld
+from extproc.dialects.form_texts import FormTexts
 from extproc.dialects.multipart import FormReader
-from extproc.headers import Headers
+from extproc.guardrails.gate import Gate
+from extproc.guardrails.moderation import Request
+from extproc.headers import Headers, content_length
 from extproc.identity import passport
 from extproc.identity.directory import Directory
 from extproc.limits import standing
@@ -73,8 +78,9 @@ from extproc.refusals import (
     Refused,
     encode,
     envoys,
+    stream_error,
 )
-from extproc.stages import budget, cache, charge, forward, guard, route, shortage, state, usage
+from extproc.stages import budget, cache, charge, forward, guard, relay, route, shortage, state, usage
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
 from extproc.stages.state import Held
@@ -122,6 +128,22 @@ class Holds(Protocol):
         """Put what was used in place of the hold, and tell it to the usage bus. Never blocks, never raises."""
 
 
+class Screening(Protocol):
+    """Looks through the texts of calls, beside the event loop where they are long. Raises Refused."""
+
+    async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
+        """The prompt as it may be sent. What was found is noted."""
+
+    async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
+        """Ask the service that judges texts."""
+
+    async def hear(self, gate: Gate, rules: Rules, seen: Inspection) -> None:
+        """Have judged what an answer said since the last time."""
+
+    async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
+        """A text of a form as it may be sent."""
+
+
 class Journal(Protocol):
     """Takes one record per call; never blocks, never raises."""
 
@@ -131,13 +153,15 @@ class Journal(Protocol):
 class Pipeline:
     """The decisions of all calls of one worker. Calls share nothing but what is given here."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a worker, each named where it is made
         self,
+        *,
         catalogue: Callable[[], Catalogue],
         roster: Roster,
         not_ready: Callable[[], str | None],
         affinity: Affinity,
         holds: Holds,
+        screening: Screening,
         journal: Journal,
         signing_key: bytes | None = None,
     ) -> None:
@@ -147,6 +171,7 @@ class Pipeline:
         self._not_ready = not_ready
         self._affinity = affinity
         self._holds = holds
+        self._screening = screening
         self._sums = Sums()
         self._thresholds = Thresholds()
         self._journal = journal
@@ -177,7 +202,10 @@ class Pipeline:
                 return self._list_models(call, call.caller, place)
             call.priority = budget.priority(headers.get("x-priority"), call.caller)
             call.repeat = headers.get("idempotency-key") or ""
+            call.rules = guard.rules(call.caller, call.catalogue)
             call.stripped = forward.stripped(headers)
+            if call.rules is not None:
+                call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
             call.phase = Phase.IDENTIFIED
             if place.surface is Surface.RESPONSE_ITEM:
                 return await self._stored_item(call, call.caller, place) if end else PROCEED
@@ -242,8 +270,12 @@ class Pipeline:
             raise Refused(INVALID_JSON if wanted == "application/json" else BAD_REQUEST, "The request body is empty.")
         if place.surface not in MULTIPART:
             return PROCEED
-        call.form = FormReader(multipart.delimiter(content_type), required=place.deployment is None)
-        call.content_length = _length(headers)
+        required = place.deployment is None
+        if call.rules is None:
+            call.form = FormReader(multipart.delimiter(content_type), required)
+        else:
+            call.form = FormTexts(content_type, required)
+        call.content_length = content_length(headers)
         return WITHHOLD
 
     async def _stored_item(self, call: Call, caller: Caller, place: Place) -> Route:
@@ -255,7 +287,7 @@ class Pipeline:
         call.pinned = True
         call.chain = chain = route.pinned(model, place, backend or "")
         if call.method == "GET":  # to end what is made in the background is never refused
-            await self._reserve(call, caller, place, Prompt(b"", None, None), chain)
+            await self._reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
         call.phase = Phase.ROUTED
         legs = forward.legs(chain, place, call.query, None)
         return Route(legs, call.stripped, identity=self._passport(call, caller, chain))
@@ -284,17 +316,31 @@ class Pipeline:
 
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
         prompt = registry.READERS[place.surface](body)
-        clean = guard.clean(prompt)
+        model = route.model_for(caller, place, prompt.model, call.catalogue)
+        clean = await self._clean(call, place, prompt)
         cache.key(caller, clean)
-        model = route.model_for(caller, place, clean.prompt.model, call.catalogue)
         chain = await self._chain(call, caller, place, model, clean)
-        chain, cap = await self._reserve(call, caller, place, clean.prompt, chain)
+        chain, cap = await self._reserve(call, caller, place, clean, chain)
+        await self._moderate(call, clean)
         chain = chain if cap is None else forward.same_cap_field(chain, place)
         self._routed(call, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, chain)
-        sent = forward.body_route(clean.prompt, chain, place, call.query, call.stripped, cap)
+        sent = forward.body_route(clean, chain, place, call.query, call.stripped, cap)
         signed = self._passport(call, caller, chain)
         return sent if signed is None else replace(sent, identity=signed)
+
+    async def _clean(self, call: Call, place: Place, prompt: Prompt) -> CleanPrompt:
+        """Look through the request as the caller's policies say, and redact it. Raises Refused."""
+        if call.rules is None:
+            return CleanPrompt(prompt)
+        guard.check_state(prompt, call.rules)
+        guard.check_model(prompt.model, place, call.catalogue)
+        return await self._screening.clean(prompt, call.rules, call.inspection)
+
+    async def _moderate(self, call: Call, clean: CleanPrompt) -> None:
+        """Ask the service that judges texts, where the policy wants it. Raises Refused."""
+        if call.rules is not None and clean.questions:
+            await self._screening.moderate(clean.questions, call.rules, call.inspection)
 
     async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         leans_on = clean.prompt.state
@@ -307,7 +353,7 @@ class Pipeline:
         return route.chain(model, place, clean, self._dice.random)
 
     async def _reserve(
-        self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain
+        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain
     ) -> tuple[Chain, int | None]:
         """Take the most that the call can use from all of its limits, or refuse it.
 
@@ -317,7 +363,7 @@ class Pipeline:
         call.chain = chain  # of a refused call, too, the record tells the model
         if call.low_route and call.catalogue.tells_priority:
             call.told = budget.priority_headers((), call.priority)
-        then = await self._take(call, self._terms(call, caller, place, prompt, chain))
+        then = await self._take(call, self._terms(call, caller, place, clean.prompt, chain))
         if not isinstance(then, shortage.Instead):
             return chain, then
         refused, told = Refused.of(then.refusal), call.told
@@ -325,8 +371,8 @@ class Pipeline:
             raise refused
         try:
             model = route.model_for(caller, Place(place.surface, place.face), then.model, call.catalogue)
-            chain = route.chain(model, place, CleanPrompt(prompt), self._dice.random)
-            terms = self._terms(call, caller, place, prompt, chain)
+            chain = route.chain(model, place, clean, self._dice.random)
+            terms = self._terms(call, caller, place, clean.prompt, chain)
             again = await self._take(call, terms)
         except Refused:
             call.told = told
@@ -406,6 +452,7 @@ class Pipeline:
         """From here on only facts are kept: the prompt itself is Envoy's, not ours."""
         call.chain = chain
         call.stream = prompt.stream
+        call.json_output = prompt.json_output
         call.estimated_input = prompt.estimated_input
         call.background = prompt.background
         call.searches = prompt.searches
@@ -419,17 +466,20 @@ class Pipeline:
         call.request_ended = end
         if call.form is None:
             raise ProtocolViolation("a form that was not expected")
-        call.form.feed(chunk, end)  # to the end: a second model behind the file must not pass
+        if isinstance(call.form, FormTexts):
+            chunk = await self._looked(call, call.form, chunk, end)
+        else:
+            call.form.feed(chunk, end)  # to the end: a second model behind the file must not pass
         if call.phase is not Phase.IDENTIFIED:
-            return Pass(chunk, end)
+            return Pass(chunk, end) if chunk or end else WITHHOLD
         call.pending += chunk
         if not call.form.decided:
             return WITHHOLD
         named = call.form.model.model if call.form.model else None
-        clean = guard.clean(Prompt(b"", named, None, images=call.form.images or 0))
+        clean = CleanPrompt(Prompt(b"", named, None, images=call.form.images or 0))
         model = route.model_for(caller, place, named, call.catalogue)
         chain = forward.same_form(route.chain(model, place, clean, self._dice.random), place)
-        reserved, _ = await self._reserve(call, caller, place, clean.prompt, chain)
+        reserved, _ = await self._reserve(call, caller, place, clean, chain)
         chain = forward.same_form(reserved, place)
         self._routed(call, chain, clean.prompt)
         held, call.pending = call.pending, b""
@@ -438,6 +488,20 @@ class Pipeline:
         return (
             sent if signed is None or sent.route is None else replace(sent, route=replace(sent.route, identity=signed))
         )
+
+    async def _looked(self, call: Call, form: FormTexts, chunk: bytes, end: bool) -> bytes:
+        """What may pass of a form, with its texts as they may be sent."""
+        if call.rules is None:
+            raise ProtocolViolation("a form that nobody looks through")
+        texts = form.texts(chunk, end)
+        clean: str | None = None
+        while True:
+            try:
+                text = next(texts) if clean is None else texts.send(clean)
+            except StopIteration as done:
+                passes: bytes = done.value
+                return passes
+            clean = await self._screening.clean_text(text, call.rules, call.inspection)
 
     def _passport(self, call: Call, caller: Caller, chain: Chain) -> str | None:
         """The caller's signed identity, where a backend of the chain wants it; Envoy gives it to no other."""
@@ -466,10 +530,13 @@ class Pipeline:
             call.ending = Ending.FAILED
             return Relay(BodyMode.NONE, headers=call.told, limited=call.hold is not None)
         call.answer_ended = end
-        relay = Relay(BodyMode.NONE) if end else self._expect_answer(call, headers)
+        try:
+            order = Relay(BodyMode.NONE) if end else relay.expect(call, headers)
+        except Refused as refused:
+            return self._refuse(call, refused.refusal)
         if call.hold is None and not call.told:
-            return relay
-        return Relay(relay.mode, relay.resized, call.told, limited=call.hold is not None)
+            return order
+        return Relay(order.mode, order.resized, call.told, limited=call.hold is not None)
 
     def _recognise(self, call: Call, origin: Origin) -> None:
         """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""
@@ -477,29 +544,6 @@ class Pipeline:
         call.request_id = origin.request_id
         call.place = surfaces.locate(path)
         call.face = call.place.face if call.place else surfaces.face_of(path)
-
-    def _expect_answer(self, call: Call, headers: Headers) -> Relay:
-        surface = call.place.surface if call.place else Surface.CHAT
-        meter = registry.meter(surface, call.hides_usage, call.searches)
-        call.meter = meter
-        cap = call.catalogue.answer_cap
-        kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
-        if (headers.get("content-encoding") or "identity").lower() != "identity":
-            call.answer = answers.Opaque()  # asked for identity and got another: pass it, unread
-            return Relay(BodyMode.STREAMED)
-        if kind == "text/event-stream":
-            call.stream = True
-            if call.hold is not None and call.hold.leased and call.chain is not None:
-                call.answer = answers.LeasedStream(meter, call.hides_usage, cap, call.chain.model.bounds.family)
-                return Relay(BodyMode.DUPLEX, resized=True)
-            call.answer = answers.Stream(meter, call.hides_usage, cap)
-            return Relay(BodyMode.STREAMED, resized=call.hides_usage)
-        if kind != "application/json":
-            call.answer = answers.Opaque()
-            return Relay(BodyMode.STREAMED)
-        call.answer = answers.Document(meter)
-        length = _length(headers)
-        return Relay(BodyMode.BUFFERED if length is not None and length <= cap else BodyMode.STREAMED)
 
     async def response_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
         call.note(Event.RESPONSE_BODY)
@@ -512,10 +556,30 @@ class Pipeline:
         else:
             out = call.answer.feed(chunk, end)
             emit = UNCHANGED if out is None else Emit(out)
+            if call.texts is not None and not isinstance(call.answer, answers.Opaque):
+                emit = relay.spoken(call, call.answer, emit)
+        if call.gate is not None and call.rules is not None:
+            emit = await self._heard(call, call.rules, call.gate, emit, chunk, end)
         call.answer_ended = end or emit.last
         if call.meter is not None and (made := call.meter.made_ids()):
             await self._remember(call, made)
         return emit
+
+    async def _heard(self, call: Call, rules: Rules, gate: Gate, emit: Emit, chunk: bytes, end: bool) -> Emit:
+        """Hold an answer back until what it says has been judged."""
+        gate.held.append(chunk if emit.body is None else emit.body)
+        over = end or emit.last
+        if not over and not gate.is_due:
+            return Emit(b"" if gate.is_shut else gate.release())
+        try:
+            await self._screening.hear(gate, rules, call.inspection)
+        except Refused as refused:
+            call.blocked = True
+            if isinstance(call.answer, answers.Stream | answers.LeasedStream):
+                # No ending of the surface's own: what was held back may have begun what that would close.
+                return Emit(stream_error(refused.refusal, call.face, call.request_id), last=True)
+            return Emit(withheld.document(gate.release()), last=True)
+        return Emit(gate.release(), emit.last)
 
     async def _leased(self, call: Call, answer: answers.LeasedStream, chunk: bytes, end: bool) -> Emit:
         """Reserve the output slice by slice, each before the text that it pays for passes; without one, end."""
@@ -525,8 +589,12 @@ class Pipeline:
             if not await self._pays(call, tokens):
                 return self._cut_short(call, answer, passed)
             passed.append(answer.passes(event))
+            if answer.blocked:
+                return relay.silenced(call, answer, b"".join(passed))
         if answer.overlong:
             return self._cut_short(call, answer, passed)
+        if end:
+            passed.append(answer.tail())
         return Emit(b"".join(passed))
 
     def _cut_short(self, call: Call, answer: answers.LeasedStream, passed: list[bytes]) -> Emit:
@@ -576,6 +644,8 @@ class Pipeline:
         self.in_flight -= 1
         if not call.begun:
             return  # Envoy opened a stream and said nothing
+        if call.texts is not None:
+            relay.note(call.texts, call.rules, call.inspection)
         duration = time.monotonic() - call.started
         outcome = usage.outcome(call, duration)
         used = self._account(call, outcome)
@@ -589,8 +659,8 @@ class Pipeline:
     def _account(self, call: Call, outcome: Outcome) -> Demand:
         """What the call has used of its limits; its cost goes into the outcome."""
         target = usage.served(call)
-        used = charge.used(outcome, target, call.hold, call.background)
-        if target is not None and target.price is not None:
+        used = charge.used(outcome, target, call.hold, call.background, call.inspection.aside)
+        if call.inspection.aside or (target is not None and target.price is not None):
             outcome.cost = used.money
         if call.hold is not None:
             outcome.overspent = charge.overspent(call.hold, used)
@@ -617,12 +687,6 @@ def _unprefixed(path: str, prefix: str) -> tuple[str, bool]:
     """The path without the prefix for calls of low priority, and whether it had it."""
     found = bool(prefix) and path.startswith(prefix + "/")
     return (path[len(prefix) :], True) if found else (path, False)
-
-
-def _length(headers: Headers) -> int | None:
-    """The content-length, where there is one that can be true."""
-    text = headers.get("content-length") or ""
-    return int(text) if text.isdecimal() and len(text) < 16 else None
 
 
 def _digest(call: Call, caller: Caller, body: bytes) -> str:

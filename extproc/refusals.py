@@ -55,6 +55,9 @@ REQUEST_TIMEOUT = Kind("request_timeout", 408, Blame.CLIENT)
 BAD_REQUEST = Kind("bad_request", 400, Blame.CLIENT)
 RATE_LIMIT = Kind("rate_limit_exceeded", 429, Blame.CLIENT, retry=True)
 QUOTA = Kind("insufficient_quota", 429, Blame.CLIENT)
+SENSITIVE_DATA = Kind("sensitive_data", 400, Blame.CLIENT)
+POLICY_VIOLATION = Kind("policy_violation", 400, Blame.CLIENT)
+UNREADABLE_TEXT = Kind("unreadable_text", 400, Blame.CLIENT)
 IDEMPOTENCY_CONFLICT = Kind("idempotency_conflict", 409, Blame.CLIENT, retry=True)
 # upstream
 UPSTREAM_UNAVAILABLE = Kind("upstream_unavailable", 503, Blame.UPSTREAM, retry=True)
@@ -65,6 +68,8 @@ NOT_READY = Kind("not_ready", 503, Blame.GATEWAY, retry=True)
 STORE_UNAVAILABLE = Kind("store_unavailable", 503, Blame.GATEWAY, retry=True)
 ISSUER_UNAVAILABLE = Kind("issuer_unavailable", 503, Blame.GATEWAY, retry=True)
 UNPRICED = Kind("model_unpriced", 503, Blame.GATEWAY)
+POLICY_UNKNOWN = Kind("policy_unknown", 503, Blame.GATEWAY)
+POLICY_FAILED = Kind("policy_failed", 503, Blame.GATEWAY, retry=True)
 GATEWAY_ERROR = Kind("gateway_error", 500, Blame.GATEWAY)
 
 
@@ -176,6 +181,11 @@ def encode(refusal: Refusal, face: Face, request_id: str) -> tuple[bytes, list[t
     if face is Face.ANTHROPIC:
         headers.append(("request-id", request_id))
     return body, headers
+
+
+def stream_error(refusal: Refusal, face: Face, request_id: str) -> bytes:
+    """A refusal within an event stream that has begun: the last event, which the SDKs raise as an error."""
+    return b"event: error\ndata: %s\n\n" % orjson.dumps({"type": "error", **_ENCODERS[face](refusal, request_id)})
 
 
 _NO_CREDENTIAL = "failed_to_inject_credential"  # Envoy's word for a backend whose secret is missing: our fault

@@ -5,6 +5,7 @@ is serialised once per combination: protobuf merges concatenated messages, so th
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -201,6 +202,13 @@ def request_chunk(order: Pass) -> bytes:
     return ProcessingResponse(
         request_body=BodyResponse(response=CommonResponse(body_mutation=BodyMutation(streamed_response=streamed)))
     ).SerializeToString()
+
+
+def more_time(seconds: float) -> bytes:
+    """That a reply is to come, within so many seconds. Whatever else it held, Envoy would not read."""
+    reply = ProcessingResponse()
+    reply.override_message_timeout.FromTimedelta(timedelta(seconds=seconds))
+    return reply.SerializeToString()
 
 
 def reply(order: Reply) -> bytes:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import grpc
 
 from extproc.adapter import codec, tokens
+from extproc.adapter.patience import Patience
 from extproc.call import (
     BodyMode,
     Call,
@@ -57,39 +58,46 @@ class _Head(NamedTuple):
 class ExternalProcessor:
     """Translates one stream after the other into calls of the pipeline."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, patience: Patience | None = None) -> None:
+        """`patience`: for decisions that take longer than Envoy waits by itself; None: there are none."""
         self._pipeline = pipeline
+        self._patience = patience or Patience(0, 0)
 
     async def process(self, _requests: object, stream: Stream) -> None:
         """Serve one call."""
         call = self._pipeline.begin()
+        replies = self._patience.replies(stream.write)
         try:
             while (request := await stream.read()) is not grpc.aio.EOF:
+                replies.due()
                 if request.HasField("response_body"):  # first and by itself: a stream has hundreds of these
                     body = request.response_body
                     order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
-                    await stream.write(codec.emit(order))
+                    await replies.write(codec.emit(order))
                     continue
                 if request.HasField("response_headers"):
                     answer = await self._response_headers(call, request)
-                    await stream.write(answer.reply)
+                    await replies.write(answer.reply)
                     if answer.duplex:
                         await self._duplex(call, stream)
                         break
                     continue
                 for reply in await self._answer(call, request):
-                    await stream.write(reply)
+                    await replies.write(reply)
         except Exception as error:
             if not call.answer_ended or isinstance(error, ProtocolViolation):
                 self._failed(call, error)
             # Else the server stops under a call that is over.
+            await replies.settled()
             await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
         finally:
+            replies.close()
             self._pipeline.end(call)
 
     async def _duplex(self, call: Call, stream: Stream) -> None:
         """Hand on the body of an answer that may end before the backend ends it, until Envoy ends the stream.
 
+        For replies in duplex Envoy waits as long as it takes, so that no more time is asked for.
         What Envoy tells after the end is what it had read of the backend before it knew; that gets no reply.
         """
         ended = False

@@ -1,7 +1,8 @@
 """The command line `sluice`: one module per verb.
 
 Data goes to standard output, messages to standard error. Exit codes: 0 done, 1 refused or failed with a
-sentence that says what to do, 2 wrong usage, 3 `plan --exit-code` found something to do.
+sentence that says what to do, 2 wrong usage, 3 `plan --exit-code` found something to do, or `redact` something for
+which a call would be refused.
 """
 
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from extproc.cli import apply, check, emergency, keys, limits, plan, render, serve, teams, up
+from extproc.cli import apply, check, emergency, keys, limits, plan, redact, render, serve, teams, up
 
 app = typer.Typer(
     name="sluice",
@@ -25,6 +26,7 @@ app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
 app.command("limits")(limits.limits)
+app.command("redact")(redact.redact)
 app.add_typer(teams.app, name="teams")
 app.add_typer(keys.app, name="keys")
 app.add_typer(emergency.app, name="emergency")

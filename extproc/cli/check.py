@@ -5,12 +5,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
 
 from extproc.cli.settings import ConfigOption, fail, placed_configuration, safety_problems
 from extproc.config.doubts import doubts
+from extproc.config.problems import ConfigError
+from extproc.config.schema import Gateway
+from extproc.config.team_files import load_teams, offer
+from extproc.config.teams import TeamFile
 
 
 def check(config: ConfigOption = None) -> None:
@@ -31,7 +36,7 @@ def check(config: ConfigOption = None) -> None:
     problems = [*map(str, safety_problems(gateway, tree)), *dataplane.credential_problems(gateway, os.environ)]
     if problems:
         fail("\n".join(problems))
-    for steps, message in doubts(gateway, time.time()):
+    for steps, message in doubts(gateway, time.time(), _teams(gateway)):
         typer.secho(f"warning: {tree.problem(steps, message)}", err=True, fg=typer.colors.YELLOW)
     with tempfile.TemporaryDirectory() as folder:
         layout = dataplane.Layout(folder, f"{folder}/secrets", (f"{folder}/worker-0.sock",), f"{folder}/admin.sock")
@@ -49,3 +54,11 @@ def check(config: ConfigOption = None) -> None:
         f"OK: models {len(gateway.models)}, backends {len(gateway.backends)}, "
         f"listening on {gateway.listener.address}:{gateway.listener.port}"
     )
+
+
+def _teams(gateway: Gateway) -> Mapping[str, TeamFile] | None:
+    """The team files, where they are at hand; what is wrong with them `sluice plan` tells."""
+    try:
+        return load_teams(gateway.teams, offer(gateway))
+    except ConfigError:
+        return None

@@ -28,6 +28,7 @@ _SIGNS = {
 }
 _COLOURS = {"+": "green", "~": "yellow", "±": "yellow", "-": "red", "!": "magenta"}
 _GRAVEST_FIRST = "-±~+"
+_USUAL = (("priority", "high"), ("redaction", "default"), ("guardrails", "default"))  # goes without saying
 
 REMOVES_EVERYTHING = "The folder has no team file: `sluice apply` removes every team only with --remove-all."
 
@@ -128,7 +129,8 @@ def _step_row(step: Step) -> Row:
     if step.action is Action.CHANGE:
         return _SIGNS[step.action], step.name, "\n".join(map(_change, step.fields))
     values = ((change.field, change.after or change.before) for change in step.fields)
-    return _SIGNS[step.action], step.name, "; ".join(_value(field, value) for field, value in values if value)
+    told = (_value(field, value) for field, value in values if value and (field, value) not in _USUAL)
+    return _SIGNS[step.action], step.name, "; ".join(told)
 
 
 def _key_row(step: KeyStep) -> Row:
@@ -141,7 +143,7 @@ def _key_row(step: KeyStep) -> Row:
 
 def _key_values(step: KeyStep) -> Iterator[str]:
     for field, value in key_fields(step.spec).items():
-        if value and value != ["all"] and (field, value) != ("priority", "high"):
+        if value and value != ["all"] and (field, value) not in _USUAL:
             yield _value(field, value)
 
 

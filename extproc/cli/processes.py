@@ -73,6 +73,7 @@ def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
 def _credential_variables(gateway: Gateway) -> frozenset[str]:
     """The variables that hold providers' secrets: only what writes Envoy's secret files may have them."""
     credentials = [backend.credential for backend in gateway.backends.values()]
+    credentials += [service.credential for service in gateway.services.values()]
     return frozenset(credential.env for credential in credentials if credential is not None and credential.env)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from extproc.config import profiles, rules
 from extproc.config.fields import Credential
 from extproc.config.loader import ConfigError, read
 from extproc.config.problems import Problem
@@ -77,6 +78,8 @@ def safety_problems(gateway: Gateway, tree: Tree) -> list[Problem]:
     for name, model in gateway.models.items():
         if model.tokenizer is not None and (message := _tokenizer_problem(model.tokenizer)):
             problems.append(tree.problem(("models", name, "tokenizer"), message))
+    problems += (tree.problem(*mistake) for mistake in profiles.mistakes(gateway.policies.redaction, os.environ))
+    problems += (tree.problem(*mistake) for mistake in rules.mistakes(gateway))
     return problems
 
 

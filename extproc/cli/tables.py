@@ -10,16 +10,17 @@ from rich.text import Text
 _UNLIMITED = 10_000  # columns
 
 
-def console() -> Console:
-    """Standard output, as wide as the terminal that it is."""
-    return Console(width=None if sys.stdout.isatty() else _UNLIMITED)
+def console(to_stderr: bool = False) -> Console:
+    """Standard output, or standard error, as wide as the terminal that it is."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    return Console(width=None if stream.isatty() else _UNLIMITED, stderr=to_stderr)
 
 
-def print_table(headings: dict[str, bool], rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(headings: dict[str, bool], rows: Iterable[tuple[str, ...]], to_stderr: bool = False) -> None:
     """Print rows under their headings, each with whether its column may be folded."""
     table = Table(box=None, pad_edge=False)
     for heading, folds in headings.items():
         table.add_column(heading, overflow="fold" if folds else "ellipsis", no_wrap=not folds)
     for row in rows:
         table.add_row(*map(Text, row))  # as Text: a name may look like the table's markup
-    console().print(table)
+    console(to_stderr).print(table)

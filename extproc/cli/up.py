@@ -20,6 +20,7 @@ from extproc.stores.ports import StoreUnavailable
 from extproc.supervisor import Child, wait_until
 
 _START_PATIENCE = 30.0  # seconds
+_FAKE_PORT = "fake_backend.port"
 _STOP_PATIENCE = 5.0
 
 
@@ -50,15 +51,21 @@ def _refuse_taken_ports(gateway: Gateway) -> None:
         ("metrics.port", gateway.metrics.address, gateway.metrics.port),
     ]
     if gateway.fake_backend is not None:
-        wanted.append(("fake_backend.port", "127.0.0.1", gateway.fake_backend.port))
+        wanted.append((_FAKE_PORT, "127.0.0.1", gateway.fake_backend.port))
     taken = [
-        f"Port {port} on {address} is taken, maybe by another gateway. Stop that, or choose another port: "
-        f"`{name}` in the configuration, or SLUICE__{name.upper().replace('.', '__')} in the environment."
-        for name, address, port in wanted
+        f"Port {port} on {address} is taken, maybe by another gateway. "
+        f"Stop that, or choose another port: {_at(setting)}."
+        for setting, address, port in wanted
         if running.taken(address, port)
     ]
     if taken:
         fail("\n".join(taken))
+
+
+def _at(setting: str) -> str:
+    if setting == _FAKE_PORT:  # moved alone, the backends would still look for it where it was
+        return f"`{setting}` in the configuration, with the `url` of the backends that call it"
+    return f"`{setting}` in the configuration, or SLUICE__{setting.upper().replace('.', '__')} in the environment"
 
 
 async def _up(gateway: Gateway, config: Path | None, as_json: bool) -> None:

@@ -1,19 +1,36 @@
 """From the configuration tree to the immutable catalogue that calls are decided by."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from extproc.config import schema
 from extproc.config.identity import Identity, Issuer
 from extproc.config.limits import compile_limit
+from extproc.config.profiles import profiles
+from extproc.config.rules import rules
 from extproc.identity.claims import IssuerPolicy, Rule
 from extproc.limits.limit import Mode
 from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
 from extproc.surfaces import Surface
 
 
-def catalogue(gateway: schema.Gateway) -> Catalogue:
-    """Compile once per configuration; a call keeps the one it started with."""
+def catalogue(gateway: schema.Gateway, environ: Mapping[str, str] | None = None) -> Catalogue:
+    """Compile once per configuration; a call keeps the one it started with.
+
+    Takes up to a second for each policy that looks through texts. `environ`, by default that of the process, holds the
+    keys of hashes. Raises Unusable for what `sluice check` tells of such policies.
+    """
+    return replace(
+        without_policies(gateway),
+        redaction=profiles(gateway.policies.redaction, os.environ if environ is None else environ),
+        guardrails=rules(gateway),
+    )
+
+
+def without_policies(gateway: schema.Gateway) -> Catalogue:
+    """The same, in no time, without the policies that look through texts."""
     backends = {name: _backend(name, given) for name, given in gateway.backends.items()}
     public = gateway.public_names()
     models = {name: _model(name, given, backends) for name, given in gateway.models.items()}

@@ -1,21 +1,30 @@
 """What a configuration says and hardly means: `sluice check` warns of it, and the gateway serves it all the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from extproc.config.limits import GatewayLimit, compile_limit
 from extproc.config.problems import Steps
 from extproc.config.schema import MEMORY, Gateway
+from extproc.config.teams import TeamFile
 from extproc.limits.limit import Measure
+from extproc.model import DEFAULT_POLICY
 
 Doubt = tuple[Steps, str]
 _HOUR = 3_600_000
 
 
-def doubts(gateway: Gateway, now: float) -> Iterator[Doubt]:
-    """Each doubt, with the way to the setting that it is about. `now` is Unix time in seconds."""
+def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = None) -> Iterator[Doubt]:
+    """Each doubt, with the way to the setting that it is about.
+
+    `now` is Unix time in seconds; `teams` are the team files, None where they are not at hand.
+    """
     yield from _unpriced(gateway)
     yield from _past(gateway, now)
     yield from _forgotten(gateway)
+    yield from _empty(gateway)
+    if teams is not None:
+        yield from _unnamed("redaction", gateway.policies.redaction, {team.redaction for team in teams.values()})
+        yield from _unnamed("guardrails", gateway.policies.guardrails, {team.guardrails for team in teams.values()})
 
 
 def _unpriced(gateway: Gateway) -> Iterator[Doubt]:
@@ -70,3 +79,15 @@ def _forgotten(gateway: Gateway) -> Iterator[Doubt]:
                 "is counted in the worker's memory, and a restart forgets all but the last hour: "
                 "name a Redis in stores.counters",
             )
+
+
+def _empty(gateway: Gateway) -> Iterator[Doubt]:
+    for name, given in gateway.policies.guardrails.items():
+        if not (given.structure or given.injection or given.content or given.moderation):
+            yield ("policies", "guardrails", name), "has no rule: it looks at nothing"
+
+
+def _unnamed(kind: str, policies: Mapping[str, object], named: set[str]) -> Iterator[Doubt]:
+    for name in policies:
+        if name != DEFAULT_POLICY and name not in named:
+            yield ("policies", kind, name), f"is named by no team file: `{kind}: {name}` there puts it in force"

@@ -10,7 +10,7 @@ from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,8 @@ from pydantic import (
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _NANO_PLACES = 9  # decimal places of a billionth
 _WHOLE_DIGITS = 16  # more than any amount may have: what is read is exact within the 28 digits of Decimal
 
@@ -87,6 +89,17 @@ def has_port(parts: SplitResult) -> bool:
         return False
 
 
+def check_endpoint(url: str) -> None:
+    """Raises ValueError for what is not the URL of a server that Envoy can call."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
+        raise ValueError("url must look like https://host[:port][/prefix]")
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError("url must have no query, fragment or user; secrets belong into `credential`")
+    if not url.isprintable() or not _URL_PATH.fullmatch(parts.path) or not _HOST.fullmatch(parts.netloc):
+        raise ValueError("url has characters that an address does not have")
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(duration),
@@ -145,7 +158,7 @@ class Strict(BaseModel):
 
 
 class Credential(Strict):
-    """Where a backend's secret comes from: exactly one source. Never the secret itself."""
+    """Where a secret comes from: exactly one source. Never the secret itself."""
 
     file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
     env: str | None = Field(default=None, description="environment variable that holds the secret")

@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from extproc.config.fields import DURATION, MOST, AnyAmount, Line, ModelName, Money, Name, Strict, duration, nanos
+from extproc.config.guardrails import Guardrails
 from extproc.config.problems import did_you_mean
+from extproc.config.redaction import Redaction
 from extproc.limits.limit import Limit, Measure, Mode, Only, Period, Priority, Raise, Scope, Short
 
 PeriodName = Literal["second", "minute", "hour", "day", "month"]
@@ -301,12 +303,20 @@ def _currency(value: str) -> str:
 
 
 class Policies(Strict):
-    """What callers may use. Team files add limits of their own; of all that a call falls under the tightest decides."""
+    """What callers may use, send and get. Of all limits of a call, also those in team files, the tightest decides."""
 
     currency: Annotated[str, AfterValidator(_currency)] = Field(
         default="USD", description="what prices and limits of money are in; the same for all"
     )
     limits: dict[Name, GatewayLimit] = Field(default_factory=dict, description="limits by name")
+    redaction: dict[Name, Redaction] = Field(
+        default_factory=dict,
+        description="personal data and secrets in texts, by name of the policy; `default` is for every caller whose "
+        "team names no other, and without it nothing is looked at",
+    )
+    guardrails: dict[Name, Guardrails] = Field(
+        default_factory=dict, description="what may be asked and answered; by name of the policy, as for `redaction`"
+    )
 
 
 def compile_limit(name: str, given: LimitFile, owner: str = "", public: Mapping[str, str] | None = None) -> Limit:

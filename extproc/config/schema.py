@@ -4,7 +4,6 @@ A field enters this schema together with the code that carries it out; until the
 never silently ignored.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,16 +12,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
-from extproc.config.fields import Credential, Duration, ModelName, Name, Port, Size, Strict, has_port
+from extproc.config.fields import Credential, Duration, ModelName, Name, Port, Size, Strict, check_endpoint, has_port
+from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
 from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
 from extproc.config.prices import Bounded, Price
 from extproc.config.problems import did_you_mean
-from extproc.config.services import Service
+from extproc.config.services import MODERATING, Service
 
-_URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _PROVIDERS = (
     "api.openai.com",
     "openai.azure.com",
@@ -64,6 +62,9 @@ class Timeouts(Strict):
     call: Duration = Field(default=timedelta(minutes=10), description="whole call, streaming included")
     idle: Duration = Field(default=timedelta(minutes=5), description="silence on a stream before it is cut")
     policy: Duration = Field(default=timedelta(seconds=2), description="one decision of a worker")
+    policy_longest: Duration = Field(
+        default=timedelta(seconds=30), le=timedelta(hours=1), description="one decision that waits for a service"
+    )
     drain: Duration = Field(default=timedelta(seconds=30), description="live streams may end after SIGTERM")
 
 
@@ -134,13 +135,7 @@ class Backend(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
-            raise ValueError("url must look like https://host[:port][/prefix]")
-        if parts.query or parts.fragment or parts.username or parts.password:
-            raise ValueError("url must have no query, fragment or user; secrets belong into `credential`")
-        if not self.url.isprintable() or not _URL_PATH.fullmatch(parts.path) or not _HOST.fullmatch(parts.netloc):
-            raise ValueError("url has characters that an address does not have")
+        check_endpoint(self.url)
         if self.api_version is not None and self.dialect != "azure-openai":
             raise ValueError("api_version is for the dialect azure-openai only")
         if self.cap_field is not None and self.dialect == "anthropic":
@@ -229,6 +224,7 @@ class Gateway(Strict):
             *self._identity_problems(),
             *self._limit_problems(),
             *self._counting_problems(),
+            *self._service_problems(),
         ]
         if problems:
             raise ValueError("\n".join(problems))  # one problem a line, each begins with its field: see the loader
@@ -291,6 +287,37 @@ class Gateway(Strict):
     def _counting_problems(self) -> Iterator[str]:
         if self.limits_refused and any(limit.mode != "off" for limit in self.policies.limits.values()):
             yield f"stores.counters: {self.limits_refused}"
+
+    def _service_problems(self) -> Iterator[str]:
+        for name, redaction in self.policies.redaction.items():
+            where = f"policies.redaction.{name}.names"
+            if (names := redaction.names) is not None:
+                yield from self._asked(where, names.service, ("presidio",), "finds no names")
+                yield from self._wait_problems(where, names.timeout)
+        for name, guardrails in self.policies.guardrails.items():
+            where = f"policies.guardrails.{name}.moderation"
+            if (moderation := guardrails.moderation) is not None:
+                yield from self._asked(where, moderation.service, MODERATING, "does not moderate")
+                yield from self._wait_problems(where, moderation.timeout)
+                yield from self._moderation_problems(where, moderation)
+
+    def _asked(self, where: str, service: str | None, apis: Iterable[str], lack: str) -> Iterator[str]:
+        yield from _unknown(f"{where}.service", "service", filter(None, (service,)), self.services)
+        if service in self.services and self.services[service].api not in apis:
+            yield f"{where}.service: the service {service!r} {lack}"
+
+    def _wait_problems(self, where: str, wait: timedelta) -> Iterator[str]:
+        if wait > self.timeouts.policy_longest:
+            yield f"{where}.timeout: is longer than `timeouts.policy_longest`"
+
+    def _moderation_problems(self, where: str, given: Moderation) -> Iterator[str]:
+        service = self.services.get(given.service)
+        is_openai = service is not None and service.api == "openai-moderation"
+        if service is not None and not is_openai and given.model is not None:
+            yield f"{where}.model: is for services with `api: openai-moderation`"
+        for category, threshold in given.thresholds.items():
+            if is_openai and threshold > 1:
+                yield f"{where}.thresholds.{category}: must be at most 1, as OpenAI's scores are"
 
     @property
     def limits_refused(self) -> str:

@@ -1,10 +1,13 @@
 """Services that policies ask: what judges texts, or finds names in them. Envoy calls them, with their credentials."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from extproc.config.fields import Credential, Strict
+from extproc.config.fields import Credential, Strict, check_endpoint
+
+MODERATING = ("openai-moderation", "azure-content-safety")
+"""What services speak that moderate."""
 
 
 class Service(Strict):
@@ -13,3 +16,8 @@ class Service(Strict):
     api: Literal["openai-moderation", "azure-content-safety", "presidio"] = Field(description="what it speaks")
     url: str = Field(description="where it is: the base, as its own clients take it")
     credential: Credential | None = Field(default=None, description="what it wants to be shown")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_endpoint(self.url)
+        return self

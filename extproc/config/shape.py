@@ -100,8 +100,13 @@ _MESSAGES = {
 
 _PATTERNS = {
     r"^[a-z0-9][a-z0-9-]{0,62}$": "must be lower-case letters, digits and dashes, at most 63, no dash first",
+    r"^[A-Za-z][A-Za-z0-9_]{0,62}$": "must be the name of an entity: letters, digits and _, at most 63, a letter first",
     r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$": "must be letters, digits and . _ : / @ + -, beginning with a letter or digit",
     r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]*)$": "must be the name of a model, or * for every model open to the tier",
+    r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$": "must be the name of a host, or like *.example.com",
+    r"^[a-z][a-z0-9_]{0,62}$": "must be lower-case letters, digits and _, at most 63, a letter first",
+    r"^[A-Z]{2}$": "must be a country, such as GB",
+    r"^[a-z]{2,3}$": "must be a language, such as en",
     r"^(sqlite:///|postgresql\+?\w*://).+": "must be like sqlite:///var/sluice.db or postgresql://user@host/name",
     r"^(\*|https?://(\*\.)?[A-Za-z0-9.-]+(:[0-9]{1,5})?)$": "must be like https://chat.example.com, or * for any",
 }

@@ -16,11 +16,12 @@ from extproc.config.schema import Gateway
 from extproc.config.shape import Shape
 from extproc.config.teams import DEFAULT_TIER, EVERY_MODEL, TeamFile
 from extproc.config.tree import Tree
+from extproc.model import DEFAULT_POLICY
 
 LATER = {
     **OTHER_WORDS,
     **dict.fromkeys(
-        ("guardrails", "cache", "providers", "regions", "backends"),
+        ("cache", "providers", "regions", "backends"),
         "is not carried out yet, so it is refused rather than ignored",
     ),
     "budgets": "a budget is a limit on money: `limits: {NAME: {money: 500, per: month}}`",
@@ -40,6 +41,8 @@ class Offer:
     backends: frozenset[str] = frozenset()
     has_low_route: bool = False
     limits_refused: str = ""  # why no limit can be kept here
+    redaction: frozenset[str] = frozenset()  # names of policies
+    guardrails: frozenset[str] = frozenset()  # names of policies
 
     def is_open(self, model: str, tier: str) -> bool:
         """Whether teams of a tier may use a model, by its public name."""
@@ -60,6 +63,8 @@ def offer(gateway: Gateway) -> Offer:
         backends=frozenset(gateway.backends),
         has_low_route=gateway.listener.low_priority_prefix is not None,
         limits_refused=gateway.limits_refused,
+        redaction=frozenset(gateway.policies.redaction),
+        guardrails=frozenset(gateway.policies.guardrails),
     )
 
 
@@ -137,6 +142,17 @@ def _mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
         if member.user == team.owner and member.role != "team_admin":
             yield ("members", number, "role"), f"the owner is a team_admin, not a {member.role}"
     yield from _holder_mistakes(team)
+    yield from _policy_mistakes("redaction", team.redaction, offered.redaction)
+    yield from _policy_mistakes("guardrails", team.guardrails, offered.guardrails)
+
+
+def _policy_mistakes(field: str, name: str, known: frozenset[str]) -> Iterator[Mistake]:
+    """The default one need not be there: then nothing is looked at."""
+    if name != DEFAULT_POLICY and name not in known:
+        yield (
+            (field,),
+            f"there is no policy {name!r} under `policies.{field}` of the gateway{did_you_mean(name, known)}",
+        )
 
 
 Named = Sequence[tuple[Steps, str]]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from extproc.config.fields import IpRange, ModelName, Name, Strict
 from extproc.config.limits import Amount, KeyLimit, TeamLimit
 from extproc.identity.claims import folded
+from extproc.model import DEFAULT_POLICY
 
 DEFAULT_TIER = "standard"
 EVERY_MODEL = "*"
@@ -165,6 +166,12 @@ class TeamFile(Strict):
     groups: tuple[TeamGroup, ...] = Field(default=(), description="groups of the issuer whose members are in it")
     service_accounts: tuple[ServiceAccount, ...] = Field(default=(), description="programs that call for themselves")
     limits: dict[Name, TeamLimit] = Field(default_factory=dict, description="what the team may use, by name")
+    redaction: Name = Field(
+        default=DEFAULT_POLICY, description="the policy of `policies.redaction` that its calls are held to"
+    )
+    guardrails: Name = Field(
+        default=DEFAULT_POLICY, description="the policy of `policies.guardrails` that its calls are held to"
+    )
     keys: tuple[DeclaredKey, ...] = Field(default=(), description="keys that it is due")
 
 

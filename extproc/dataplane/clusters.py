@@ -1,4 +1,4 @@
-"""Where calls go: one cluster per backend, the policy workers, and the sink."""
+"""Where calls go: one cluster per backend, the policy workers, and the sink; and where these ask, one per service."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,6 +36,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
@@ -57,8 +58,10 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
 from extproc.config.schema import Backend, Gateway
+from extproc.config.services import Service
 
 from .layout import Layout
+from .services import service_filters
 from .upstream import backend_filters, paced
 
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
@@ -99,16 +102,16 @@ class Origin:
 
 
 def all_clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
-    """All of them, backends and issuers in the order of the configuration."""
-    backends = [
-        backend_cluster(name, backend, gateway.timeouts.connect, layout) for name, backend in gateway.backends.items()
-    ]
+    """All of them, those outside in the order of the configuration."""
+    patience = gateway.timeouts.connect
+    backends = [backend_cluster(name, backend, patience, layout) for name, backend in gateway.backends.items()]
     issuers = [
-        jwks_cluster(name, issuer.jwks_url, gateway.timeouts.connect)
+        jwks_cluster(name, issuer.jwks_url, patience)
         for name, issuer in gateway.identity.issuers.items()
         if issuer.jwks_url
     ]
-    return [workers_cluster(layout), sink_cluster(), *backends, *issuers]
+    services = [service_cluster(name, service, patience, layout) for name, service in gateway.services.items()]
+    return [workers_cluster(layout), sink_cluster(), *backends, *issuers, *services]
 
 
 def backend_cluster(name: str, backend: Backend, connect_timeout: timedelta, layout: Layout) -> Cluster:
@@ -117,47 +120,43 @@ def backend_cluster(name: str, backend: Backend, connect_timeout: timedelta, lay
     An empty or overflowing cluster is a final 503 for Envoy, not a failover; so the panic threshold stays at
     its default and the circuit breakers never open.
     """
-    origin = Origin.of(backend.url)
-    cluster = contract.cluster_of(name)
-    return Cluster(
-        name=cluster,
-        type=ClusterDiscoveryType.STATIC if origin.is_ip else ClusterDiscoveryType.STRICT_DNS,
-        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
-        load_assignment=_endpoints(cluster, Endpoint(address=_socket(origin), hostname=origin.authority)),
-        connect_timeout=connect_timeout,
-        circuit_breakers=_never_open(),
-        upstream_connection_options=UpstreamConnectionOptions(
-            tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=10)
-        ),
-        transport_socket=_tls(origin) if origin.tls else None,
-        typed_extension_protocol_options=_options(
-            UpstreamOptions(
-                common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
-                explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
-                http_filters=backend_filters(name, backend, layout),
-            )
-        ),
+    cluster = _outside(contract.cluster_of(name), backend.url, connect_timeout, backend_filters(name, backend, layout))
+    cluster.upstream_connection_options = UpstreamConnectionOptions(
+        tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=10)
     )
+    return cluster
+
+
+def service_cluster(name: str, service: Service, connect_timeout: timedelta, layout: Layout) -> Cluster:
+    """One service that policies ask; how many ask at a time is the workers' affair."""
+    cluster = contract.service_cluster_of(name)
+    return _outside(cluster, service.url, connect_timeout, service_filters(name, service, layout))
 
 
 def jwks_cluster(issuer: str, url: str, connect_timeout: timedelta) -> Cluster:
     """Where the issuer publishes its keys: one fetch at a time, for many calls may ask for one."""
-    origin = Origin.of(url)
-    name = contract.jwks_cluster_of(issuer)
+    cluster = _outside(contract.jwks_cluster_of(issuer), url, connect_timeout, paced())
     one = CircuitBreakersThresholds(max_requests=1, max_pending_requests=1)
+    cluster.circuit_breakers = CircuitBreakers(thresholds=[one])
+    return cluster
+
+
+def _outside(name: str, url: str, connect_timeout: timedelta, filters: list[HttpFilter]) -> Cluster:
+    """The one address of a URL, asked over HTTP/1.1 through `filters`."""
+    origin = Origin.of(url)
     return Cluster(
         name=name,
         type=ClusterDiscoveryType.STATIC if origin.is_ip else ClusterDiscoveryType.STRICT_DNS,
         dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
         load_assignment=_endpoints(name, Endpoint(address=_socket(origin), hostname=origin.authority)),
         connect_timeout=connect_timeout,
-        circuit_breakers=CircuitBreakers(thresholds=[one]),
+        circuit_breakers=_never_open(),
         transport_socket=_tls(origin) if origin.tls else None,
         typed_extension_protocol_options=_options(
             UpstreamOptions(
                 common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
                 explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
-                http_filters=paced(),
+                http_filters=filters,
             )
         ),
     )

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 import betterproto2
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.config.listener.v3 import Filter
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
 from envoy_data_plane.google.protobuf import Any, UInt32Value, UInt64Value
 from envoy_data_plane.message_pool import default_message_pool
 
@@ -64,6 +68,11 @@ for _package, _message in (
 def http_filter(name: str, config: betterproto2.Message, *, by_route: bool = False) -> HttpFilter:
     """One entry of a filter chain, downstream or upstream; `by_route`: off where no route configures it."""
     return HttpFilter(name=name, typed_config=Any.pack(config), disabled=by_route)
+
+
+def manager_filter(manager: HttpConnectionManager) -> Filter:
+    """HTTP as what a listener does with its connections."""
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
 
 
 def extension(name: str, config: betterproto2.Message) -> TypedExtensionConfig:

@@ -1,6 +1,9 @@
 """Where the files and sockets of one gateway stand."""
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from extproc.contract import SERVICES_SOCKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +19,8 @@ class Layout:
     secrets_dir: str
     worker_sockets: tuple[str, ...]
     admin_socket: str
+
+    @property
+    def services_socket(self) -> str:
+        """Where Envoy takes the workers' questions to services: beside the sockets of the workers."""
+        return str(PurePosixPath(self.worker_sockets[0]).with_name(SERVICES_SOCKET))

@@ -12,7 +12,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.listener.v3 import (
-    Filter,
     FilterChain,
     Listener,
     ListenerInternalListenerConfig,
@@ -41,13 +40,14 @@ from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
 
 from . import edge, policy, tokens
-from .extensions import BodySizeLimit, http_filter
+from .extensions import BodySizeLimit, http_filter, manager_filter
 from .files import watched
 from .headers import remove_prefix
 from .layout import Layout
 from .replies import local_replies
 from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes
 from .secrets import CLIENTS_SECRET, TLS_SECRET, secret_file
+from .services import services_listener
 
 # A buffered answer may grow by a chunk beyond the cap before Envoy looks at the limit.
 _ANSWER_MARGIN = 2**20
@@ -55,15 +55,19 @@ _ROUTER = "envoy.filters.http.router"
 
 
 def all_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
-    """The one that clients reach, and the sink, which no socket reaches."""
+    """The one that clients reach, the sink, which no socket reaches, and that of the workers for services."""
     rds = Rds(config_source=watched(layout.config_dir, "routes.yaml"), route_config_name=ROUTES)
-    return [gateway_listener(gateway, layout, connection_manager(gateway, rds)), sink_listener()]
+    return _with_routes(gateway, layout, rds)
 
 
 def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
     """The same with the routes inside."""
-    manager = connection_manager(gateway, gateway_routes(gateway))
-    return [gateway_listener(gateway, layout, manager), sink_listener()]
+    return _with_routes(gateway, layout, gateway_routes(gateway))
+
+
+def _with_routes(gateway: Gateway, layout: Layout, routing: Rds | RouteConfiguration) -> list[Listener]:
+    listeners = [gateway_listener(gateway, layout, connection_manager(gateway, routing)), sink_listener()]
+    return [*listeners, services_listener(gateway, layout)] if gateway.services else listeners
 
 
 def http_filters(gateway: Gateway) -> list[HttpFilter]:
@@ -76,9 +80,7 @@ def http_filters(gateway: Gateway) -> list[HttpFilter]:
         http_filter(MULTIPART_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.multipart_request)),
         *([http_filter("sluice.tokens", tokens.verifier(issuers))] if issuers else []),
         # A reply to broken HTTP has no route; the policy would hold it until the connection is closed.
-        http_filter(
-            contract.POLICY_FILTER, policy.processor(gateway.timeouts.policy, tokens=bool(issuers)), by_route=True
-        ),
+        http_filter(contract.POLICY_FILTER, policy.processor(gateway.timeouts, tokens=bool(issuers)), by_route=True),
         http_filter(
             _ROUTER,
             Router(
@@ -107,7 +109,7 @@ def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionMa
         per_connection_buffer_limit_bytes=gateway.limits.json_answer + _ANSWER_MARGIN,
         filter_chains=[
             FilterChain(
-                filters=[_hcm(manager)],
+                filters=[manager_filter(manager)],
                 transport_socket=_tls(listen.tls, layout) if listen.tls else None,
             )
         ],
@@ -163,17 +165,13 @@ def sink_listener() -> Listener:
     return Listener(
         name=contract.SINK_CLUSTER,
         internal_listener=ListenerInternalListenerConfig(),
-        filter_chains=[FilterChain(filters=[_hcm(manager)])],
+        filter_chains=[FilterChain(filters=[manager_filter(manager)])],
     )
 
 
 def _client_headers() -> Mutations:
     """Headers that only the gateway may set. Spellings with underscores never get here: they are a 400."""
     return Mutations(request_mutations=[remove_prefix("x-sluice-")])
-
-
-def _hcm(manager: HttpConnectionManager) -> Filter:
-    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
 
 
 def _tls(tls: Tls, layout: Layout) -> TransportSocket:

@@ -29,6 +29,7 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
+from extproc.config.schema import Timeouts
 
 _SEND = ProcessingModeHeaderSendMode.SEND
 _BODY = ProcessingModeBodySendMode
@@ -36,7 +37,7 @@ _BODY = ProcessingModeBodySendMode
 _MOVE_ON = "unavailable,connect-failure,reset,reset-before-request,refused-stream"
 
 
-def processor(timeout: timedelta, tokens: bool) -> ExternalProcessor:
+def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
     """The policy filter. Bodies are off here; each route says what it sends.
 
     `tokens`: what the token filter found goes with every message; Envoy cannot send it with the first one only.
@@ -47,7 +48,8 @@ def processor(timeout: timedelta, tokens: bool) -> ExternalProcessor:
     )
     return ExternalProcessor(
         grpc_service=service,
-        message_timeout=timeout,
+        message_timeout=times.policy,
+        max_message_timeout=max(times.policy, times.policy_longest),
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         allow_mode_override=True,
         processing_mode=_modes(_BODY.NONE, _BODY.NONE),

@@ -1,12 +1,13 @@
 """Secrets as Envoy's SDS files: the only rendered files that may hold one.
 
-A backend's credential from the environment stands in its file; one from a file is named there, and Envoy
+A credential from the environment stands in its file; one from a file is named there, and Envoy
 reads that file itself, again whenever it is replaced by rename. The listener's certificates likewise.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
@@ -19,7 +20,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 from extproc.config.fields import Credential
 from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
-from extproc.contract import cluster_of
+from extproc.contract import cluster_of, service_cluster_of
 
 from .files import resources, write
 
@@ -33,15 +34,31 @@ class CredentialError(Exception):
     """A secret that the configuration names is not there or not usable. The text never holds the value."""
 
 
+class _Named(NamedTuple):
+    """A credential with the name of its secret, which is that of the cluster, and the field it is set in."""
+
+    secret: str
+    field: str
+    credential: Credential
+
+
+def _credentials(gateway: Gateway) -> Iterator[_Named]:
+    for name, backend in gateway.backends.items():
+        if backend.credential:
+            yield _Named(cluster_of(name), f"backends.{name}.credential", backend.credential)
+    for name, service in gateway.services.items():
+        if service.credential:
+            yield _Named(service_cluster_of(name), f"services.{name}.credential", service.credential)
+
+
 def secret_file(name: str) -> str:
     """The name of the SDS file of a secret."""
     return f"{name}.yaml"
 
 
 def secret_names(gateway: Gateway) -> list[str]:
-    """The secrets that Envoy will ask for: of each backend with a credential, and of the listener."""
-    backends = [cluster_of(name) for name, backend in gateway.backends.items() if backend.credential]
-    return [*backends, *_listener_secrets(gateway.listener.tls)]
+    """The secrets that Envoy will ask for: of each backend and service with a credential, and of the listener."""
+    return [*(named.secret for named in _credentials(gateway)), *_listener_secrets(gateway.listener.tls)]
 
 
 def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> None:
@@ -59,12 +76,12 @@ def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path)
 
 def credential_problems(gateway: Gateway, environ: Mapping[str, str]) -> list[str]:
     """What is wrong with the secrets that the configuration names, one sentence each, without the values."""
-    backends = [
-        f"backends.{name}.credential: {problem}"
-        for name, backend in gateway.backends.items()
-        if backend.credential and (problem := _problem(backend.credential, environ))
+    credentials = [
+        f"{named.field}: {problem}"
+        for named in _credentials(gateway)
+        if (problem := _problem(named.credential, environ))
     ]
-    return backends + [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
+    return credentials + [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
 
 
 def _files(gateway: Gateway) -> Iterator[tuple[str, Path]]:
@@ -109,9 +126,8 @@ def _unreadable(path: Path) -> str | None:
 
 def _secret_files(gateway: Gateway, environ: Mapping[str, str]) -> dict[str, str]:
     secrets = [
-        Secret(name=cluster_of(name), generic_secret=GenericSecret(secret=_source(credential, environ)))
-        for name, backend in gateway.backends.items()
-        if (credential := backend.credential)
+        Secret(name=named.secret, generic_secret=GenericSecret(secret=_source(named.credential, environ)))
+        for named in _credentials(gateway)
     ]
     secrets += _listener_secrets(gateway.listener.tls).values()
     return {secret_file(secret.name): resources(secret) for secret in secrets}

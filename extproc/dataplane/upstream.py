@@ -42,16 +42,18 @@ def backend_filters(name: str, backend: Backend, layout: Layout) -> list[HttpFil
         http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
     ]
     if backend.credential:
-        chain.append(http_filter("sluice.credential", _injector(cluster, backend.dialect, layout)))
-    return [*chain, _codec()]
+        header, prefix = _CREDENTIAL_HEADER[backend.dialect]
+        chain.append(http_filter("sluice.credential", injector(cluster, header, prefix, layout)))
+    return [*chain, codec()]
 
 
 def paced() -> list[HttpFilter]:
     """The way to an issuer's keys: at most one fetch a second leaves each of Envoy's threads."""
-    return [http_filter("sluice.pace", Lua(default_source_code=DataSource(inline_string=_PACE))), _codec()]
+    return [http_filter("sluice.pace", Lua(default_source_code=DataSource(inline_string=_PACE))), codec()]
 
 
-def _codec() -> HttpFilter:
+def codec() -> HttpFilter:
+    """The end of every chain."""
     return http_filter("envoy.filters.http.upstream_codec", UpstreamCodec())
 
 
@@ -85,8 +87,8 @@ def _lua(cluster: str) -> str:
     return "".join(f'local {name} = "{value}"\n' for name, value in names.items()) + _REWRITE
 
 
-def _injector(cluster: str, dialect: Dialect, layout: Layout) -> CredentialInjector:
-    header, prefix = _CREDENTIAL_HEADER[dialect]
+def injector(cluster: str, header: str, prefix: str, layout: Layout) -> CredentialInjector:
+    """Sets the credential of a cluster, whatever stood in its header."""
     secret = SdsSecretConfig(name=cluster, sds_config=watched(layout.secrets_dir, secret_file(cluster)))
     generic = Generic(credential=secret, header=header, header_value_prefix=prefix)
     return CredentialInjector(overwrite=True, credential=extension("envoy.http.injected_credentials.generic", generic))

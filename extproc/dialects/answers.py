@@ -1,13 +1,19 @@
-"""Reading an answer that comes in pieces: an event stream, or a JSON document of any size."""
+"""Reading an answer that comes in pieces: an event stream, or a JSON document of any size.
+
+Where texts of an answer are changed, it is held back as far as that needs: a stream to whole events, anything else to
+its end. What grows beyond a cap meanwhile is `overlong`: nothing of it goes out until it is released, unread.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 
 from extproc.dialects import usage
+from extproc.dialects.endings import Reason
 from extproc.dialects.meters import Meter
 from extproc.dialects.sse import EventReader
+from extproc.dialects.texts import EventTexts, Texts, document, plain
 
 PARSE_WHOLE = 256 * 1024
 """Bytes of JSON that parse in well under a millisecond; of a larger answer only the usage is looked for."""
@@ -18,21 +24,35 @@ _FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]{1,2
 class Stream:
     """An event stream. Where an event must be hidden, output is held back to whole events; else it is untouched.
 
-    An event that grows beyond `cap` is none that a client could read: from there on all bytes pass unread.
+    An event that grows beyond `cap` is none that a client could read: from there on all bytes pass unread. Where texts
+    are changed, it is held back until it is released.
     """
 
-    __slots__ = ("_cap", "_hides", "_meter", "_reader")
+    __slots__ = ("_cap", "_hides", "_meter", "_reader", "_texts")
 
-    def __init__(self, meter: Meter, hides: bool, cap: int) -> None:
+    def __init__(self, meter: Meter, hides: bool, cap: int, texts: EventTexts | None = None) -> None:
         self._meter = meter
         self._hides = hides
         self._cap = cap
         self._reader: EventReader | None = EventReader()
+        self._texts = texts
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something was said that must not be: nothing goes out any more, the answer must end."""
+        return self._texts is not None and self._texts.blocked
+
+    @property
+    def overlong(self) -> bool:
+        """Whether an event whose texts are to be changed has grown beyond the cap."""
+        return self._texts is not None and self._reader is not None and self._reader.held > self._cap
 
     def feed(self, chunk: bytes, end: bool) -> bytes | None:
         """What to send instead of the chunk, or None to send it as it is."""
         if self._reader is None:
             return None
+        if self._texts is not None:
+            return self._changed(self._reader, self._texts, chunk, end)
         kept = [event for event in self._reader.feed(chunk) if not self._meter.event(event)]
         if self._reader.held > self._cap:
             kept.append(self._reader.rest())
@@ -46,21 +66,59 @@ class Stream:
         out = b"".join(kept)
         return None if out == chunk else out
 
+    def _changed(self, reader: EventReader, texts: EventTexts, chunk: bytes, end: bool) -> bytes | None:
+        events = reader.feed(chunk)
+        is_last = end and reader.held <= self._cap
+        if is_last and (rest := reader.rest()):
+            events.append(rest)
+        out = []
+        for event in events:
+            hidden = self._meter.event(event)
+            if not (hidden and self._hides):
+                out.append(texts.event(event))
+            if texts.blocked:
+                break
+        if is_last:
+            out.append(texts.end())
+        sent = b"".join(out)
+        return None if sent == chunk else sent
+
+    def release(self) -> bytes:
+        """What is held back, as it came; from here on all bytes pass unread."""
+        held = self._texts.end() if self._texts is not None else b""
+        rest = self._reader.rest() if self._reader is not None else b""
+        self._reader = None
+        return held + rest
+
+    def ending(self, estimated_input: int, tells_usage: bool, reason: Reason = Reason.LENGTH) -> bytes:
+        """What ends an answer whose texts are changed, after what has gone out, as the surface does."""
+        return _ending(self._texts, self._meter, estimated_input, tells_usage, reason)
+
+
+def _ending(texts: EventTexts | None, meter: Meter, estimated_input: int, tells_usage: bool, reason: Reason) -> bytes:
+    return b"" if texts is None else texts.ending(meter.total(estimated_input), tells_usage, reason)
+
 
 class LeasedStream:
     """An event stream of which each event is paid for before it passes, so that it can be ended after any of them.
 
-    `cap`: bytes of the largest event. `family`: of the model's tokenizer.
+    An event is weighed as the provider sent it. `cap`: bytes of the largest event. `family`: of the model's tokenizer.
     """
 
-    __slots__ = ("_cap", "_hides", "_meter", "_reader")
+    __slots__ = ("_cap", "_hides", "_meter", "_reader", "_texts")
 
-    def __init__(self, meter: Meter, hides: bool, cap: int, family: str) -> None:
+    def __init__(self, meter: Meter, hides: bool, cap: int, family: str, texts: EventTexts | None = None) -> None:
         meter.bound(family)
         self._meter = meter
         self._hides = hides
         self._cap = cap
         self._reader = EventReader()
+        self._texts = texts
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something was said that must not be: nothing goes out any more, the answer must end."""
+        return self._texts is not None and self._texts.blocked
 
     @property
     def overlong(self) -> bool:
@@ -81,11 +139,22 @@ class LeasedStream:
     def passes(self, event: bytes) -> bytes:
         """Note the event, and give what the client is to see of it."""
         hidden = self._meter.event(event)
-        return b"" if hidden and self._hides else event
+        if hidden and self._hides:
+            return b""
+        return event if self._texts is None else self._texts.event(event)
 
-    def ending(self, estimated_input: int, tells_usage: bool) -> bytes:
-        """What ends the answer after the events that passed, as the surface does where a cap is reached."""
-        return self._meter.ending(estimated_input, tells_usage)
+    def tail(self) -> bytes:
+        """What was held back of the texts, after the last event."""
+        return b"" if self._texts is None else self._texts.end()
+
+    def ending(self, estimated_input: int, tells_usage: bool, reason: Reason = Reason.LENGTH) -> bytes:
+        """What ends the answer after the events that passed, as the surface does where a cap is reached.
+
+        Another reason there is only where texts are changed.
+        """
+        if self._texts is None:
+            return self._meter.ending(estimated_input, tells_usage)
+        return _ending(self._texts, self._meter, estimated_input, tells_usage, reason)
 
 
 class Document:
@@ -93,11 +162,14 @@ class Document:
 
     Of a large one only the ends are read: its id, where it is the first field, and the usage in its tail. Its images
     are counted as they flow, since an answer that has some is nearly always large.
+
+    Where its texts are changed, all of it is held back to its end, up to `cap` bytes.
     """
 
-    __slots__ = ("_id", "_images", "_large", "_meter", "_parts", "_size")
+    __slots__ = ("_held", "_id", "_images", "_large", "_meter", "_parts", "_size")
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, texts: Texts | None = None, cap: int = PARSE_WHOLE) -> None:
+        self._held = None if texts is None else _Held(texts, cap, document)
         self._meter = meter
         self._parts: list[bytes] = []
         self._size = 0
@@ -110,8 +182,26 @@ class Document:
         """Whether its text was not read, as it is large."""
         return self._large
 
+    @property
+    def blocked(self) -> bool:
+        """Whether it says something that must not be said: nothing of it goes out."""
+        return self._held is not None and self._held.blocked
+
+    @property
+    def overlong(self) -> bool:
+        """Whether it has grown beyond the cap, and its texts cannot be changed."""
+        return self._held is not None and self._held.overlong
+
+    def release(self) -> bytes:
+        """What is held back, as it came; from here on all bytes pass."""
+        return b"" if self._held is None else self._held.release()
+
     def feed(self, chunk: bytes, end: bool) -> bytes | None:
-        """Always None: a document passes as it is."""
+        """What to send instead of the chunk, or None to send it as it is."""
+        self._read(chunk, end)
+        return None if self._held is None else self._held.feed(chunk, end)
+
+    def _read(self, chunk: bytes, end: bool) -> None:
         self._parts.append(chunk)
         self._size += len(chunk)
         if self._large:
@@ -120,7 +210,6 @@ class Document:
             self._keep_tail(b"".join(self._parts))
         if end:
             self._finish(b"".join(self._parts))
-        return None
 
     def _keep_tail(self, body: bytes) -> None:
         if not self._large:
@@ -176,15 +265,86 @@ def _first_id(body: bytes) -> str | None:
     return found[1].decode("ascii") if found else None
 
 
+class _Held:
+    """A body that is held back to its end, and then changed."""
+
+    __slots__ = ("_cap", "_change", "_parts", "_released", "_size", "_texts")
+
+    def __init__(self, texts: Texts, cap: int, change: Callable[[Texts, bytes], bytes]) -> None:
+        self._texts = texts
+        self._change = change
+        self._cap = cap
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._released = False
+
+    @property
+    def blocked(self) -> bool:
+        return self._texts.blocked
+
+    @property
+    def overlong(self) -> bool:
+        return self._size > self._cap
+
+    def feed(self, chunk: bytes, end: bool) -> bytes | None:
+        """Nothing until the end; nothing at all of what is overlong, until it is released, or blocked."""
+        if self._released:
+            return None
+        self._parts.append(chunk)
+        self._size += len(chunk)
+        if self.overlong or not end:
+            return b""
+        body = b"".join(self._parts)
+        changed = self._change(self._texts, body)
+        self._parts = [body] if self._texts.blocked else []
+        return b"" if self._texts.blocked else changed
+
+    def release(self) -> bytes:
+        """What is held back, as it came."""
+        held = b"".join(self._parts)
+        self._parts, self._size, self._released = [], 0, True
+        return held
+
+
+class PlainText:
+    """An answer that is one text, such as a transcript: held back to its end, up to `cap` bytes, and changed."""
+
+    __slots__ = ("_held",)
+    unread = True
+
+    def __init__(self, texts: Texts, cap: int) -> None:
+        self._held = _Held(texts, cap, plain)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it says something that must not be said: nothing of it goes out."""
+        return self._held.blocked
+
+    @property
+    def overlong(self) -> bool:
+        """Whether it has grown beyond the cap."""
+        return self._held.overlong
+
+    def feed(self, chunk: bytes, end: bool) -> bytes | None:
+        """What to send instead of the chunk, or None to send it as it is."""
+        return self._held.feed(chunk, end)
+
+    def release(self) -> bytes:
+        """What is held back, as it came; from here on all bytes pass."""
+        return self._held.release()
+
+
 class Opaque:
     """An answer that is neither, audio or text: it passes unread."""
 
     __slots__ = ()
     unread = True
+    blocked = False
+    overlong = False
 
     def feed(self, chunk: bytes, end: bool) -> bytes | None:  # noqa: ARG002 - the shape of an answer
         """Always None."""
         return None
 
 
-Answer = Stream | LeasedStream | Document | Opaque
+Answer = Stream | LeasedStream | Document | PlainText | Opaque

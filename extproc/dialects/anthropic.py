@@ -59,7 +59,14 @@ def read_messages(body: bytes) -> Prompt:
         input=size,
         cap=replace(bound, least=_thinking(parsed) + 1),
         hosted_calls=given.hosted_calls,
+        json_output=_says_json(parsed),
     )
+
+
+def _says_json(parsed: fields.Object) -> bool:
+    """In `output_config`, or as its beta wrote it."""
+    config = parsed.get("output_config")
+    return fields.says_json(config.get("format") if isinstance(config, dict) else parsed.get("output_format"))
 
 
 def read_token_count(body: bytes) -> Prompt:

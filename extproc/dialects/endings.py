@@ -1,10 +1,12 @@
-"""How a stream of each surface ends before the provider ends it: as if the cap on its output had been reached.
+"""How a stream of each surface ends before the provider ends it: as if the cap on its output had been reached, or as
+if the provider's own filter had ended it.
 
 An ending follows the events that the client has seen, and closes what they left open: choices, blocks, items. It
 never raises on what a backend sent. Arguments of tool calls are cut where they are, as providers cut them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, auto
 from typing import Protocol
 
 import orjson
@@ -14,13 +16,20 @@ from extproc.model import Usage
 Object = Mapping[str, object]
 
 
+class Reason(Enum):
+    """Why a stream ends early."""
+
+    LENGTH = auto()
+    CONTENT = auto()  # something was said that must not be
+
+
 class Ending(Protocol):
     """Follows one stream."""
 
     def follow(self, event: Object) -> None:
         """Take note of an event that the client sees."""
 
-    def close(self, usage: Usage, tells_usage: bool, blocked: Object | None) -> bytes:
+    def close(self, usage: Usage, tells_usage: bool, blocked: Object | None, reason: Reason = Reason.LENGTH) -> bytes:
         """The events that finish the answer; empty where nothing has begun. `blocked`: the first event withheld."""
 
 
@@ -37,6 +46,7 @@ def _named(kind: str, event: Object) -> bytes:
 
 _KEPT = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 _DONE = b"data: [DONE]\n\n"
+_FINISHES = {Reason.LENGTH: "length", Reason.CONTENT: "content_filter"}
 
 
 class ChatEnding:
@@ -55,18 +65,18 @@ class ChatEnding:
             if isinstance(index, int):
                 self._open[index] = self._open.get(index, True) and choice.get("finish_reason") is None
 
-    def close(self, usage: Usage, tells_usage: bool, blocked: Object | None) -> bytes:
+    def close(self, usage: Usage, tells_usage: bool, blocked: Object | None, reason: Reason = Reason.LENGTH) -> bytes:
         like = self._last or blocked
         if like is None:
             return _DONE
         base = {name: like[name] for name in _KEPT if name in like}
         silent = {"usage": None} if tells_usage else {}
-        chunks = [{**base, "choices": [choice], **silent} for choice in self._last_choices(like)]
+        chunks = [{**base, "choices": [choice], **silent} for choice in self._last_choices(like, _FINISHES[reason])]
         if tells_usage:
             chunks.append({**base, "choices": [], "usage": _chat_usage(usage)})
         return b"".join([b"data: %s\n\n" % orjson.dumps(chunk) for chunk in chunks]) + _DONE
 
-    def _last_choices(self, like: Object) -> Iterator[dict[str, object]]:
+    def _last_choices(self, like: Object, finish: str) -> Iterator[dict[str, object]]:
         """One chunk each: many clients look at the first choice of a chunk alone."""
         is_text = any("text" in choice for choice in objects(like.get("choices")))
         said: dict[str, object] = {"text": ""} if is_text else {"delta": {}}
@@ -74,7 +84,7 @@ class ChatEnding:
             self._open[0] = True
             said = said if is_text else {"delta": {"role": "assistant", "content": ""}}
         for index in sorted(index for index, is_open in self._open.items() if is_open):
-            yield {"index": index, **said, "logprobs": None, "finish_reason": "length"}
+            yield {"index": index, **said, "logprobs": None, "finish_reason": finish}
 
 
 def _chat_usage(usage: Usage) -> dict[str, object]:
@@ -86,6 +96,9 @@ def _chat_usage(usage: Usage) -> dict[str, object]:
 
 
 # ---- Anthropic's messages ---------------------------------------------------------------------------
+
+
+_STOPS = {Reason.LENGTH: "max_tokens", Reason.CONTENT: "refusal"}
 
 
 class AnthropicEnding:
@@ -109,13 +122,19 @@ class AnthropicEnding:
         elif kind == "message_delta" and isinstance(delta := event.get("delta"), dict):
             self._reasoned = self._reasoned or isinstance(delta.get("stop_reason"), str)
 
-    def close(self, usage: Usage, tells_usage: bool, blocked: Object | None) -> bytes:  # noqa: ARG002 - a message always tells it
+    def close(
+        self,
+        usage: Usage,
+        tells_usage: bool,  # noqa: ARG002 - a message always tells it
+        blocked: Object | None,  # noqa: ARG002
+        reason: Reason = Reason.LENGTH,
+    ) -> bytes:
         if not self._begun:
             return b""
         events: list[dict[str, object]] = [{"type": "content_block_stop", "index": index} for index in self._open]
         if not self._reasoned:
-            reason = {"stop_reason": "max_tokens", "stop_sequence": None}
-            events.append({"type": "message_delta", "delta": reason, "usage": {"output_tokens": usage.output}})
+            stop = {"stop_reason": _STOPS[reason], "stop_sequence": None}
+            events.append({"type": "message_delta", "delta": stop, "usage": {"output_tokens": usage.output}})
         events.append({"type": "message_stop"})
         return b"".join([_named(str(event["type"]), event) for event in events])
 
@@ -136,6 +155,7 @@ _TEXTS = {
 _PARTS = {"response.content_part": "content", "response.reasoning_summary_part": "summary"}
 _PART_EVENTS = {where: name for name, where in _PARTS.items()}
 _INDICES = {"content": "content_index", "summary": "summary_index"}
+_INCOMPLETE = {Reason.LENGTH: "max_output_tokens", Reason.CONTENT: "content_filter"}
 _NO_PART = -1
 _LAST_NUMBER = 2**53  # of an event; what goes on from a greater one cannot be written, or be read by all
 
@@ -217,7 +237,13 @@ class ResponsesEnding:
         parts = objects(self._items[at].get(where))
         return parts[index] if 0 <= index < len(parts) else None
 
-    def close(self, usage: Usage, tells_usage: bool, blocked: Object | None) -> bytes:  # noqa: ARG002 - a response always tells it
+    def close(
+        self,
+        usage: Usage,
+        tells_usage: bool,  # noqa: ARG002 - a response always tells it
+        blocked: Object | None,  # noqa: ARG002
+        reason: Reason = Reason.LENGTH,
+    ) -> bytes:
         if self._response is None:
             return b""
         events: list[bytes] = []
@@ -226,7 +252,7 @@ class ResponsesEnding:
         whole = {
             **self._response,
             "status": "incomplete",
-            "incomplete_details": {"reason": "max_output_tokens"},
+            "incomplete_details": {"reason": _INCOMPLETE[reason]},
             "output": [self._items[at] for at in sorted(self._items)],
             "usage": _response_usage(usage),
         }

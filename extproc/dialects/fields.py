@@ -77,6 +77,11 @@ def mapping(source: Object, name: str) -> Object | None:
     raise _wrong(name, "an object")
 
 
+def says_json(format_: object) -> bool:
+    """Whether this, of a request, asks for an answer in JSON."""
+    return isinstance(format_, dict) and format_.get("type") in ("json_object", "json_schema")
+
+
 def objects(source: Object, name: str) -> list[Object]:
     """A list of objects; absent and null are empty."""
     value = source.get(name)

@@ -83,7 +83,7 @@ class Input:
     """Takes what a reader hands it, piece by piece; `size` tells what came together."""
 
     __slots__ = (
-        *("_audio", "_files", "_images", "_marks", "_repeated", "_small", "_texts", "_tools", "_unseen"),
+        *("_audio", "_coded", "_files", "_images", "_marks", "_repeated", "_small", "_texts", "_tools", "_unseen"),
         *("_allowed", "_unbounded"),
     )
 
@@ -97,6 +97,7 @@ class Input:
         self._audio = 0
         self._files = 0
         self._unseen = False
+        self._coded = False
         self._allowed = 0  # calls of hosted tools
         self._unbounded = False
 
@@ -111,6 +112,7 @@ class Input:
     def tokens(self, count: int) -> None:
         """Tokens that the caller counted by sending them as such."""
         self._marks += count
+        self._coded = True
 
     def repeated(self, text: str, times: int) -> None:
         """A text that is read again with each of several others."""
@@ -269,6 +271,7 @@ class Input:
             audio_bytes=self._audio,
             file_bytes=self._files,
             unseen=self._unseen,
+            coded=self._coded,
         )
         return size, estimate.tokens(estimate.weight(whole)) + self._marks
 

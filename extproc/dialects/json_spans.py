@@ -270,10 +270,12 @@ def _crowded(containers: int, pairs: int, items: int) -> bool:
 
 
 def splice(body: bytes, edits: Iterable[Edit]) -> bytes:
-    """The body with the edits in place; every other byte is kept. Edits must not overlap."""
+    """The body with the edits in place; every other byte is kept. Raises ValueError where edits overlap."""
     parts: list[bytes] = []
     at = 0
     for edit in sorted(edits, key=lambda edit: (edit.span.start, edit.span.end)):
+        if edit.span.start < at:
+            raise ValueError("edits overlap")
         parts += (body[at : edit.span.start], edit.text)
         at = edit.span.end
     parts.append(body[at:])

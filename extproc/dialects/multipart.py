@@ -22,18 +22,20 @@ MAX_MODEL = 200
 """Bytes of a model's name."""
 
 _TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # a token of RFC 9110
-_PARAMETER = rf"[ \t]*;[ \t]*({_TCHARS})=(?:\"([^\"\\\r\n]*)\"|([^\s;\",\\]+))"
-_CONTENT_TYPE = re.compile(rf"multipart/form-data((?:{_PARAMETER})*)[ \t]*;?[ \t]*", re.IGNORECASE | re.ASCII)
-_PARAMETERS = re.compile(_PARAMETER)
+PARAMETER = rf"[ \t]*;[ \t]*({_TCHARS})=(?:\"([^\"\\\r\n]*)\"|([^\s;\",\\]+))"
+_CONTENT_TYPE = re.compile(rf"multipart/form-data((?:{PARAMETER})*)[ \t]*;?[ \t]*", re.IGNORECASE | re.ASCII)
+PARAMETERS = re.compile(PARAMETER)
+"""Of a content type: name, and value in quotes or without."""
 _BOUNDARY = re.compile(r"[\x20-\x7e]{0,69}[\x21-\x7e]")  # RFC 2046, 5.1.1: 70 characters, the last no space
 
 _HEADER = re.compile(rf"({_TCHARS}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)".encode())
 # A name with a backslash is read with or without it, depending on who reads; in a file's name nobody cares.
 _ATTRIBUTE = (
-    rf"""[ \t]*;[ \t]*(?:(name)=(?:"([^"\\]*)"|({_TCHARS}))|(filename\*?)=(?:"(?>(?:[^"\\]|\\.)*)"|{_TCHARS}))"""
+    rf"""[ \t]*;[ \t]*(?:(name)=(?:"([^"\\]*)"|({_TCHARS}))|(filename\*?)=(?:"((?>(?:[^"\\]|\\.)*))"|({_TCHARS})))"""
 )
 _DISPOSITION = re.compile(rf"form-data((?:{_ATTRIBUTE})+)[ \t]*".encode(), re.IGNORECASE)
-_ATTRIBUTES = re.compile(_ATTRIBUTE.encode(), re.IGNORECASE)
+ATTRIBUTES = re.compile(_ATTRIBUTE.encode(), re.IGNORECASE)
+"""Of a disposition: twice a name, and value in quotes or without."""
 _MODEL = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_MODEL)
 _COUNT = re.compile(rb"[1-9][0-9]{0,2}")
 
@@ -46,7 +48,7 @@ class Field:
     span: Span
 
 
-class _Inside(Enum):
+class Inside(Enum):
     """Where in the body the reader stands."""
 
     START = auto()  # before the first delimiter
@@ -61,11 +63,16 @@ class _Inside(Enum):
 def delimiter(content_type: str) -> bytes:
     """The delimiter of a multipart body. Raises Refused where the header names none, or more than one."""
     whole = _CONTENT_TYPE.fullmatch(content_type.strip(" \t"))
-    parameters = _PARAMETERS.findall(whole[1]) if whole else []
+    parameters = PARAMETERS.findall(whole[1]) if whole else []
     named: list[str] = [quoted or token for name, quoted, token in parameters if name.lower() == "boundary"]
-    if len(named) != 1 or not _BOUNDARY.fullmatch(named[0]):
+    if len(named) != 1 or not _BOUNDARY.fullmatch(named[0]) or any(_is_extended(name) for name, *_ in parameters):
         raise Refused(BAD_REQUEST, "The content-type header must name one multipart boundary.")
     return b"--" + named[0].encode("ascii")
+
+
+def _is_extended(name: str) -> bool:
+    """Whether it is `boundary*` or `boundary*0`, which is the boundary for those who know RFC 2231."""
+    return name.lower().startswith("boundary*")
 
 
 class FormReader:
@@ -92,7 +99,7 @@ class FormReader:
         self._held = bytearray()
         self._offset = 0  # of the held bytes in the body
         self._searched = 0  # held bytes in which what is looked for does not begin
-        self._inside = _Inside.START
+        self._inside = Inside.START
 
     def part(self, name: str, value: str) -> bytes:
         """A field of this form, as it stands before any other."""
@@ -122,13 +129,13 @@ class FormReader:
     def _step(self) -> bool:
         """One step on; False where more bytes are needed."""
         match self._inside:
-            case _Inside.START:
+            case Inside.START:
                 return self._start()
-            case _Inside.MARK:
+            case Inside.MARK:
                 return self._mark()
-            case _Inside.HEADERS:
+            case Inside.HEADERS:
                 return self._headers()
-            case _Inside.VALUE | _Inside.MODEL | _Inside.COUNT:
+            case Inside.VALUE | Inside.MODEL | Inside.COUNT:
                 return self._value()
         self._held.clear()  # the epilogue
         return False
@@ -138,7 +145,7 @@ class FormReader:
             raise Refused(BAD_REQUEST, "The body does not start with its multipart boundary.")
         if len(self._held) < len(self._delimiter):
             return False
-        return self._on(_Inside.MARK, len(self._delimiter))
+        return self._on(Inside.MARK, len(self._delimiter))
 
     def _mark(self) -> bool:
         if len(self._held) < 2:
@@ -146,23 +153,26 @@ class FormReader:
         if self._held.startswith(b"--"):
             if not self.decided:
                 self._decide()
-            return self._on(_Inside.EPILOGUE, 2)
+            return self._on(Inside.EPILOGUE, 2)
         if not self._held.startswith(b"\r\n"):
-            raise _unreadable()
-        return self._on(_Inside.HEADERS, 0)
+            raise unreadable()
+        return self._on(Inside.HEADERS, 0)
 
     def _headers(self) -> bool:
         end = self._find(b"\r\n\r\n")
         if (end if end >= 0 else self._searched) > MAX_HEADER:
-            raise _unreadable()
+            raise unreadable()
         value = end + len(b"\r\n\r\n")
         if end < 0 or len(self._held) < value + len(self._delimiter):
             return False
         if self._held.startswith(self._delimiter, value):
-            raise _unreadable()  # a part without a value, or a value that begins with the delimiter
-        return self._on(self._part(bytes(self._held[2:end])), value)
+            raise unreadable()  # a part without a value, or a value that begins with the delimiter
+        return self._head(end)
 
-    def _part(self, headers: bytes) -> _Inside:
+    def _head(self, end: int) -> bool:
+        return self._on(self._part(bytes(self._held[2:end])), end + len(b"\r\n\r\n"))
+
+    def _part(self, headers: bytes) -> Inside:
         name, is_file = _disposition(headers)
         if is_file and not self.decided:
             self._decide()
@@ -173,31 +183,31 @@ class FormReader:
             )
         if name.lower() == b"n":
             return self._count(name)
-        return _Inside.MODEL if is_model else _Inside.VALUE
+        return Inside.MODEL if is_model else Inside.VALUE
 
-    def _count(self, name: bytes) -> _Inside:
+    def _count(self, name: bytes) -> Inside:
         if self.images is not None:
             raise Refused(DUPLICATE_FIELD, "The field `n` is given twice, or in another spelling.", "n")
         first, self._counted = not self._counted, True
-        return _Inside.COUNT if first and name == b"n" and not self.decided else _Inside.VALUE
+        return Inside.COUNT if first and name == b"n" and not self.decided else Inside.VALUE
 
     def _value(self) -> bool:
         end = self._find(self._end)
-        if self._inside is not _Inside.VALUE:
+        if self._inside is not Inside.VALUE:
             if end < 0 and len(self._held) <= MAX_MODEL + len(self._end):
                 return False
             self._read(bytes(self._held[: end if end >= 0 else None]))
         if end < 0:
             self._drop(max(0, len(self._held) - len(self._end) + 1))
             return False
-        return self._on(_Inside.MARK, end + len(self._end))
+        return self._on(Inside.MARK, end + len(self._end))
 
     def _read(self, value: bytes) -> None:
-        if self._inside is _Inside.MODEL:
+        if self._inside is Inside.MODEL:
             self.model = self._named(value)
         else:
             self.images = int(value) if _COUNT.fullmatch(value) else None
-        self._inside = _Inside.VALUE
+        self._inside = Inside.VALUE
 
     def _named(self, text: bytes) -> Field:
         if not _MODEL.fullmatch(text):
@@ -205,7 +215,7 @@ class FormReader:
         return Field(text.decode("ascii"), Span(self._offset, self._offset + len(text)))
 
     def _decide(self) -> None:
-        if self.model is None and (self._required or self._inside is _Inside.MODEL):
+        if self.model is None and (self._required or self._inside is Inside.MODEL):
             raise Refused(
                 MISSING_MODEL,
                 f"Send the form field `model` before the file, within the first {PREFIX // 1024} KiB of the body.",
@@ -224,7 +234,7 @@ class FormReader:
         self._offset += count
         self._searched = max(0, self._searched - count)
 
-    def _on(self, inside: _Inside, consumed: int) -> bool:
+    def _on(self, inside: Inside, consumed: int) -> bool:
         self._drop(consumed)
         self._searched = 0
         self._inside = inside
@@ -237,13 +247,14 @@ def _disposition(headers: bytes) -> tuple[bytes, bool]:
     found = [line[2] for line in lines if line and line[1].lower() == b"content-disposition"]
     whole = _DISPOSITION.fullmatch(found[0]) if len(found) == 1 and all(lines) else None
     if whole is None:
-        raise _unreadable()
-    attributes = _ATTRIBUTES.findall(whole[1])
-    names: list[bytes] = [quoted or token for name, quoted, token, _ in attributes if name]
+        raise unreadable()
+    attributes = ATTRIBUTES.findall(whole[1])
+    names: list[bytes] = [quoted or token for name, quoted, token, *_ in attributes if name]
     if len(names) != 1:
-        raise _unreadable()
+        raise unreadable()
     return names[0], len(attributes) > 1
 
 
-def _unreadable() -> Refused:
+def unreadable() -> Refused:
+    """Of a part that two readers could read as two."""
     return Refused(BAD_REQUEST, "A part of the multipart body has headers that cannot be read in one way only.")

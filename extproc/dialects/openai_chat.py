@@ -136,6 +136,7 @@ def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap)
         input=size,
         cap=bound,
         choices=fields.count(parsed, "n", most=fields.MAX_CHOICES) or 1,
+        json_output=fields.says_json(parsed.get("response_format")),
     )
 
 

@@ -68,6 +68,7 @@ def read_response(body: bytes) -> Prompt:
         hosted_calls=_hosted_calls(parsed, given),
         state=state,
         background=fields.flag(parsed, "background"),
+        json_output=fields.says_json((fields.mapping(parsed, "text") or {}).get("format")),
     )
 
 

@@ -1,8 +1,10 @@
-"""Per surface: how its request is read, and how its answer is counted."""
+"""Per surface: how its request is read, and how its answer is counted and changed."""
 
 from collections.abc import Callable
 
 from extproc.dialects.anthropic import read_messages, read_token_count
+from extproc.dialects.deltas import BlockDeltas, ChatDeltas, TypedDeltas
+from extproc.dialects.endings import AnthropicEnding, ChatEnding, ResponsesEnding
 from extproc.dialects.meters import (
     AnthropicMeter,
     ChatMeter,
@@ -20,6 +22,7 @@ from extproc.dialects.openai_plain import (
     read_speech,
 )
 from extproc.dialects.openai_responses import read_response
+from extproc.dialects.texts import EventTexts, Texts
 from extproc.model import Prompt
 from extproc.surfaces import Surface
 
@@ -51,3 +54,16 @@ def meter(surface: Surface, hide_usage: bool, searches: bool = False) -> Meter:
     if surface in (Surface.COUNT_TOKENS, Surface.RESPONSE_ITEM):
         return UncountedMeter()
     return PlainMeter()
+
+
+def event_texts(surface: Surface, texts: Texts, json_output: bool) -> EventTexts:
+    """What changes the texts of one stream of this surface.
+
+    `json_output`: the request asked for JSON, so that what is put into a message is escaped.
+    """
+    if surface in (Surface.CHAT, Surface.COMPLETIONS):
+        return EventTexts(ChatDeltas(json_output), texts, ChatEnding())
+    if surface is Surface.MESSAGES:
+        return EventTexts(BlockDeltas(json_output), texts, AnthropicEnding())
+    ending = ResponsesEnding() if surface in (Surface.RESPONSES, Surface.RESPONSE_ITEM) else None
+    return EventTexts(TypedDeltas(json_output), texts, ending)

@@ -44,6 +44,8 @@ def _team(name: str, file: TeamFile, offered: Offer) -> TeamRecord:
         tags=tuple(sorted(file.tags.items())),
         members=_members(file),
         limits=_team_limits(name, file, offered),
+        redaction=file.redaction,
+        guardrails=file.guardrails,
     )
 
 

@@ -39,6 +39,8 @@ def team_fields(team: TeamRecord) -> dict[str, Shown]:
         "groups": _members(team, MemberKind.GROUP),
         "service_accounts": _members(team, MemberKind.SERVICE_ACCOUNT),
         "limits": _limits(team.limits),
+        "redaction": team.redaction,
+        "guardrails": team.guardrails,
     }
 
 

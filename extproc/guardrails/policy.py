@@ -108,5 +108,6 @@ class Guardrails:
     content: tuple[ContentRule, ...] = ()
     input_words: Detector | None = None  # of the rules for input
     output_words: Detector | None = None  # of the rules for output
+    reach: int = 0  # characters of the longest phrase that an answer may not hold, see `redaction.output.OutputGuard`
     moderation: Moderation | None = None
     on_error: OnError = OnError.DENY  # where a text could not be looked through

@@ -37,7 +37,7 @@ _TOKENS_PER_SECOND = 10  # of audio, in and out: more than any published rule
 class Extent:
     """What bounds a call: `input` tokens, `cap` tokens for each of `choices`, `seconds` of audio, `images` made.
 
-    `hosted_calls`: of tools that the provider runs.
+    `hosted_calls`: of tools that the provider runs. `aside`: nano-units for what the gateway asks services about it.
     """
 
     input: int = 0
@@ -47,6 +47,7 @@ class Extent:
     seconds: float = 0.0
     images: int = 0
     hosted_calls: int = 0
+    aside: int = 0
 
     def at_most(self, chain: Chain, cap: int) -> Demand:
         """With this cap, at the dearest target that has a price."""
@@ -54,13 +55,14 @@ class Extent:
 
     def at_most_output(self, chain: Chain, output: int) -> Demand:
         """With so many tokens of output in all."""
-        return Demand(1, self.input, output, max(self._money(target, output) for target in chain.targets))
+        money = max(self._money(target, output) for target in chain.targets)
+        return Demand(1, self.input, output, money + self.aside)
 
     def surely(self, chain: Chain, output: int = 0) -> Demand:
         """What a call has used if it was sent, and nothing more is known of its answer than what has passed."""
         usage = Usage(input=self.estimated_input, output=output)
         costs = [prices.cost(target.price, usage) for target in chain.targets if target.price is not None]
-        return Demand(1, self.estimated_input, output, min(costs, default=0))
+        return Demand(1, self.estimated_input, output, min(costs, default=0) + self.aside)
 
     def _money(self, target: Target, output: int) -> int:
         if target.price is None:
@@ -85,6 +87,7 @@ def extent(surface: Surface, prompt: Prompt, chain: Chain, upload: int) -> Exten
         choices=max(prompt.choices, images),
         images=images,
         hosted_calls=prompt.hosted_calls,
+        aside=prompt.aside,
     )
 
 

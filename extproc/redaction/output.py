@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from extproc.redaction.changes import apply
+from extproc.redaction.changes import Change, apply
 from extproc.redaction.redactor import Found, Redactor
 
 RUN = 256
@@ -87,6 +87,10 @@ class OutputGuard:
         state = self._channels.pop(channel, _Channel())
         rest, _ = self._release(state, state.run, len(state.run), len(state.run), json)
         return "" if self.redactor.is_shadow else rest
+
+    def changes(self, text: str, lead: int = 0, json: bool = False) -> list[Change]:
+        """What to change in a whole text, behind its first `lead` characters."""
+        return self.redactor.changes(text, self._findings(text, json), lead)
 
     def open_channels(self) -> list[Hashable]:
         """The channels that hold something back."""

@@ -6,6 +6,14 @@ from extproc.redaction.detector import Detector
 from extproc.redaction.policy import RedactionPolicy
 
 
+class DetectionFailed(Exception):
+    """Texts could not be looked through; what becomes of the call is the policy's to say. Its text is constant."""
+
+
+class Unreadable(DetectionFailed):
+    """It is the request that cannot be looked through: to try it again is no use."""
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """`input` and `output` find what the policy's two maps name; None: there is nothing to look for."""

@@ -10,8 +10,16 @@ from extproc.model import Demand, Outcome, Target, Usage, UsageSource
 from extproc.stores.counters import MOST, Draw
 
 
-def used(outcome: Outcome, target: Target | None, held: Hold | None = None, background: bool = False) -> Demand:
-    """What a call has used. One that no backend took, or that failed there, used nothing.
+def used(
+    outcome: Outcome, target: Target | None, held: Hold | None = None, background: bool = False, aside: int = 0
+) -> Demand:
+    """What a call has used, and `aside` nano-units that questions about it cost, however it ended."""
+    demand = _used(outcome, target, held, background)
+    return replace(demand, money=demand.money + aside) if aside else demand
+
+
+def _used(outcome: Outcome, target: Target | None, held: Hold | None, background: bool) -> Demand:
+    """What a call has used of its backend. One that none took, or that failed there, used nothing.
 
     A request that a backend answered with a 4xx of the caller's making counts as a request. What is made in the
     background counts as held unless its usage was told: nobody says when it is done.
@@ -20,7 +28,7 @@ def used(outcome: Outcome, target: Target | None, held: Hold | None = None, back
         return Demand(0, 0, 0, 0)
     usage = outcome.usage
     if background and held is not None and outcome.status < 400 and usage.source is not UsageSource.REPORTED:
-        return held.demand
+        return replace(held.demand, money=held.demand.money - held.extent.aside)
     if usage.source is UsageSource.NONE:
         return Demand(1, 0, 0, 0)
     if held is not None:

@@ -1,11 +1,14 @@
 """What goes to the providers: the legs of a chain, the edited body, and the headers that stay behind."""
 
+from collections.abc import Mapping
+
 from extproc.call import Call, Leg, Pass, Route
 from extproc.dialects import json_spans, paths
+from extproc.dialects.form_texts import FormTexts
 from extproc.dialects.multipart import FormReader
-from extproc.headers import Headers
 from extproc.edits import Edit, Span
-from extproc.model import Chain, Prompt
+from extproc.headers import Headers
+from extproc.model import Chain, CleanPrompt, Prompt
 from extproc.surfaces import Place, Surface
 
 # A list of what may pass, so that no spelling of an internal header can slip through.
@@ -23,12 +26,19 @@ _PASS = frozenset(
         "x-request-id",
     }
 )
+_FREE = frozenset({"accept", "idempotency-key", "openai-beta", "user-agent", "x-client-request-id"})
+_FREE_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 
 
 def stripped(headers: Headers) -> tuple[str, ...]:
     """The request headers that no provider may see: credentials, cookies, and whatever is ours or unknown."""
     return tuple([name for name in headers if name not in _PASS and not name.startswith(_PASS_PREFIXES)])
+
+
+def free(headers: Headers) -> Mapping[str, str]:
+    """Those that a provider sees, and in which a caller writes what it likes."""
+    return {name: headers.get(name) or "" for name in headers if name in _FREE or name.startswith(_FREE_PREFIXES)}
 
 
 def legs(chain: Chain, place: Place, query: str, in_body: str | None) -> tuple[Leg, ...]:
@@ -51,15 +61,17 @@ def asks_usage(prompt: Prompt, chain: Chain) -> bool:
 
 
 def body_route(
-    prompt: Prompt, chain: Chain, place: Place, query: str, remove: tuple[str, ...], cap: int | None = None
+    clean: CleanPrompt, chain: Chain, place: Place, query: str, remove: tuple[str, ...], cap: int | None = None
 ) -> Route:
     """The route of a call with a JSON body: only the spans that must change are changed.
 
     `cap`: the bound on the output that the request shall say, in tokens; None leaves what it says.
     """
+    prompt = clean.prompt
     ask = prompt.usage_edit if asks_usage(prompt, chain) else None
     write = _model_edit(prompt, chain, place)
-    edits = [edit for edit in (ask, *_cap_edits(prompt, chain, place, cap), write) if edit is not None]
+    ours = (ask, *_cap_edits(prompt, chain, place, cap), write)
+    edits = [*clean.edits, *(edit for edit in ours if edit is not None)]
     body = json_spans.splice(prompt.body, edits) if edits else None
     named = chain.model.name if write is not None else prompt.model
     at, to = _model_position(prompt, edits, write, chain.model.name)
@@ -148,7 +160,9 @@ def form_pass(call: Call, chain: Chain, place: Place, form: FormReader, held: by
     by_body = [target for target in chain.targets if not paths.names_model_in_path(target.backend, place.surface)]
     edit = _form_edit(form, by_body[0].model) if by_body else None
     body = json_spans.splice(held, [edit]) if edit else held
-    length = None if call.content_length is None else call.content_length + len(body) - len(held)
+    length = None
+    if call.content_length is not None and not isinstance(form, FormTexts):  # whose texts may change: in chunks
+        length = call.content_length + len(body) - len(held)
     sent = Route(legs(chain, place, call.query, None), call.stripped, length=length)
     return Pass(body, call.request_ended, sent)
 

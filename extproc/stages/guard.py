@@ -1,8 +1,240 @@
-"""What may leave: the seam where redaction and guardrails stand. None is configured yet, so all text passes."""
+"""What may leave: the policies of redaction and guardrails on one request.
 
-from extproc.model import CleanPrompt, Prompt
+Pure: the pipeline hands in what was found in the texts.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+from urllib.parse import unquote_plus
+
+import orjson
+
+from extproc.call import Inspection, Rules
+from extproc.guardrails import content, injection, moderation, structure
+from extproc.guardrails.policy import Guardrails
+from extproc.guardrails.roles import role
+from extproc.guardrails.verdict import Verdict
+from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
+from extproc.redaction import names, positions
+from extproc.redaction.changes import Change, apply
+from extproc.redaction.detector import Finding
+from extproc.redaction.placeholders import Placeholders
+from extproc.redaction.policy import Mode, OnError, Stateful
+from extproc.redaction.positions import Position
+from extproc.redaction.profile import DetectionFailed, Unreadable
+from extproc.redaction.redactor import Redactor
+from extproc.refusals import (
+    INVALID_VALUE,
+    POLICY_FAILED,
+    POLICY_UNKNOWN,
+    POLICY_VIOLATION,
+    SENSITIVE_DATA,
+    UNREADABLE_TEXT,
+    Refused,
+)
+from extproc.surfaces import Place
+
+Findings = Sequence[Finding]
+
+_PLACES = 16
+"""Places of a call that its record names, at most."""
+_TRUSTED = frozenset(("system", "developer"))  # roles whose texts are the application's own
+
+T = TypeVar("T")
 
 
-def clean(prompt: Prompt) -> CleanPrompt:
-    """The prompt as it may be sent to a provider."""
-    return CleanPrompt(prompt)
+def rules(caller: Caller, catalogue: Catalogue) -> Rules | None:
+    """The policies of a caller; None where there is none. Raises Refused where its team names one that is not there."""
+    team = caller.team
+    redaction = _named(catalogue.redaction, team.redaction if team else DEFAULT_POLICY)
+    guardrails = _named(catalogue.guardrails, team.guardrails if team else DEFAULT_POLICY)
+    if redaction is not None and redaction.policy.mode is Mode.OFF:
+        redaction = None
+    if redaction is None and guardrails is None:
+        return None
+    return Rules(redaction, guardrails, team.name if team else caller.owner)
+
+
+def _named(policies: Mapping[str, T], name: str) -> T | None:
+    policy = policies.get(name)
+    if policy is None and name != DEFAULT_POLICY:
+        raise Refused(POLICY_UNKNOWN, "A policy that your team names is not configured here.")
+    return policy
+
+
+# ---- texts ------------------------------------------------------------------------------------------
+
+
+def read(prompt: Prompt, rules: Rules) -> list[Position]:
+    """The texts of a request. Raises DetectionFailed where they are too many or too long, or no texts."""
+    if prompt.input.coded:
+        raise Unreadable("it has text as numbers of tokens")
+    try:
+        found = positions.read(prompt.body)
+    except positions.TooMany:
+        raise Unreadable("it has more texts than are looked through") from None
+    most = None if rules.redaction is None else rules.redaction.policy.max_text
+    if most is not None and len(prompt.body) > most and sum([len(one.text.encode()) for one in found]) > most:
+        raise Unreadable("it has more text than is looked through")
+    return found
+
+
+def failed(why: DetectionFailed, what: str, on_error: OnError, mode: Mode, seen: Inspection) -> None:
+    """Note that a policy could not look at a call. Raises Refused unless the policy lets such calls pass."""
+    seen.failed.append(what)
+    if on_error is OnError.DENY and mode is Mode.ENFORCE:
+        kind = UNREADABLE_TEXT if isinstance(why, Unreadable) else POLICY_FAILED
+        raise Refused(kind, f"The call could not be checked as the policies of your team want it: {why}.")
+
+
+def unread(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
+    """Note that no policy could look at the texts. Raises Refused unless all of them let such calls pass."""
+    not_redacted(why, rules, seen)
+    not_judged(why, rules, seen)
+
+
+def not_redacted(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
+    """Note that values were not looked for. Raises Refused unless the policy lets such calls pass."""
+    if rules.redaction is not None:
+        failed(why, "redaction", rules.redaction.policy.on_error, rules.redaction.policy.mode, seen)
+
+
+def not_judged(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
+    """Note that guardrails did not look. Raises Refused unless the policy lets such calls pass."""
+    if rules.guardrails is not None:
+        failed(why, "guardrails", rules.guardrails.on_error, Mode.ENFORCE, seen)
+
+
+# ---- what stands around a request -------------------------------------------------------------------
+
+
+def telling(headers: Mapping[str, str], query: str, rules: Rules) -> tuple[str, ...]:
+    """The headers that hold a value that may not leave, by name. Raises Refused for a query that does."""
+    profile = rules.redaction
+    if profile is None or profile.input is None or profile.policy.mode is not Mode.ENFORCE:
+        return ()
+    texts = [*headers.values(), unquote_plus(query)]
+    if not profile.input.findings("\n\n".join(texts)):
+        return ()
+    if profile.input.findings(texts[-1]):
+        raise Refused(SENSITIVE_DATA, "The query of the URL holds a value that may not be sent.")
+    return tuple([name for name, text in headers.items() if profile.input.findings(text)])
+
+
+def check_model(named: str | None, place: Place, catalogue: Catalogue) -> None:
+    """Refuse what stands for a model's name where the path has that, and nobody else looks at it."""
+    if place.deployment is not None and named not in (None, place.deployment) and named not in catalogue.models:
+        raise Refused(INVALID_VALUE, "`model` must be the deployment's name, as the path has it, or absent.", "model")
+
+
+# ---- redaction --------------------------------------------------------------------------------------
+
+
+def is_stateful(prompt: Prompt) -> bool:
+    """Whether an answer can hold what stood in for values in other calls, or comes when this one is forgotten."""
+    return prompt.background or (prompt.state is not None and bool(prompt.state.ids))
+
+
+def check_state(prompt: Prompt, rules: Rules) -> None:
+    """Refuse a call whose history stands at the provider, where the policy says so."""
+    policy = None if rules.redaction is None else rules.redaction.policy
+    if policy is None or policy.mode is not Mode.ENFORCE or policy.stateful is not Stateful.REFUSE:
+        return
+    if is_stateful(prompt):
+        raise Refused(
+            POLICY_VIOLATION,
+            "A policy of your team wants each call to bring its whole conversation: without `previous_response_id`, "
+            "`conversation` and `background`.",
+        )
+
+
+def with_names(texts: Sequence[Position], values: Sequence[Findings], found: Sequence[Findings]) -> Sequence[Findings]:
+    """What patterns found in each text, and the names that a model found."""
+    return [
+        names.merged(position.text, one, other) if other else one
+        for position, one, other in zip(texts, values, found, strict=True)
+    ]
+
+
+def redact(
+    prompt: Prompt, texts: Sequence[Position], values: Sequence[Findings], rules: Rules, seen: Inspection
+) -> CleanPrompt:
+    """The prompt as it may be sent. Raises Refused for what is blocked; what was found is noted all the same."""
+    profile = rules.redaction
+    if profile is None:
+        return _asking(CleanPrompt(prompt), rules, ((one, one.text[one.lead :]) for one in texts))
+    policy = profile.policy
+    enforced = policy.mode is Mode.ENFORCE
+    if enforced and not is_stateful(prompt) and seen.placeholders is None:  # a form has several texts
+        seen.placeholders = Placeholders(policy.grammar)
+    redactor = Redactor(policy, policy.input, seen.placeholders, rules.tenant)
+    changed: list[tuple[Position, list[Change]]] = []
+    places: Counter[str] = Counter()
+    for position, found in zip(texts, values, strict=True):
+        changed.append((position, redactor.changes(position.text, found, position.lead)))
+        if found and len(places) < _PLACES:
+            places[positions.place(position.path)] += len(found)
+    seen.found, seen.places = Counter(seen.found) + redactor.counts, Counter(seen.places) + places
+    if redactor.blocked and enforced:
+        raise Refused(SENSITIVE_DATA, _blocked(redactor.blocked))
+    edits = tuple(positions.edits(prompt.body, [(position, changes) for position, changes in changed if changes]))
+    clean = CleanPrompt(_longer(prompt, sum([len(edit.text) for edit in edits])), edits)
+    return _asking(clean, rules, ((one, apply(one.text, changes)[one.lead :]) for one, changes in changed))
+
+
+def _longer(prompt: Prompt, added: int) -> Prompt:
+    """With so many bytes written into it: no text has more tokens than bytes."""
+    return replace(prompt, input=replace(prompt.input, marks=prompt.input.marks + added)) if added else prompt
+
+
+def _blocked(found: Mapping[str, int]) -> str:
+    values = ", ".join(f"{count} × {entity}" for entity, count in sorted(found.items()))
+    return f"The request holds values that may not be sent: {values}. Take them out, and send it again."
+
+
+# ---- guardrails -------------------------------------------------------------------------------------
+
+
+def verdicts(
+    prompt: Prompt,
+    texts: Sequence[Position],
+    words: Sequence[Findings],
+    attacks: Sequence[Findings],
+    guardrails: Guardrails,
+) -> list[Verdict]:
+    """What the guardrails say that need nobody else. `words` and `attacks` are what was found in each of the texts."""
+    document = orjson.loads(prompt.body)
+    said = [] if guardrails.structure is None else structure.check(guardrails.structure, document)
+    paths = [position.path for position in texts]
+    said += content.verdicts(guardrails.content, zip(paths, words, strict=True))
+    if guardrails.injection is not None:
+        found = [(path, role(document, path), one) for path, one in zip(paths, attacks, strict=True) if one]
+        said += injection.verdicts(guardrails.injection, found)
+    return said
+
+
+def judge(said: Sequence[Verdict], seen: Inspection) -> None:
+    """Note what guardrails say. Raises Refused for the first that blocks."""
+    seen.verdicts += said
+    for verdict in said:
+        if verdict.blocks:
+            at = f" at {verdict.places[0]}" if verdict.places else ""
+            raise Refused(
+                POLICY_VIOLATION, f"A guardrail does not let this call pass: {verdict.guardrail}, {verdict.rule}{at}."
+            )
+
+
+def _asking(clean: CleanPrompt, rules: Rules, texts: Iterator[tuple[Position, str]]) -> CleanPrompt:
+    """With the questions to the service that judges texts, after redaction; what they cost goes into the prompt."""
+    asked = None if rules.guardrails is None else rules.guardrails.moderation
+    if asked is None or asked.mode is Mode.OFF or not asked.input:
+        return clean
+    document = orjson.loads(clean.prompt.body)
+    newest = moderation.newest([(one.path, role(document, one.path), text) for one, text in texts], _TRUSTED)
+    try:
+        questions = tuple(moderation.requests(asked, newest))
+    except moderation.TooMuch:
+        raise Unreadable("it has more text than the service that judges it takes") from None
+    return replace(clean, prompt=replace(clean.prompt, aside=asked.price * len(questions)), questions=questions)

@@ -41,6 +41,8 @@ def served(call: Call) -> Target | None:
 def _ending(call: Call) -> Ending:
     if call.ending is not None:
         return call.ending
+    if call.blocked:
+        return Ending.BLOCKED
     if call.cut_short:
         return Ending.LIMITED
     if call.answer_ended or (call.meter is not None and call.meter.finished):

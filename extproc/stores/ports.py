@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from extproc.limits.limit import Limit, Priority
+from extproc.model import DEFAULT_POLICY
 
 AFFINITY_LIFE = timedelta(days=30)
 """How long a provider keeps a stored response, and we its place."""
@@ -118,6 +119,8 @@ class TeamRecord:
     tags: tuple[tuple[str, str], ...] = ()
     members: tuple[Member, ...] = ()
     limits: tuple[Limit, ...] = ()  # owned by `team/NAME`
+    redaction: str = DEFAULT_POLICY  # the name of its policy
+    guardrails: str = DEFAULT_POLICY  # the name of its policy
 
 
 @dataclass(frozen=True, slots=True)

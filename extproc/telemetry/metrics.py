@@ -57,6 +57,24 @@ SETTLEMENTS_LOST = Gauge(
 COUNTERS_ERRORS = Counter("sluice_counters_errors", "Steps that the store of the counters did not answer in time.")
 LIMITS_LOCAL = Counter("sluice_limits_local", "Calls counted in a worker's memory while that store was down.")
 
+SERVICE_QUESTIONS = Counter(
+    "sluice_service_questions", "Questions to services, by how they ended.", ["service", "result"]
+)
+SERVICE_DURATION = Histogram(
+    "sluice_service_seconds",
+    "Until a service has answered.",
+    ["service"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+REDACTIONS = Counter(
+    "sluice_redactions", "Values that were found in texts, by entity.", ["policy", "entity", "direction", "mode"]
+)
+RESTORED = Counter("sluice_placeholders", "Placeholders in answers.", ["result"])
+VERDICTS = Counter(
+    "sluice_guardrail_verdicts", "Calls of which a guardrail said something.", ["guardrail", "rule", "action", "mode"]
+)
+SCREENING_FAILED = Counter("sluice_screening_failed", "Calls that a policy could not look at.", ["what"])
+
 _NONE = ""
 _PRICE = "price"  # more money and no more tokens: images or tools that were not asked for
 _KINDS = (
@@ -67,6 +85,7 @@ _KINDS = (
 _TALLIED = (
     *(CALLS, REFUSALS, TOKENS, ATTEMPTS, BROKEN, AFFINITY_LOST),
     *(LIMIT_REFUSALS, LIMIT_SHADOW_REFUSALS, LIMIT_WARNINGS, OVERSPENT, COUNTERS_ERRORS, LIMITS_LOCAL),
+    *(SERVICE_QUESTIONS, REDACTIONS, RESTORED, VERDICTS, SCREENING_FAILED),
 )
 _tallies: dict[Counter, Tally[tuple[str, ...]]] = {counter: Tally() for counter in _TALLIED}
 
@@ -85,8 +104,8 @@ def publish() -> None:
 
 
 @cache
-def _child(histogram: Histogram, surface: str) -> Histogram:
-    return histogram.labels(surface)
+def _child(histogram: Histogram, label: str) -> Histogram:
+    return histogram.labels(label)
 
 
 def count_call(call: Call, outcome: Outcome, duration: float) -> None:
@@ -101,11 +120,37 @@ def count_call(call: Call, outcome: Outcome, duration: float) -> None:
     if call.refusal is not None:
         count(REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame.value)
     _count_limits(outcome)
+    _count_inspection(call)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
         for kind in _KINDS:
             if amount := getattr(usage, kind):
                 count(TOKENS, surface, model, backend, kind, usage.source.value, amount=amount)
+
+
+def count_service(service: str, result: str, seconds: float) -> None:
+    """Count one question to a service."""
+    count(SERVICE_QUESTIONS, service, result)
+    _child(SERVICE_DURATION, service).observe(seconds)
+
+
+def _count_inspection(call: Call) -> None:
+    """What policies found. Rules and entities are configured names, and words of a closed set."""
+    seen, rules = call.inspection, call.rules
+    if rules is None:
+        return
+    if rules.redaction is not None:
+        policy = rules.redaction.policy
+        for direction, found in (("input", seen.found), ("output", seen.said)):
+            for entity, amount in found.items():
+                count(REDACTIONS, policy.name, entity, direction, policy.mode.value, amount=amount)
+    for result, amount in (("restored", seen.restored), ("unrestored", seen.unrestored)):
+        if amount:
+            count(RESTORED, result, amount=amount)
+    for verdict in seen.verdicts:
+        count(VERDICTS, verdict.guardrail, verdict.rule, verdict.action.value, verdict.mode.value)
+    for what in seen.failed:
+        count(SCREENING_FAILED, what)
 
 
 def _count_limits(outcome: Outcome) -> None:

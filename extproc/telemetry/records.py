@@ -13,6 +13,7 @@ from typing import BinaryIO
 import orjson
 
 from extproc.call import Call
+from extproc.guardrails.verdict import Verdict
 from extproc.limits.limit import Priority
 from extproc.model import Caller, Outcome, Usage, UsageSource
 
@@ -42,6 +43,7 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "stream": call.stream or None,
         "usage": _usage(outcome.usage),
         **_limits(call, outcome),
+        **_inspection(call),
         "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
         "duration_ms": _milliseconds(duration),
         "client_retry": call.retries or None,
@@ -81,6 +83,45 @@ def _limits(call: Call, outcome: Outcome) -> dict[str, object]:
         "overspent": outcome.overspent or None,
         "overspent_money": outcome.overspent_money or None,
     }
+
+
+def _inspection(call: Call) -> dict[str, object]:
+    """What policies found in the call: types, counts and places, never a value."""
+    seen, rules = call.inspection, call.rules
+    if rules is None:
+        return {}
+    redaction = (
+        {
+            "policy": rules.redaction.policy.name,
+            "mode": rules.redaction.policy.mode.value,
+            "found": seen.found,
+            "places": seen.places,
+            "said": seen.said,
+            "restored": seen.restored,
+            "unrestored": seen.unrestored,
+        }
+        if rules.redaction
+        else {}
+    )
+    return {
+        "redaction": {name: value for name, value in redaction.items() if value} or None,
+        "guardrails": [_verdict(verdict) for verdict in seen.verdicts] or None,
+        "unscreened": seen.failed or None,
+        "aside": call.inspection.aside or None,
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, object]:
+    told = {
+        "guardrail": verdict.guardrail,
+        "rule": verdict.rule,
+        "mode": verdict.mode.value,
+        "action": verdict.action.value,
+        "count": verdict.count,
+        "places": verdict.places,
+        "score": verdict.score,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _milliseconds(seconds: float) -> float:

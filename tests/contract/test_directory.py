@@ -391,6 +391,8 @@ class TestApply:
             tags=(("cost", "42"), ("a", "b")),
             members=(CREW, BOT, ANN),
             limits=(replace(MINUTE, owner="team/full"), replace(BUDGET, owner="team/full")),
+            redaction="strict",
+            guardrails="open",
         )
         every, none = team("every", models=None), team("none", models=())
         areas = (AreaRecord("ops", ("o@example.com", "p@example.com")), AreaRecord("lab"))

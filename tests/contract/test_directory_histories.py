@@ -89,6 +89,8 @@ TEAM_RECORDS = st.builds(
     tags=st.sampled_from([(), (("cost", "1"),)]),
     members=MEMBERS,
     limits=several("team/any", most=2),
+    redaction=st.sampled_from(["default", "strict"]),
+    guardrails=st.sampled_from(["default", "open"]),
 )
 AREA_RECORDS = st.builds(AreaRecord, name=AREAS, owners=st.sampled_from([(), ("ann@example.com",), ("b", "a")]))
 # Which of the keys there are is meant by a number; the kind says by what they are called.

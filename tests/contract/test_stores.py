@@ -345,7 +345,7 @@ class TestMigrations:
         sql.upgrade(url)
         with closing(sql.open_stores(url)) as stores:
             state = stores.directory.state()
-        assert state.teams == (team("ops", area="lab", models=None),)
+        assert state.teams == (team("ops", area="lab", models=None, redaction="default", guardrails="default"),)
         assert [key.spec for key in state.keys] == [KeySpec("app")]
 
     def test_one_that_breaks_off_leaves_the_keys_where_they_were(self, old: str) -> None:

@@ -162,6 +162,11 @@ class RunningGateway:
         result: Json = until(found, patience, f"the {kind} record of {request_id}; log:\n{self.log()}")
         return result
 
+    def told(self) -> str:
+        """Everything it printed, one record or line of a log after the other."""
+        with self._arrived:
+            return "\n".join(json.dumps(line, ensure_ascii=False) for line in self._lines)
+
     def log(self) -> str:
         """Everything it printed that is not a record, and the last records."""
         with self._arrived:

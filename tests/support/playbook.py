@@ -29,6 +29,7 @@ from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.ports import Affinity, StoreUnavailable
 from extproc.surfaces import Surface
 from protos.ext_proc_pb2 import HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ProcessingRequest
+from tests.support.screened import Answers, screening
 
 KEY = keys.mint(b"k" * 32)
 OTHER_KEY = keys.mint(b"o" * 32)
@@ -279,16 +280,18 @@ class Policy:
     catalogue: Callable[[], Catalogue] = catalogue
     not_ready: str | None = None
     signing_key: bytes | None = None
+    services: Answers = field(default_factory=Answers)
 
     def __post_init__(self) -> None:
         self.pipeline = Pipeline(
-            self.catalogue,
-            self.roster,
-            lambda: self.not_ready,
-            self.affinity,
-            self.holds,
-            self.records,
-            self.signing_key,
+            catalogue=self.catalogue,
+            roster=self.roster,
+            not_ready=lambda: self.not_ready,
+            affinity=self.affinity,
+            holds=self.holds,
+            screening=screening(self.services),
+            journal=self.records,
+            signing_key=self.signing_key,
         )
 
 

@@ -36,6 +36,7 @@ from extproc.stores.ports import Affinity
 from protos.ext_proc_pb2 import ProcessingRequest
 from tests.support.gateway import free_port, until
 from tests.support.playbook import Enrolled, Reserved
+from tests.support.screened import screening
 
 _START_SECONDS = 30
 _LARGEST_MESSAGE = 80 << 20
@@ -135,6 +136,7 @@ class RogueGateway:
                 not_ready=lambda: None,
                 affinity=_Affinity(),
                 holds=Reserved(),
+                screening=screening(),
                 journal=self,
             )
         )

@@ -146,3 +146,54 @@ def test_a_budget_that_a_restart_forgets(limit: str, found: bool) -> None:
     text = f"{MODELS}policies: {{limits: {{some: {{{limit}, only: {{models: [paid]}}}}}}}}\n"
     assert _doubts(text) == (["policies.limits.some"] if found else [])
     assert _doubts(text + 'stores: {counters: "redis://h"}\n') == []
+
+
+# ---- policies ----
+
+POLICIES = """\
+models: {m: {targets: [[{backend: one}]]}}
+policies:
+  redaction: {default: {}, strict: {mode: off}, spare: {mode: off}}
+  guardrails: {default: {}, open: {injection: {}}}
+"""
+
+
+def test_a_policy_that_no_team_names_is_a_warning_where_the_team_files_are_at_hand() -> None:
+    Path("teams").mkdir()
+    Path("teams/checkout.yaml").write_text("{area: retail, owner: ann@example.com, redaction: strict}\n")
+    run = _run("check", POLICIES, 0)
+    assert run.stderr.splitlines() == [
+        "warning: gateway.yaml:5: policies.guardrails.default: has no rule: it looks at nothing",
+        "warning: gateway.yaml:4: policies.redaction.spare: is named by no team file: `redaction: spare` there puts it "
+        "in force",
+        "warning: gateway.yaml:5: policies.guardrails.open: is named by no team file: `guardrails: open` there puts it "
+        "in force",
+    ]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_team_files_nobody_knows_what_they_name(broken: bool) -> None:
+    if broken:
+        Path("teams").mkdir()
+        Path("teams/checkout.yaml").write_text("{area: retail}\n")
+    assert _run("check", POLICIES, 0).stderr.count("warning") == 1
+
+
+@pytest.mark.parametrize("verb", ["check", "up", "serve"])
+def test_a_policy_that_cannot_be_carried_out_is_told_with_its_line(verb: str) -> None:
+    policies = """\
+models: {m: {targets: [[{backend: one}]]}}
+policies:
+  redaction:
+    default: {entities: [PERSON]}
+    strict: {recognizers: [nowhere.yaml]}
+  guardrails: {default: {content: {some: {patterns: ["("]}}}}
+"""
+    run = _run(verb, policies, 1)
+    told = run.stderr.splitlines()
+    assert told[:2] == [
+        "gateway.yaml:5: policies.redaction.default.entities.PERSON: needs `names`: without it names are not found",
+        "gateway.yaml:6: policies.redaction.strict.recognizers[0]: the file nowhere.yaml cannot be read (No such file "
+        "or directory)",
+    ]
+    assert told[2].startswith("gateway.yaml:7: policies.guardrails.default.content.some: pattern")

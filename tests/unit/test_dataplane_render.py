@@ -342,6 +342,81 @@ def test_only_a_backend_that_wants_it_gets_the_identity() -> None:
             assert cleared < next(number for number, entry in enumerate(mutations) if "identity" in str(entry))
 
 
+# --- services ------------------------------------------------------------------------------------------
+
+SERVICES: dict[str, dict[str, object]] = {
+    "judge": {"api": "openai-moderation", "url": "https://api.openai.com/v1", "credential": {"env": "KEY"}},
+    "azure": {"api": "azure-content-safety", "url": "https://c.example", "credential": {"env": "KEY"}},
+    "names": {"api": "presidio", "url": "http://10.0.0.1:5002/deep/v1/", "credential": {"env": "KEY"}},
+    "open": {"api": "presidio", "url": "http://presidio"},
+}
+
+
+def _services_manager(files: dict[str, str]) -> dict[str, Any]:
+    (network,) = _resources(files, "listeners.yaml")["services"]["filter_chains"][0]["filters"]
+    manager: dict[str, Any] = network["typed_config"]
+    return manager
+
+
+def test_without_services_there_is_no_way_to_any() -> None:
+    files = render(_gateway(PLAIN), LAYOUT)
+    assert _resources(files, "listeners.yaml").keys() == {"gateway", contract.SINK_CLUSTER}
+    assert not [name for name in _resources(files, "clusters.yaml") if name.startswith("service_")]
+
+
+def test_services_are_asked_over_a_socket_of_the_owner_beside_those_of_the_workers() -> None:
+    layout = Layout("conf", "secrets", ("run/worker-0.sock", "run/worker-1.sock"), "admin.sock")
+    listener = _resources(render(_gateway(PLAIN, services=SERVICES), layout), "listeners.yaml")["services"]
+    assert listener["address"] == {"pipe": {"path": "run/services.sock", "mode": 0o600}}
+    assert listener["ignore_global_conn_limit"] is True
+
+
+def test_each_service_has_a_route_to_its_own_cluster_and_none_to_another() -> None:
+    files = render(_gateway(PLAIN, services=SERVICES, timeouts={"policy_longest": "20s"}), LAYOUT)
+    manager = _services_manager(files)
+    (host,) = manager["route_config"]["virtual_hosts"]
+    routes = {route["match"]["prefix"]: route["route"] for route in host["routes"]}
+    assert {prefix: route["cluster"] for prefix, route in routes.items()} == {
+        f"/{name}/": contract.service_cluster_of(name) for name in SERVICES
+    }
+    assert [route["prefix_rewrite"] for route in routes.values()] == ["/", "/", "/deep/v1/", "/"]
+    assert {route["timeout"] for route in routes.values()} == {"20s"}
+    retries = [(route["retry_policy"]["retry_on"], route["retry_policy"]["num_retries"]) for route in routes.values()]
+    assert set(retries) == {("connect-failure,reset-before-request", 1)}
+    assert "access_log" not in manager
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "prefix"),
+    [
+        ("judge", "authorization", "Bearer "),
+        ("azure", "ocp-apim-subscription-key", None),
+        ("names", "authorization", "Bearer "),
+        ("open", None, None),
+    ],
+)
+def test_a_service_is_shown_its_credential_and_what_it_needs(name: str, header: str | None, prefix: str | None) -> None:
+    clusters = _resources(render(_gateway(PLAIN, services=SERVICES), LAYOUT), "clusters.yaml")
+    cluster = clusters[contract.service_cluster_of(name)]
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    filters = {entry["name"]: entry["typed_config"] for entry in options["http_filters"]}
+    if header is None:
+        assert list(filters) == ["sluice.allowed_headers", CODEC]
+        return
+    assert list(filters) == ["sluice.allowed_headers", "sluice.credential", CODEC]
+    generic = filters["sluice.credential"]["credential"]["typed_config"]
+    assert (generic["header"], generic.get("header_value_prefix")) == (header, prefix)
+    source = generic["credential"]["sds_config"]["path_config_source"]["path"]
+    assert source == f"secrets/{contract.service_cluster_of(name)}.yaml"
+    assert ("transport_socket" in cluster) is (name != "names")
+
+
+def test_a_decision_may_be_given_more_time() -> None:
+    for times, most in (({}, "30s"), ({"policy_longest": "45s"}, "45s"), ({"policy": "50s"}, "50s")):
+        processor = _filters(render(_gateway(PLAIN, timeouts=times), LAYOUT))[contract.POLICY_FILTER]
+        assert processor["max_message_timeout"] == most
+
+
 # --- secrets -------------------------------------------------------------------------------------------
 
 
@@ -352,12 +427,15 @@ def test_secrets_stand_in_their_own_files_only(tmp_path: Path) -> None:
         "env": {"dialect": "openai", "url": "http://a", "credential": {"env": "KEY"}},
         "file": {"dialect": "openai", "url": "http://a", "credential": {"file": str(key)}},
     }
-    gateway = _gateway(backends | PLAIN)
+    gateway = _gateway(backends | PLAIN, services=SERVICES)
     directory = tmp_path / "secrets"
     directory.mkdir(mode=0o755)
     write_secrets(gateway, {"KEY": "from-the-environment"}, directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert {path.name for path in directory.iterdir()} == {"backend_env.yaml", "backend_file.yaml"}
+    assert {path.name for path in directory.iterdir()} == {
+        *("backend_env.yaml", "backend_file.yaml"),
+        *("service_judge.yaml", "service_azure.yaml", "service_names.yaml"),
+    }
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
     texts = {path.name: path.read_text() for path in directory.iterdir()}
     assert "from-the-environment" in texts["backend_env.yaml"]
@@ -393,12 +471,16 @@ def test_every_missing_secret_is_named_at_once(tmp_path: Path) -> None:
     clients = {"authority": "/nowhere/ca"}
     tls = {"certificate": "/nowhere/c", "private_key": "/nowhere/k", "client_certificates": clients}
     identity = {"issuers": {"corp": {"issuer": "i", "audiences": ["a"], "jwks_file": "/nowhere/keys"}}}
+    gateway = _gateway(backends, listener={"tls": tls}, identity=identity, services=SERVICES)
     with pytest.raises(CredentialError) as caught:
-        write_secrets(_gateway(backends, listener={"tls": tls}, identity=identity), {}, tmp_path)
+        write_secrets(gateway, {}, tmp_path)
     places = [line.split(":")[0] for line in str(caught.value).splitlines()]
     assert places == [
         "backends.a.credential",
         "backends.b.credential",
+        "services.judge.credential",
+        "services.azure.credential",
+        "services.names.credential",
         "listener.tls.certificate",
         "listener.tls.private_key",
         "listener.tls.client_certificates.authority",

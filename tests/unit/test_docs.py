@@ -13,10 +13,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from extproc import refusals, surfaces
-from extproc.call import Call, Phase
+from extproc.call import Call, Inspection, Phase, Rules
 from extproc.config.loader import load
 from extproc.config.prices import Price
 from extproc.config.teams import TeamFile
+from extproc.guardrails.policy import Action
+from extproc.guardrails.verdict import Verdict
 from extproc.limits import standing
 from extproc.limits.hold import Hold
 from extproc.limits.limit import Limit, Measure, Priority
@@ -36,10 +38,12 @@ from extproc.model import (
     Usage,
 )
 from extproc.model import UsageSource as Source
+from extproc.redaction.policy import Mode
 from extproc.stages import budget, charge
 from extproc.stores.counters import Reading
 from extproc.surfaces import Face, Surface
 from extproc.telemetry import metrics, records
+from tests.support.policies import redaction
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -130,6 +134,10 @@ def fullest_record() -> dict[str, Any]:
         stream=True,
         retries="1",
         priority=Priority.LOW,
+        rules=Rules(redaction(), None, "t"),
+        inspection=Inspection(
+            verdicts=[Verdict("content", "r", Mode.ENFORCE, Action.BLOCK, 1, ("p",), 1.0)], failed=["redaction"], aside=1
+        ),
     )
     counts = Usage(1, 1, 1, 1, 1, 1, 1, 1, 1, 1.0, 1, 1, Source.REPORTED)
     outcome = Outcome(

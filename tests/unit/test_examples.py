@@ -23,6 +23,7 @@ SECRETS = {
     "limits": [],
     "ollama": [],
     "quickstart": [],
+    "redaction": [],
 }
 """What each example wants in the environment."""
 

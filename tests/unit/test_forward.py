@@ -15,7 +15,7 @@ from extproc.dialects import paths
 from extproc.dialects.multipart import FormReader
 from extproc.dialects.openai_chat import read_chat
 from extproc.headers import Headers
-from extproc.model import Backend, Chain, Dialect, PublicModel, Target
+from extproc.model import Backend, Chain, CleanPrompt, Dialect, PublicModel, Target
 from extproc.stages.forward import asks_usage, body_route, form_pass, legs, same_form, stripped
 from extproc.surfaces import Face, Place, Surface
 from tests.support.playbook import catalogue
@@ -219,7 +219,7 @@ def _wanted(case: Case, chain: Chain, target: Target) -> dict[str, Any]:
 @settings(deadline=None)
 def test_a_provider_reads_the_callers_object_with_only_model_and_usage_changed(chain: Chain, case: Case) -> None:
     prompt = read_chat(case.body)
-    route = body_route(prompt, chain, CHAT, "", ("cookie",))
+    route = body_route(CleanPrompt(prompt), chain, CHAT, "", ("cookie",))
     assert route.remove == ("cookie",)
     sendable = case.sendable()
     assert sendable.fullmatch(case.body), "the pattern itself must fit"
@@ -232,19 +232,19 @@ def test_a_provider_reads_the_callers_object_with_only_model_and_usage_changed(c
 def test_what_need_not_change_is_not_touched() -> None:
     for model in ("plain", "spaced", "escaped value", "escaped key"):
         body = b"{" + (MODELS[model] or b"") + b',"messages":[{"role":"user"}]}'
-        route = body_route(read_chat(body), CHAINS["same name"], CHAT, "", ())
+        route = body_route(CleanPrompt(read_chat(body)), CHAINS["same name"], CHAT, "", ())
         assert (route.body, route.length, route.legs[0].model) == (None, len(body), None)
 
 
 def test_a_body_without_a_model_stays_so_where_no_target_reads_it() -> None:
     body = b'{"messages":[{"role":"user"}]}'
-    route = body_route(read_chat(body), CHAINS["by path"], CHAT, "", ())
+    route = body_route(CleanPrompt(read_chat(body)), CHAINS["by path"], CHAT, "", ())
     assert (route.body, route.at, route.to) == (None, 0, 0)
 
 
 def test_the_model_of_a_deployment_path_replaces_the_one_in_the_body() -> None:
     body = b'{"model":"ignored","messages":[{"role":"user"}]}'
-    route = body_route(read_chat(body), CHAINS["same name"], CHAT, "", ())
+    route = body_route(CleanPrompt(read_chat(body)), CHAINS["same name"], CHAT, "", ())
     assert json.loads(_sent(route, body, route.legs[0]))["model"] == "gpt-4o"
 
 

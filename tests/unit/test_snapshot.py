@@ -71,6 +71,8 @@ TEAMS = st.builds(
     tags=st.lists(st.tuples(NAMES, NAMES), max_size=2).map(tuple),
     members=st.lists(MEMBERS, max_size=2).map(tuple),
     limits=several("team/red"),
+    redaction=NAMES,
+    guardrails=NAMES,
 )
 ENTRIES: st.SearchStrategy[DirectoryChange] = st.one_of(
     st.builds(KeyChange, digest=st.binary(min_size=32, max_size=32).map(bytes.hex), record=RECORDS),

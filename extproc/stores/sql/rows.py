@@ -100,6 +100,8 @@ def team_record(row: AnyRow, members: Iterable[Member]) -> TeamRecord:
         tags=tuple((name, value) for name, value in row.tags),
         members=tuple(members),
         limits=restored(row.limits),
+        redaction=row.redaction,
+        guardrails=row.guardrails,
     )
 
 
@@ -113,6 +115,8 @@ def team_columns(team: TeamRecord) -> dict[str, Any]:
         "ip_ranges": list(team.ip_ranges),
         "tags": [list(tag) for tag in team.tags],
         "limits": stored(team.limits),
+        "redaction": team.redaction,
+        "guardrails": team.guardrails,
         "removed_at": None,
     }
 

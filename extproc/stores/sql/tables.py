@@ -74,6 +74,8 @@ teams = Table(
     Column("removed_at", DateTime),
     Column("revision", BigInteger, nullable=False, index=True),
     Column("limits", JSON(none_as_null=True)),
+    Column("redaction", String(63), nullable=False, server_default="default"),
+    Column("guardrails", String(63), nullable=False, server_default="default"),
 )
 
 members = Table(

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.dialects import usage
-from extproc.dialects.answers import PARSE_WHOLE, Document, LeasedStream, Opaque, Stream
+from extproc.dialects import registry, usage
+from extproc.dialects.answers import PARSE_WHOLE, Document, LeasedStream, Opaque, PlainText, Stream
+from extproc.dialects.endings import Reason
 from extproc.dialects.meters import AnthropicMeter, ChatMeter, Meter, PlainMeter, ResponsesMeter
+from extproc.dialects.texts import EventTexts
+from extproc.edits import Edit, Span
 from extproc.model import Usage, UsageSource
+from extproc.surfaces import Surface
 
 CAP = 100_000
 
@@ -25,7 +29,7 @@ def splits(raw: bytes) -> Iterable[list[bytes]]:
     return (chunked(raw, [at]) for at in range(len(raw) + 1))
 
 
-def sent(answer: Stream | Document | Opaque, chunks: Sequence[bytes]) -> bytes:
+def sent(answer: Stream | Document | PlainText | Opaque, chunks: Sequence[bytes]) -> bytes:
     """What the client gets for these chunks, the last of which ends the answer."""
     out = []
     for number, chunk in enumerate(chunks, 1):
@@ -393,3 +397,218 @@ def test_an_anthropic_document_of_any_size_and_cut(filling: int, cuts: list[int]
 
 def test_an_opaque_answer_passes() -> None:
     assert sent(Opaque(), [b"ID3\0", b"\xff", b""]) == b"ID3\0\xff"
+
+
+# ---- answers whose texts are changed ----------------------------------------------------------------------
+
+
+class Shouting:
+    """Makes `a` an `A`, holds back what follows until the next `.`, and blocks `!`."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.held: dict[object, str] = {}
+
+    def feed(self, channel: object, text: str, json: bool) -> str:
+        done, dot, rest = (self.held.pop(channel, "") + text).rpartition(".")
+        self.held[channel] = rest
+        return self.text(done + dot)
+
+    def finish(self, channel: object, json: bool) -> str:
+        return self.text(self.held.pop(channel, ""))
+
+    def open_channels(self) -> list[object]:
+        return [channel for channel, rest in self.held.items() if rest]
+
+    def document(self, body: bytes, again: bool = False) -> list[Edit]:
+        self.text(body.decode())
+        return [Edit(Span(at, at + 1), b"A") for at, byte in enumerate(body) if byte == ord("a")]
+
+    def text(self, text: str, json: bool = False) -> str:
+        self.blocked = self.blocked or "!" in text
+        return text.replace("a", "A")
+
+
+def shouting() -> EventTexts:
+    return registry.event_texts(Surface.CHAT, Shouting(), False)
+
+
+def said(raw: bytes) -> str:
+    chunks = [json.loads(line[6:]) for line in raw.decode().split("\n") if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content", "") for one in chunks for choice in one["choices"])
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def test_a_stream_is_changed_and_counted_as_the_provider_sent_it() -> None:
+    raw = framed(chunk("fast. ")) + framed(chunk("far")) + framed(usage_event(3)) + DONE
+    plain = ChatMeter()
+    sent(Stream(plain, hides=False, cap=CAP), [raw])
+    for hides in (False, True):
+        outs = set()
+        for chunks in (*splits(raw), chunked(raw, range(len(raw)))):
+            meter = ChatMeter(hide_usage=hides)
+            outs.add(sent(Stream(meter, hides, CAP, shouting()), chunks))
+            assert (meter.finished, meter.total(5)) == (True, plain.total(5))
+        (out,) = outs
+        assert said(out) == "fAst. fAr"
+        assert (b"completion_tokens" in out) is not hides
+
+
+def test_a_stream_that_is_not_changed_keeps_its_chunks() -> None:
+    stream = Stream(ChatMeter(), hides=False, cap=CAP, texts=shouting())
+    assert stream.feed(framed(chunk("hello.")), end=False) is None
+    assert stream.feed(b"data: [DONE]\n\n", end=True) is None
+
+
+def test_a_stream_that_breaks_off_tells_what_was_held_back_too() -> None:
+    stream = Stream(ChatMeter(), hides=False, cap=CAP, texts=shouting())
+    stream.feed(framed(chunk("fast. far")), end=False)
+    out = stream.feed(b'data: {"choi', end=True)
+    assert out is not None
+    assert out.endswith(b'data: {"choi')
+    assert said(out.removesuffix(b'data: {"choi')) == " fAr"
+
+
+def until_blocked(stream: Stream | LeasedStream, raw: bytes) -> bytes:
+    if isinstance(stream, Stream):
+        return stream.feed(raw, end=False) or b""
+    passed = []
+    for event in stream.feed(raw, end=False):
+        assert stream.weigh(event) > 0
+        passed.append(stream.passes(event))
+    return b"".join(passed) + stream.tail()
+
+
+@pytest.mark.parametrize("leases", [False, True])
+def test_a_stream_ends_where_something_is_blocked(leases: bool) -> None:
+    meter, texts = ChatMeter(), shouting()
+    stream = LeasedStream(meter, False, CAP, "openai", texts) if leases else Stream(meter, False, CAP, texts)
+    assert not stream.blocked
+    raw = b"".join([framed(chunk(text)) for text in ("ha. ", "no! .", "more. ")])
+    assert said(until_blocked(stream, raw)) == "hA."
+    assert stream.blocked
+    assert until_blocked(stream, framed(chunk("more."))) == b""
+    ending = stream.ending(7, tells_usage=True, reason=Reason.CONTENT)
+    assert b'"finish_reason":"content_filter"' in ending
+    assert b'"prompt_tokens":7' in ending
+    assert ending.endswith(DONE)
+    assert stream.ending(7, tells_usage=True, reason=Reason.CONTENT) == b"", "it ends once"
+
+
+def test_a_lease_that_ends_tells_what_was_paid_for_and_held_back() -> None:
+    meter = ChatMeter()
+    stream = LeasedStream(meter, False, CAP, "openai", shouting())
+    for event in stream.feed(framed(chunk("fast. far")), end=False):
+        stream.weigh(event)
+        assert said(stream.passes(event)) == "fAst."
+    ending = stream.ending(7, tells_usage=False)
+    assert said(ending) == " fAr"
+    assert b'"finish_reason":"length"' in ending
+
+
+def test_a_leased_stream_that_ends_tells_what_was_held_back() -> None:
+    stream = LeasedStream(ChatMeter(hide_usage=True), True, CAP, "openai", shouting())
+    raw = framed(chunk("far")) + framed(usage_event(3))
+    out = [stream.passes(event) for event in stream.feed(raw, end=True)]
+    assert b"prompt_tokens" not in b"".join(out)
+    assert said(b"".join(out)) == ""
+    assert said(stream.tail()) == "fAr"
+    assert stream.tail() == b""
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_an_event_beyond_the_cap_is_held_back_where_texts_are_changed(size: int) -> None:
+    raw = framed(chunk("fast. far")) + b"data: a" + b"x" * 300
+    stream = Stream(ChatMeter(), hides=False, cap=200, texts=shouting())
+    chunks = chunked(raw, range(size, len(raw), size))
+    out = b""
+    for number, piece in enumerate(chunks, 1):
+        changed = stream.feed(piece, number == len(chunks))
+        out += piece if changed is None else changed
+    assert stream.overlong
+    assert said(out) == "fAst."
+    released = stream.release()
+    assert not stream.overlong
+    assert said(released) == " fAr"
+    assert released.endswith(b"data: a" + b"x" * 300)
+    assert stream.feed(b"more a", end=True) is None
+
+
+def test_a_stream_whose_texts_nobody_changes_ends_and_holds_nothing() -> None:
+    stream = Stream(ChatMeter(), hides=False, cap=10)
+    stream.feed(b"data: " + b"x" * 300, end=False)
+    assert (stream.blocked, stream.overlong, stream.release()) == (False, False, b"")
+    assert stream.ending(7, False, Reason.CONTENT) == b""
+    lease = leased(ChatMeter())
+    assert (lease.blocked, lease.tail()) == (False, b"")
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"x": ["a", 1.50]}', b'{"x": ["A", 1.50]}'),
+        (b'{"x":', b'{"x":'),
+        (b"a\xff", "A\ufffd".encode()),
+        (b"b\xff", b"b\xff"),
+        (b"", b""),
+    ],
+)
+def test_a_document_is_changed_at_its_end(raw: bytes, expected: bytes) -> None:
+    for chunks in (*splits(raw), [raw, b""]):
+        document = Document(ChatMeter(), Shouting(), CAP)
+        assert all(document.feed(piece, end=False) == b"" for piece in chunks)
+        assert document.feed(b"", end=True) == expected
+
+
+def test_the_probabilities_of_a_changed_document_go() -> None:
+    raw = b'{"choices":[{"message":{"content":"a"},"logprobs":{"content":[{"token":"x"}]}}]}'
+    assert sent(Document(ChatMeter(), Shouting(), CAP), [raw]) == (
+        b'{"choices":[{"messAge":{"content":"A"},"logprobs":null}]}'
+    )
+
+
+@pytest.mark.parametrize("kind", [Document, PlainText])
+def test_nothing_of_what_is_blocked_goes_out(kind: type) -> None:
+    answer = PlainText(Shouting(), CAP) if kind is PlainText else Document(PlainMeter(), Shouting(), CAP)
+    assert not answer.blocked
+    assert sent(answer, [b'"a', b'!"']) == b""
+    assert answer.blocked
+
+
+@pytest.mark.parametrize("kind", [Document, PlainText])
+@pytest.mark.parametrize("end", [False, True])
+def test_what_grows_beyond_the_cap_is_held_back_until_it_is_released(kind: type, end: bool) -> None:
+    answer = PlainText(Shouting(), 5) if kind is PlainText else Document(PlainMeter(), Shouting(), 5)
+    assert answer.feed(b"abcde", end=False) == b""
+    assert not answer.overlong
+    assert answer.feed(b"a", end) == b""
+    assert answer.overlong
+    assert answer.release() == b"abcdea"
+    assert not answer.overlong
+    assert answer.feed(b"a", end=True) is None
+    assert answer.release() == b""
+
+
+def test_a_document_whose_texts_nobody_changes_holds_nothing() -> None:
+    document = Document(ChatMeter())
+    document.feed(b"x" * 300_000, end=False)
+    assert (document.blocked, document.overlong, document.release()) == (False, False, b"")
+
+
+@pytest.mark.parametrize("raw", [b"a far call", b"4111", b"[a] x", b'{"a'])
+def test_a_plain_text_is_changed_as_one(raw: bytes) -> None:
+    for chunks in splits(raw):
+        answer = PlainText(Shouting(), CAP)
+        assert sent(answer, chunks) == raw.replace(b"a", b"A")
+    assert answer.unread
+
+
+def test_a_large_document_that_is_changed_is_counted_by_its_tail() -> None:
+    raw = large(PARSE_WHOLE, usage=CHAT_USAGE)
+    meter = ChatMeter()
+    assert sent(Document(meter, Shouting(), 10**6), chunked(raw, range(10_000, len(raw), 10_000))) == raw.replace(
+        b"a", b"A"
+    )
+    assert meter.total(5) == USED

@@ -24,6 +24,8 @@ OFFER = Offer(
     models={"gpt-4o": None, "gpt-4o-mini": None, "claude": ("premium",)},
     public={"gpt-4o": "gpt-4o", "big": "gpt-4o", "gpt-4o-mini": "gpt-4o-mini", "claude": "claude"},
     backends=frozenset({"swe"}),
+    redaction=frozenset({"strict"}),
+    guardrails=frozenset({"default", "open"}),
 )
 FULL = """\
 area: retail
@@ -31,6 +33,8 @@ owner: Anna@Example.com
 tier: premium
 models: [{name: big, tokensPerMinute: 5000, requestsPerMinute: 10}, {name: claude}]
 ip_ranges: [10.0.0.0/8, "2001:db8::/32"]
+redaction: strict
+guardrails: default
 tags: {cost-centre: 4711, "owner's note": "line 1"}
 members:
   - {user: bob@example.com}
@@ -157,6 +161,7 @@ def test_no_text_gives_anything_but_a_team_or_its_problems(text: str, tmp_path: 
 def test_a_team_in_full(tmp_path: Path) -> None:
     team = _team(tmp_path, FULL)
     assert (team.area, team.owner, team.tier) == ("retail", "anna@example.com", "premium")
+    assert (team.redaction, team.guardrails) == ("strict", "default")
     assert team.tags == {"cost-centre": "4711", "owner's note": "line 1"}
     assert [(member.user, member.role) for member in team.members] == [
         ("bob@example.com", "developer"),
@@ -181,9 +186,9 @@ def test_where_no_limit_can_be_kept_each_is_refused_in_its_place(tmp_path: Path)
     assert _problems(tmp_path, replace(OFFER, limits_refused="not here")) == [
         "checkout.yaml:4: models[0].tokensPerMinute: not here",
         "checkout.yaml:4: models[0].requestsPerMinute: not here",
-        "checkout.yaml:13: limits.budget: not here",
-        "checkout.yaml:14: limits.calls: not here",
-        "checkout.yaml:18: keys[2].limits.minute: not here",
+        "checkout.yaml:15: limits.budget: not here",
+        "checkout.yaml:16: limits.calls: not here",
+        "checkout.yaml:20: keys[2].limits.minute: not here",
     ]
     (tmp_path / "checkout.yaml").write_text("{area: retail, owner: a, models: [{name: big}]}")
     assert list(load_teams(tmp_path, replace(OFFER, limits_refused="not here"))) == ["checkout"]
@@ -192,6 +197,7 @@ def test_where_no_limit_can_be_kept_each_is_refused_in_its_place(tmp_path: Path)
 def test_two_required_fields_make_a_team(tmp_path: Path) -> None:
     team = _team(tmp_path, "{area: retail, owner: anna@example.com}")
     assert (team.tier, team.models, team.members, team.keys) == ("standard", (), (), ())
+    assert (team.redaction, team.guardrails) == ("default", "default")
 
 
 def test_every_model_can_be_granted_and_a_key_may_have_one_of_them(tmp_path: Path) -> None:

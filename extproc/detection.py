@@ -1,0 +1,162 @@
+"""Looking through the texts of calls: what was found is remembered, large texts go to a thread, names to a model.
+
+A conversation comes again with every turn, and each of its texts is looked through once: what is kept of a text is a
+digest under a key of this process, and where values stand in it; never the text.
+"""
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from itertools import count
+from typing import ParamSpec, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from extproc.redaction import names
+from extproc.redaction.detector import Finding
+from extproc.redaction.policy import NameTier
+from extproc.redaction.profile import DetectionFailed, Unreadable
+from extproc.services import ServiceFailed
+
+INLINE = 16 * 1024
+"""Bytes that are worked through on the event loop: some tenths of a millisecond, of digits one or two."""
+_KEPT = 50_000  # texts of which the findings are remembered
+_KEPT_S = 600.0  # for so long after the text came last
+_SHORTEST = 64  # characters; to remember a shorter text costs more than to look through it
+_THREADS = 2
+_ASKED = 8  # texts of one call about which a service is asked at once
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Findings = Sequence[Finding]
+Look = Callable[[Sequence[str]], Awaitable[Sequence[Findings]]]
+
+
+class Model(Protocol):
+    """A model in a process of its own. Raises DetectionFailed."""
+
+    async def findings(self, tier: NameTier, texts: Sequence[str]) -> Sequence[Findings]: ...
+
+
+class Services(Protocol):
+    """What is asked over the network, by Envoy. Raises ServiceFailed."""
+
+    async def ask(self, service: str, path: str, body: bytes, timeout: float) -> bytes: ...  # noqa: ASYNC109
+
+
+class Finder(Protocol):
+    """Finds something in a text, in time that grows with its length and no faster; may be used by several threads."""
+
+    def findings(self, text: str) -> Findings: ...
+
+
+class _Memory:
+    """Findings by a digest of the text they were found in, for a time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._key = os.urandom(32)
+        self._kept: OrderedDict[bytes, tuple[float, Findings]] = OrderedDict()
+        self._numbers = count()
+        self._finders: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()
+
+    def digest(self, finder: object, text: str) -> bytes:
+        """Of a text for what looks through it: another policy finds other values."""
+        number = self._finders.get(finder)
+        if number is None:
+            number = self._finders[finder] = next(self._numbers).to_bytes(8, "big")
+        return blake2b(text.encode(errors="surrogatepass"), digest_size=16, key=self._key, salt=number).digest()
+
+    def get(self, digest: bytes) -> Findings | None:
+        known = self._kept.pop(digest, None)
+        if known is None or self._clock() - known[0] > _KEPT_S:
+            return None
+        self.put(digest, known[1])
+        return known[1]
+
+    def put(self, digest: bytes, found: Findings) -> None:
+        self._kept[digest] = (self._clock(), found)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+
+class Detection:
+    """Shared by all calls of a worker."""
+
+    def __init__(
+        self,
+        wait: float,
+        models: Mapping[str, Model],
+        services: Services,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`wait`: seconds for one piece of work. `models` by name."""
+        self._wait = wait
+        self._models = models
+        self._services = services
+        self._memory = _Memory(clock)
+        self._threads = ThreadPoolExecutor(_THREADS, "detection")
+
+    async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do work on so many bytes, on the loop where they are few. Raises DetectionFailed when it takes too long."""
+        if size <= INLINE:
+            return work(*args, **kwargs)
+        done = asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        try:
+            return await asyncio.wait_for(done, self._wait)
+        except TimeoutError:
+            raise DetectionFailed("it took too long") from None
+
+    async def findings(self, finder: Finder, texts: Sequence[str]) -> Sequence[Findings]:
+        """What it finds in each of the texts. Raises DetectionFailed."""
+
+        async def look(new: Sequence[str]) -> Sequence[Findings]:
+            return await self.run(sum(map(len, new)), _all_found, finder, new)
+
+        return await self._remembering(finder, texts, look)
+
+    async def names(self, tier: NameTier, texts: Sequence[str]) -> Sequence[Findings]:
+        """The names in each of the texts. Raises DetectionFailed."""
+
+        async def look(new: Sequence[str]) -> Sequence[Findings]:
+            if sum(map(len, new)) > tier.max_text:
+                raise Unreadable("it has more text than the finder of names is given")
+            if tier.service is None:
+                return await self._models[tier.model or ""].findings(tier, new)
+            return await self._asked(tier, tier.service, new)
+
+        return await self._remembering(tier, texts, look)
+
+    async def _remembering(self, finder: object, texts: Sequence[str], look: Look) -> Sequence[Findings]:
+        """The findings in each of the texts; only of those that are new by looking."""
+        memory = self._memory
+        digests = [memory.digest(finder, text) if len(text) >= _SHORTEST else None for text in texts]
+        found = [None if digest is None else memory.get(digest) for digest in digests]
+        new = [at for at, findings in enumerate(found) if findings is None]
+        if new:
+            for at, findings in zip(new, await look([texts[at] for at in new]), strict=True):
+                found[at] = findings
+                if (digest := digests[at]) is not None:
+                    memory.put(digest, findings)
+        return [() if findings is None else findings for findings in found]
+
+    async def _asked(self, tier: NameTier, service: str, texts: Sequence[str]) -> Sequence[Findings]:
+        turns = asyncio.Semaphore(_ASKED)
+
+        async def one(text: str) -> Findings:
+            path, body = names.request(tier, text)
+            async with turns:
+                return names.findings(tier, await self._services.ask(service, path, body, tier.timeout), text)
+
+        try:
+            async with asyncio.timeout(tier.timeout):
+                return await asyncio.gather(*map(one, texts))
+        except (TimeoutError, ServiceFailed, ValueError):
+            raise DetectionFailed("the service that finds names gave no answer that can be used") from None
+
+
+def _all_found(finder: Finder, texts: Sequence[str]) -> Sequence[Findings]:
+    return [finder.findings(text) for text in texts]

@@ -1,0 +1,287 @@
+"""Changing what an answer says while it streams: values are put back in it, or taken out.
+
+Who changes a text may hold back its end until more is known, for each text apart. So events become longer, shorter,
+or none: what is held back goes out with a later delta of its text, and at the latest before the event that ends it.
+
+Only the bytes of changed strings are replaced. Where a text is changed, its probabilities of tokens go: they spell it.
+"""
+
+import re
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+import orjson
+
+from extproc.dialects import json_strings, sse
+from extproc.dialects.deltas import Channel, Delta, Object, Reading, Shape
+from extproc.dialects.endings import Ending, Reason
+from extproc.dialects.json_spans import splice
+from extproc.dialects.json_strings import Path
+from extproc.edits import Edit
+from extproc.model import Usage
+
+
+class Texts(Protocol):
+    """Changes the texts of one answer. Errors of whoever looks through them come out of every method."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something was said that must not be: the answer has to end."""
+
+    def feed(self, channel: Hashable, text: str, json: bool) -> str:
+        """The next piece of a text; gives what may go out. `json`: it is JSON, in which values are escaped."""
+
+    def finish(self, channel: Hashable, json: bool) -> str:
+        """What is held back of a text, at its end."""
+
+    def open_channels(self) -> list[Hashable]:
+        """The texts of which something is held back."""
+
+    def document(self, body: bytes, again: bool = False) -> list[Edit]:
+        """The edits of all strings of a JSON text. `again`: they have been told before, and do not count."""
+
+    def text(self, text: str, json: bool = False) -> str:
+        """What becomes of a whole text. `json`: it looks like JSON, but is none."""
+
+
+def document(texts: Texts, body: bytes) -> bytes:
+    """A JSON text with its texts changed; what is no JSON, as one text."""
+    try:
+        orjson.loads(body)
+    except ValueError:
+        return plain(texts, body, body[:1] in (b"{", b"["))
+    return _whole(texts, body)
+
+
+def plain(texts: Texts, body: bytes, json: bool = False) -> bytes:
+    """A text, changed. What of it is no UTF-8, is replaced only where something else changes."""
+    text = body.decode("utf-8", "replace")
+    said = texts.text(text, json)
+    return body if said == text else said.encode()
+
+
+def _whole(texts: Texts, body: bytes, again: bool = False) -> bytes:
+    edits = texts.document(body, again)
+    return json_strings.without_logprobs(splice(body, edits)) if edits else body
+
+
+_DONE = b"[DONE]"
+_LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
+_NUMBER = re.compile(rb'"sequence_number"(?<!\\"sequence_number")[ \t\r\n]*+:[ \t\r\n]*+([0-9]++)')
+_ENDS = (b"\n\n", b"\n\r\n", b"\n\r", b"\r\r", b"\r\r\n")  # of an event
+_LINES = re.compile(rb"\r\n|\n|\r")
+
+_Out = tuple[bytes, Object]  # an event, as it goes out and as it is understood
+
+
+class EventTexts:
+    """The events of one stream. `ending`: of its surface, where it has one.
+
+    Data that are no JSON are looked through as one text, so that nothing passes unseen that a client might read. Once
+    something is blocked, nothing goes out any more, the event that has it included.
+    """
+
+    __slots__ = (
+        "_ending",
+        "_is_cut",
+        "_is_named",
+        "_met",
+        "_number",
+        "_open",
+        "_shape",
+        "_shift",
+        "_texts",
+        "finished",
+    )
+
+    def __init__(self, shape: Shape, texts: Texts, ending: Ending | None = None) -> None:
+        self._shape = shape
+        self._texts = texts
+        self._ending = ending
+        self._open: dict[Channel, tuple[Object, Delta]] = {}
+        self._met: Object | None = None  # the last event that came
+        self._is_cut = False  # the last event came without its end
+        self._is_named = False
+        self._number: int | None = None  # of the last event that went out
+        self._shift = 0  # of numbers: events that were added, less those that were swallowed
+        self.finished = False  # the surface's last event has gone out
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something was said that must not be: the answer has to end."""
+        return self._texts.blocked
+
+    def event(self, raw: bytes) -> bytes:
+        """What goes out in place of one event: itself, one or more others, or nothing yet."""
+        if self.blocked:
+            return b""
+        self._is_cut = not raw.endswith(_ENDS)
+        data = sse.data(raw)
+        event = _load(data)
+        if event is None:
+            return self._unread(raw, data)
+        self._met = event
+        self._is_named = raw.startswith(b"event:")
+        return self._sent(self._changed(raw, data, event))
+
+    def end(self) -> bytes:
+        """What is still held back, at the end of the stream."""
+        held = self._sent(self._rests(list(self._open)))
+        return b"\n\n" + held if held and self._is_cut else held
+
+    def _unread(self, raw: bytes, data: bytes) -> bytes:
+        """What goes out for an event that is no JSON object; before the last one of a stream, what is held back."""
+        out = raw if not data or data == _DONE else _framed(raw, data, document(self._texts, data))
+        if data == _DONE or self._is_cut:
+            self._is_cut = False
+            out = self.end() + out
+        self.finished = self.finished or (data == _DONE and not self.blocked)
+        return b"" if self.blocked else out
+
+    def ending(self, usage: Usage, tells_usage: bool, reason: Reason) -> bytes:
+        """End the stream here. What is held back goes out before, unless something is blocked.
+
+        Empty where the surface has no such end, or where it has ended.
+        """
+        held = b"" if self.blocked or reason is Reason.CONTENT else self.end()
+        if self._ending is None or self.finished:
+            return held
+        self.finished = True
+        try:
+            return held + self._ending.close(usage, tells_usage, self._met, reason)
+        except orjson.JSONEncodeError:  # the backend nested something deeper than can be written
+            return held
+
+    def _sent(self, events: list[_Out]) -> bytes:
+        if self.blocked:
+            return b""
+        for _, event in events:
+            if self._ending is not None:
+                self._ending.follow(event)
+            self.finished = self.finished or event.get("type") in _LAST
+        return b"".join([raw for raw, _ in events])
+
+    def _changed(self, raw: bytes, data: bytes, event: dict[str, object]) -> list[_Out]:
+        reading = self._shape.read(event)
+        deltas = reading.deltas
+        ended = self._shape.ends(event, reading, self._open)
+        here = {delta.channel for delta in deltas} if ended else ()
+        out = self._rests([channel for channel in ended if channel not in here])
+        new = data
+        if deltas:
+            tells = json_strings.has_logprobs(data)
+            hides = tells and self._holds(deltas)
+            said = [self._said(event, delta, ended) for delta in deltas]
+            if said != [delta.text for delta in deltas]:
+                if reading.bare and not any(said):
+                    self._shift -= self._is_numbered(event)
+                    return out
+                new = self._with(data, event, reading, said)
+            elif reading.more:
+                new = self._with(data, event, reading, said)
+            if tells and (new is not data or hides or self._holds(deltas)):
+                new = json_strings.without_logprobs(new)
+        elif reading.more:
+            new = _whole(self._texts, data, reading.again)
+        if reading.more and new is not data:
+            event = orjson.loads(new)
+        new = self._numbered(new, event)
+        out.append((_framed(raw, data, new), event))
+        return out
+
+    def _said(self, event: Object, delta: Delta, ended: list[Channel]) -> str:
+        """What goes out of a delta."""
+        channel, _, text, json = delta
+        said = self._texts.feed(channel, text, json)
+        if channel in ended:
+            self._open.pop(channel, None)
+            return said + self._texts.finish(channel, json)
+        self._open[channel] = event, delta
+        return said
+
+    def _holds(self, deltas: list[Delta]) -> bool:
+        held = self._texts.open_channels()
+        return any(delta.channel in held for delta in deltas)
+
+    def _with(self, data: bytes, event: dict[str, object], reading: Reading, said: list[str]) -> bytes:
+        """The event with this said in place of its deltas, and with its other texts changed."""
+        changed = [(delta, text) for delta, text in zip(reading.deltas, said, strict=True) if text != delta.text]
+        if reading.more:
+            return self._with_more(data, reading, changed)
+        for delta, text in changed:
+            _put(event, delta.path, text)
+        return splice(
+            data,
+            [
+                Edit(json_strings.string(data, delta.path, delta.text), json_strings.escaped(text))
+                for delta, text in changed
+            ],
+        )
+
+    def _with_more(self, data: bytes, reading: Reading, changed: list[tuple[Delta, str]]) -> bytes:
+        """As its deltas have been looked through, they are taken out while the rest is."""
+        spans = json_strings.strings(data)
+        kept = {delta.path: data[spans[delta.path].start : spans[delta.path].end] for delta in reading.deltas}
+        kept |= {delta.path: json_strings.escaped(text) for delta, text in changed}
+        bare = _whole(self._texts, splice(data, [Edit(spans[path], b"") for path in kept]), reading.again)
+        spans = json_strings.strings(bare)
+        return splice(bare, [Edit(spans[path], raw) for path, raw in kept.items()])
+
+    def _rests(self, channels: list[Channel]) -> list[_Out]:
+        """The events that tell what is held back of these channels, which end."""
+        out = []
+        for channel in channels:
+            event, delta = self._open.pop(channel)
+            text = self._texts.finish(channel, delta.json)
+            if text:
+                out.append(self._added(self._shape.like(event, delta, text)))
+        return out
+
+    def _added(self, event: dict[str, object]) -> _Out:
+        if self._number is not None and self._is_numbered(event):
+            self._number += 1
+            self._shift += 1
+            event["sequence_number"] = self._number
+        name = b"event: %s\n" % str(event.get("type")).encode() if self._is_named else b""
+        return b"%sdata: %s\n\n" % (name, orjson.dumps(event)), event
+
+    def _numbered(self, data: bytes, event: dict[str, object]) -> bytes:
+        """The event with the number that follows the last one, where events have been added or swallowed."""
+        number = event.get("sequence_number")
+        if not isinstance(number, int):
+            return data
+        number = event["sequence_number"] = self._number = number + self._shift
+        found = _NUMBER.search(data) if self._shift else None
+        return data if found is None else b"%s%d%s" % (data[: found.start(1)], number, data[found.end(1) :])
+
+    @staticmethod
+    def _is_numbered(event: Object) -> bool:
+        return isinstance(event.get("sequence_number"), int)
+
+
+def _put(event: Any, path: Path, text: str) -> None:
+    """Set the string at this path, which the event has."""
+    for step in path[:-1]:
+        event = event[step]
+    event[path[-1]] = text
+
+
+def _load(data: bytes) -> dict[str, object] | None:
+    if data[:1] in (b"", b"["):
+        return None
+    try:
+        value = orjson.loads(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _framed(raw: bytes, data: bytes, new: bytes) -> bytes:
+    """The event with other data, in the place of its own; data of several lines are moved behind what else it has."""
+    if new == data:
+        return raw
+    at = raw.rfind(data)
+    if at >= 0 and b"\n" not in data:
+        return raw[:at] + b"\ndata: ".join(_LINES.split(new)) + raw[at + len(data) :]
+    kept = [line for line in _LINES.split(raw) if line and line.partition(b":")[0] != b"data"]
+    return b"\n".join((*kept, *(b"data: " + line for line in _LINES.split(new)))) + b"\n\n"

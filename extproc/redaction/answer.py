@@ -1,0 +1,173 @@
+"""Everything that is done to the texts of one answer: what the model must not say goes, the caller's values come back.
+
+Guards look at what the model said, before anything is put back: else the caller would lose its own values.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from extproc.edits import Edit
+from extproc.redaction import positions
+from extproc.redaction.changes import Change, apply
+from extproc.redaction.output import OutputGuard
+from extproc.redaction.placeholders import Placeholders
+from extproc.redaction.positions import Position
+from extproc.redaction.restore import Restorer
+
+_ECHOED = frozenset(
+    ("instructions", "metadata", "prompt", "prompt_cache_key", "safety_identifier", "tool_choice", "tools", "user")
+)
+"""What an answer repeats of its request: no guard of answers looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """What has been counted so far."""
+
+    counts: list[Counter[str]] = field(default_factory=list)
+    restored: int = 0
+    unrestored: int = 0
+
+
+class Ear:
+    """Keeps what an answer says, after the guards and before anything is put back, until somebody has judged it."""
+
+    __slots__ = ("_heard", "size")
+
+    def __init__(self) -> None:
+        self._heard: dict[Hashable, list[str]] = {}
+        self.size = 0  # characters that nobody has judged yet
+
+    def hear(self, channel: Hashable, text: str) -> None:
+        if text:
+            self._heard.setdefault(channel, []).append(text)
+            self.size += len(text)
+
+    def take(self) -> list[str]:
+        """What was said since the last time, a text for each channel."""
+        texts = ["".join(pieces) for pieces in self._heard.values()]
+        self._heard.clear()
+        self.size = 0
+        return texts
+
+
+class AnswerTexts:
+    """The texts of one answer; each guard gets what the one before it lets pass, and the restorer what all do.
+
+    Errors of a guard's detector, and `positions.TooMany` of a document, come out: of that piece nothing has gone out.
+    """
+
+    __slots__ = ("_ear", "_enforced", "_guards", "_restorer")
+
+    def __init__(
+        self, placeholders: Placeholders | None, guards: Sequence[OutputGuard] = (), ear: Ear | None = None
+    ) -> None:
+        self._ear = ear
+        self._restorer = Restorer(placeholders) if placeholders else None
+        self._guards = tuple(guards)
+        self._enforced = tuple(guard.redactor for guard in guards if not guard.redactor.is_shadow)
+
+    @property
+    def restored(self) -> int:
+        """Placeholders that were taken back."""
+        return self._restorer.restored if self._restorer else 0
+
+    @property
+    def unrestored(self) -> int:
+        """Placeholders that this call never gave."""
+        return self._restorer.unrestored if self._restorer else 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all guards found, by entity."""
+        return sum((guard.redactor.counts for guard in self._guards), Counter())
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something was said that must not be."""
+        return self._enforced != () and any(redactor.blocked for redactor in self._enforced)
+
+    def feed(self, channel: Hashable, text: str, json: bool) -> str:
+        """The next piece of a text that streams; gives what can be shown of it and of what was held back."""
+        for guard in self._guards:
+            text = guard.feed(channel, text, json)
+        if self._ear is not None:
+            self._ear.hear(channel, text)
+        return self._restorer.feed(channel, text, json) if self._restorer else text
+
+    def finish(self, channel: Hashable, json: bool) -> str:
+        """What is still held back, at the end of the channel."""
+        rest = ""
+        for guard in self._guards:
+            rest = (guard.feed(channel, rest, json) if rest else "") + guard.finish(channel, json)
+        if self._ear is not None:
+            self._ear.hear(channel, rest)
+        if self._restorer is None:
+            return rest
+        return self._restorer.feed(channel, rest, json) + self._restorer.finish(channel, json)
+
+    def open_channels(self) -> list[Hashable]:
+        """The channels that hold something back."""
+        held = [channel for guard in self._guards for channel in guard.open_channels()]
+        return held + self._restorer.open_channels() if self._restorer else held
+
+    def text(self, text: str, json: bool = False) -> str:
+        """A whole text."""
+        for guard in self._guards:
+            text = apply(text, guard.changes(text, json=json))
+        if self._ear is not None:
+            self._ear.hear(None, text)
+        return self._restorer.text(text, json) if self._restorer else text
+
+    def document(self, body: bytes, again: bool = False) -> list[Edit]:
+        """The edits of all strings, keys and long numbers of a JSON text. They do not overlap.
+
+        `again`: all this has been told before; what is found in it is not counted, but still changed or blocked.
+        """
+        tally = self._tally() if again else None
+        edits: list[Edit] = []
+        if self._guards or self._ear is not None:
+            said = [position for position in positions.read(body) if not _is_echo(position)]
+            changed: list[tuple[Position, list[Change]]] = [(position, []) for position in said]
+            for guard in self._guards:
+                changed = [(position, guard.changes(position.text, position.lead)) for position in said]
+                edits = _joined(edits, positions.edits(body, changed))
+            if self._ear is not None and not again:
+                for position, changes in changed:
+                    self._ear.hear(position.path, apply(position.text, changes)[position.lead :])
+        if self._restorer:
+            edits = _joined(edits, self._restorer.document(body))
+        if tally is not None:
+            self._reset(tally)
+        return edits
+
+    def _tally(self) -> _Tally:
+        return _Tally([guard.redactor.counts.copy() for guard in self._guards], self.restored, self.unrestored)
+
+    def _reset(self, tally: _Tally) -> None:
+        for guard, counts in zip(self._guards, tally.counts, strict=True):
+            guard.redactor.counts = counts
+        if self._restorer:
+            self._restorer.restored, self._restorer.unrestored = tally.restored, tally.unrestored
+
+
+def _is_echo(position: Position) -> bool:
+    path = position.path[1:] if position.path[:1] == ("response",) else position.path
+    return path[:2] == ("text", "format") or (path != () and path[0] in _ECHOED)
+
+
+def _joined(edits: list[Edit], more: list[Edit]) -> list[Edit]:
+    """The edits, and of the others those that do not touch them."""
+    if not edits or not more:
+        return edits or more
+    edits.sort(key=lambda edit: edit.span.start)
+    starts = [edit.span.start for edit in edits]
+    return edits + [edit for edit in more if not _touches(edit, edits, starts)]
+
+
+def _touches(edit: Edit, edits: list[Edit], starts: list[int]) -> bool:
+    """Whether it overlaps one of the edits, which are in order."""
+    behind = bisect_left(starts, edit.span.end)
+    return behind > 0 and edits[behind - 1].span.end > edit.span.start

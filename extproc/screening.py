@@ -1,0 +1,112 @@
+"""Screening of calls: their texts are handed to what finds something in them, and the findings to the policies."""
+
+import asyncio
+from collections.abc import Sequence
+
+import orjson
+
+from extproc.call import Inspection, Rules
+from extproc.detection import Detection, Finder, Findings, Services
+from extproc.dialects import json_spans
+from extproc.guardrails import moderation
+from extproc.guardrails.gate import Gate
+from extproc.guardrails.injection import heuristics
+from extproc.guardrails.moderation import Request
+from extproc.guardrails.policy import Guardrails, Moderation
+from extproc.guardrails.verdict import Verdict
+from extproc.model import CleanPrompt, Prompt
+from extproc.redaction.positions import Position
+from extproc.redaction.profile import DetectionFailed, Profile
+from extproc.services import ServiceFailed
+from extproc.stages import guard
+
+
+class Screening:
+    """Shared by all calls of a worker."""
+
+    def __init__(self, detection: Detection, services: Services) -> None:
+        self._detection = detection
+        self._services = services
+
+    async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
+        """The prompt as it may be sent. What was found is noted in `seen`. Raises Refused."""
+        run, size = self._detection.run, len(prompt.body)
+        clean = CleanPrompt(prompt)
+        try:
+            texts = await run(size, guard.read, prompt, rules)
+        except DetectionFailed as failed:
+            guard.unread(failed, rules, seen)
+            return clean
+        try:
+            values = await self._values(rules.redaction, texts)
+            clean = await run(size, guard.redact, prompt, texts, values, rules, seen)
+        except DetectionFailed as failed:
+            guard.not_redacted(failed, rules, seen)
+        try:
+            guard.judge(await self._verdicts(rules.guardrails, prompt, texts), seen)
+        except DetectionFailed as failed:
+            guard.not_judged(failed, rules, seen)
+        return clean
+
+    async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
+        """Ask the service that judges texts. Raises Refused."""
+        asked = rules.guardrails.moderation if rules.guardrails else None
+        if asked is None:
+            return
+        seen.aside += asked.price * len(questions)
+        try:
+            guard.judge(await self._judged(asked, questions), seen)
+        except DetectionFailed as failed:
+            guard.failed(failed, "moderation", asked.on_error, asked.mode, seen)
+
+    async def hear(self, gate: Gate, rules: Rules, seen: Inspection) -> None:
+        """Have judged what an answer said since the last time. Raises Refused."""
+        try:
+            questions = gate.questions()
+        except DetectionFailed as failed:
+            guard.failed(failed, "moderation", gate.asked.on_error, gate.asked.mode, seen)
+        else:
+            await self.moderate(questions, rules, seen)
+
+    async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
+        """A text of a form as it may be sent, looked through as if it were a request of its own. Raises Refused."""
+        body = orjson.dumps({"prompt": text})
+        clean = await self.clean(Prompt(body, None, None), rules, seen)
+        await self.moderate(clean.questions, rules, seen)
+        said: str = orjson.loads(json_spans.splice(body, list(clean.edits)))["prompt"]
+        return said
+
+    async def _values(self, profile: Profile | None, texts: Sequence[Position]) -> Sequence[Findings]:
+        """What is personal or secret in each of the texts. Raises DetectionFailed."""
+        if profile is None:
+            return ()
+        said = [position.text for position in texts]
+        values = await self._looked(profile.input, said)
+        tier = profile.policy.names
+        return values if tier is None else guard.with_names(texts, values, await self._detection.names(tier, said))
+
+    async def _verdicts(
+        self, guardrails: Guardrails | None, prompt: Prompt, texts: Sequence[Position]
+    ) -> Sequence[Verdict]:
+        """What the guardrails say that need nobody else. Raises DetectionFailed."""
+        if guardrails is None:
+            return ()
+        said = [position.text[position.lead :] for position in texts]
+        words = await self._looked(guardrails.input_words, said)
+        attacks = await self._looked(heuristics() if guardrails.injection else None, said)
+        return await self._detection.run(len(prompt.body), guard.verdicts, prompt, texts, words, attacks, guardrails)
+
+    async def _looked(self, finder: Finder | None, texts: Sequence[str]) -> Sequence[Findings]:
+        return [()] * len(texts) if finder is None else await self._detection.findings(finder, texts)
+
+    async def _judged(self, asked: Moderation, questions: Sequence[Request]) -> list[Verdict]:
+        """What the service answers. Raises DetectionFailed."""
+        answers = [self._services.ask(asked.service, one.path, one.body, asked.timeout) for one in questions]
+        try:
+            return [
+                verdict
+                for question, answer in zip(questions, await asyncio.gather(*answers), strict=True)
+                for verdict in moderation.verdicts(asked, question, answer)
+            ]
+        except (ServiceFailed, ValueError):
+            raise DetectionFailed("the service that judges texts gave no answer that can be used") from None

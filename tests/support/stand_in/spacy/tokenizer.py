@@ -1,0 +1,5 @@
+"""The class of the tokenizer that most languages have."""
+
+
+class Tokenizer:
+    url_match: object = "quadratic"
