@@ -43,7 +43,7 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra names -o requirements-dev.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run

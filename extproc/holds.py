@@ -425,7 +425,13 @@ class Holds:
         """Have said again what another store than before may lack: all where it lost its memory, else the last."""
         connections = self._counters.connections
         if self._since not in (0, since):
-            log.warning("the store of the counters has lost its memory: the last hour is told to it again")
+            expected = isinstance(self._counters, MemoryCounters)  # with every start
+            log.log(
+                logging.INFO if expected else logging.WARNING,
+                "the store of the counters has lost its memory: the last hour is told to it again; "
+                "for %d s `on_error` of the limits decides",
+                GRACE // 1000,
+            )
             self._hurry = time.monotonic() + GRACE / 1000
         for spool in self._spools if self._since else self._inherited:  # the first store has lost none of ours
             if spool.since != since:

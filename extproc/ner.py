@@ -25,7 +25,7 @@ from extproc.redaction.profile import DetectionFailed
 log = logging.getLogger(__name__)
 
 _LOAD_S = 120.0
-_GRACE_S = 0.5  # beyond its time, for the child to say itself that it was too slow, and to live on
+_GRACE_S = 2.0  # beyond its time, for the child to say itself that it was too slow, and to live on
 _HEALTHY_AFTER = 5.0  # seconds a child must live for its next death to count as the first
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 60.0
@@ -125,6 +125,7 @@ class LocalModel:
         self._trouble = trouble
         self._settled.set()
         _fail(self._asked, trouble)
+        self._asked = None
         while not self._questions.empty():
             _fail(self._questions.get_nowait(), trouble)
         self._questions = asyncio.Queue()
@@ -163,6 +164,7 @@ class LocalModel:
             _fail(question, f"the model failed: {answer['error']}")
         elif not question.answer.done():
             question.answer.set_result(answer["spans"])
+        self._asked = None  # its texts are the caller's
 
 
 def _fail(question: _Question | None, trouble: str) -> None:

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import orjson
 
@@ -90,6 +90,9 @@ from extproc.surfaces import MULTIPART, Face, Place, Surface
 from extproc.telemetry import metrics
 from extproc.telemetry.records import access_record
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _JSON = (("content-type", "application/json"),)
 _CAP_HEADER = "x-sluice-output-cap"
 _FALLBACK_HEADER = "x-sluice-model"
@@ -130,6 +133,9 @@ class Holds(Protocol):
 
 class Screening(Protocol):
     """Looks through the texts of calls, beside the event loop where they are long. Raises Refused."""
+
+    async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do work on so many bytes of text."""
 
     async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
         """The prompt as it may be sent. What was found is noted."""
@@ -554,7 +560,7 @@ class Pipeline:
         if isinstance(call.answer, answers.LeasedStream):
             emit = await self._leased(call, call.answer, chunk, end)
         else:
-            out = call.answer.feed(chunk, end)
+            out = await self._fed(call, call.answer, chunk, end)
             emit = UNCHANGED if out is None else Emit(out)
             if call.texts is not None and not isinstance(call.answer, answers.Opaque):
                 emit = relay.spoken(call, call.answer, emit)
@@ -564,6 +570,12 @@ class Pipeline:
         if call.meter is not None and (made := call.meter.made_ids()):
             await self._remember(call, made)
         return emit
+
+    async def _fed(self, call: Call, answer: relay.Read, chunk: bytes, end: bool) -> bytes | None:
+        """Hand a piece to what reads the answer. A body that was held back is looked through whole at its end."""
+        if end and isinstance(answer, answers.Document | answers.PlainText) and call.texts is not None:
+            return await self._screening.run(answer.held + len(chunk), answer.feed, chunk, end)
+        return answer.feed(chunk, end)
 
     async def _heard(self, call: Call, rules: Rules, gate: Gate, emit: Emit, chunk: bytes, end: bool) -> Emit:
         """Hold an answer back until what it says has been judged."""
@@ -595,6 +607,8 @@ class Pipeline:
             return self._cut_short(call, answer, passed)
         if end:
             passed.append(answer.tail())
+        if answer.blocked:
+            return relay.silenced(call, answer, b"".join(passed))
         return Emit(b"".join(passed))
 
     def _cut_short(self, call: Call, answer: answers.LeasedStream, passed: list[bytes]) -> Emit:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from extproc.enrolment import Enrolment
-from extproc.identity.directory import Directory
+from extproc.identity.directory import Directory, KeyTable
 from extproc.stores import snapshot
 from extproc.stores.ports import DirectoryChange, DirectoryStore, StoreUnavailable
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _PERIOD = 2.0  # seconds; a revocation must be in force everywhere within five
 _SLOW_PERIOD = 30.0  # seconds between writes of what only has to be roughly right
 _BREATH = 0.0005  # seconds in which the event loop's thread gets the interpreter
+_PARTS_AT_ONCE = 8  # of an old key table: to let go of all 100,000 keys takes milliseconds
 _MANY = 1000  # changes from which on a collection that looks at them all would hold up calls
 _SKEW = 60.0  # seconds by which clocks may differ
 
@@ -132,9 +133,21 @@ class Roster:
             self._enrolment = self._enrolment.anew()
             self._revision = 0
         with closing(self._store.changes(self._revision)) as changes:
-            self._directory = self._take(self._enrolment, changes)
+            directory = self._take(self._enrolment, changes)
+        self._swap(directory)
         self._revision = revision
         self._reads += 1
+
+    def _swap(self, directory: Directory) -> None:
+        """Calls look at the new directory at once; of the old one's keys a few go at a time."""
+        before, self._directory = self._directory, directory
+        if before is None or not isinstance(before.keys, KeyTable):
+            return
+        parts = list(before.keys.parts)
+        del before
+        while parts:
+            del parts[-_PARTS_AT_ONCE:]
+            self._pause()
 
     def _take(self, enrolment: Enrolment, changes: Iterable[DirectoryChange]) -> Directory:
         """The directory after the changes, with no garbage collection meanwhile, which would visit every key.

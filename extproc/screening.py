@@ -1,7 +1,8 @@
 """Screening of calls: their texts are handed to what finds something in them, and the findings to the policies."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import orjson
 
@@ -20,6 +21,9 @@ from extproc.redaction.profile import DetectionFailed, Profile
 from extproc.services import ServiceFailed
 from extproc.stages import guard
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Screening:
     """Shared by all calls of a worker."""
@@ -27,6 +31,10 @@ class Screening:
     def __init__(self, detection: Detection, services: Services) -> None:
         self._detection = detection
         self._services = services
+
+    async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do work on so many bytes of text, beside the event loop where they are many. Raises DetectionFailed."""
+        return await self._detection.run(size, work, *args, **kwargs)
 
     async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
         """The prompt as it may be sent. What was found is noted in `seen`. Raises Refused."""
@@ -83,7 +91,9 @@ class Screening:
         said = [position.text for position in texts]
         values = await self._looked(profile.input, said)
         tier = profile.policy.names
-        return values if tier is None else guard.with_names(texts, values, await self._detection.names(tier, said))
+        if tier is None:
+            return values
+        return guard.with_names(texts, values, await self._detection.names(tier, said), profile.input)
 
     async def _verdicts(
         self, guardrails: Guardrails | None, prompt: Prompt, texts: Sequence[Position]

@@ -25,6 +25,17 @@ _LONGEST_PAUSE = 10.0
 _LINE_LIMIT = 1 << 20
 
 
+_running: set[int] = set()
+"""Every process that was started here and has not ended: each leads a session of its own."""
+
+
+def kill_all() -> None:
+    """End every child at once, with all that it started."""
+    for pid in _running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What to run. `stdin` is fed once, at the start; `environ` is added to what it has of our own environment.
@@ -96,6 +107,7 @@ class Child:
             log.error("%s cannot be started: %s: %s", self.program.name, self.program.argv[0], error.strerror)
             return None
         self._process = process
+        _running.add(process.pid)
         if self._stopping.is_set():  # told to stop while it was being started
             self._signal(signal.SIGTERM)
         if process.stdin is not None:
@@ -103,6 +115,7 @@ class Child:
             process.stdin.close()
         await asyncio.gather(*(self._read(stream) for stream in (process.stdout, process.stderr) if stream is not None))
         code = await process.wait()
+        _running.discard(process.pid)
         if self._on_exit is not None:
             self._on_exit(process.pid)
         return code

@@ -53,6 +53,7 @@ class Patience:
             replies, since = next(iter(self._since.items()))
             if since > late:
                 break
+            self.begin(replies)
             replies.ask(self._order)
         self._timer = loop.call_later(self._pause, self._look) if self._since else None
 

@@ -1,4 +1,4 @@
-"""Envoy's admin interface on its Unix socket: is it ready, and drain it."""
+"""Envoy's admin interface on its Unix socket: is it ready, does it refuse anything, and drain it."""
 
 import asyncio
 import http.client
@@ -6,6 +6,9 @@ import json
 import socket
 import time
 from pathlib import Path
+
+_PARTS = {"lds": "the listener", "rds": "the routes", "cds": "the clusters", "sds": "a secret"}
+"""What Envoy takes or refuses as one, by the part of a statistic's name that says so."""
 
 _POLL = 0.1
 _TIMEOUT = 2.0  # seconds
@@ -47,6 +50,20 @@ def _ready(path: Path) -> bool:
 async def envoy_is_ready(path: Path) -> bool:
     """Whether Envoy has all its configuration and serves it."""
     return await asyncio.to_thread(_ready, path)
+
+
+def _refused(path: Path) -> list[str]:
+    try:
+        _, body = _ask(path, "GET", "/stats?filter=update_rejected$&format=json")
+        counted = [entry["name"] for entry in json.loads(body)["stats"] if entry.get("value")]
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return []
+    return sorted({what for name in counted for part, what in _PARTS.items() if part in name.split(".")})
+
+
+async def refused_by_envoy(path: Path) -> list[str]:
+    """The parts of its configuration that Envoy refused: without them it is ready all the same, and serves nobody."""
+    return await asyncio.to_thread(_refused, path)
 
 
 async def drain_envoy(path: Path, patience: float) -> None:

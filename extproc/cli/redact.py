@@ -16,6 +16,7 @@ import typer
 from extproc.cli.keys import JsonOption
 from extproc.cli.settings import ConfigOption, config_path, configuration, fail
 from extproc.cli.tables import print_table
+from extproc.config.environment import PREFIX
 from extproc.config.problems import ConfigError, did_you_mean, dotted
 from extproc.config.profiles import Detectors, Unusable, profile
 from extproc.config.redaction import Redaction
@@ -109,10 +110,10 @@ def _refuse(message: str) -> None:
 def _profile(config: Path | None, policy: str | None, team: str | None) -> Profile:
     if policy is not None and team is not None:
         raise typer.BadParameter("a team has its own policy: give one of --policy and --team", param_hint="--team")
-    path = config_path(config)
-    if path is None and policy is None and team is None:
-        return _built("default", Redaction())
-    gateway = configuration(path)
+    is_configured = config_path(config) is not None or any(name.startswith(PREFIX) for name in os.environ)
+    if not is_configured and policy is None and team is None:
+        return _built(DEFAULT_POLICY, Redaction())
+    gateway = configuration(config)
     name = policy or (DEFAULT_POLICY if team is None else _policy_of(gateway, team))
     known = gateway.policies.redaction
     if name not in known:

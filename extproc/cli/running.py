@@ -12,6 +12,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from extproc import supervisor
 from extproc.cli.processes import State, workers
 from extproc.config.schema import Gateway
 from extproc.stores import sql
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _START_PATIENCE = 30.0  # seconds
 _STOP_MARGIN = 5.0
+_TOLD_TWICE_S = 1.0
 
 
 def taken(address: str, port: int) -> bool:
@@ -115,13 +117,23 @@ async def _answers(path: str) -> bool:
 
 
 def stop_event() -> asyncio.Event:
-    """Set by SIGINT or SIGTERM. A second signal ends the process at once, as a person expects."""
+    """Set by SIGINT or SIGTERM. A second signal ends the process and its children at once, as a person expects.
+
+    One that follows within a second is the first, told twice: make hands on to us what its group got already.
+    """
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+    since = 0.0
 
     def stop(signum: signal.Signals) -> None:
-        loop.remove_signal_handler(signum)
-        stopping.set()
+        nonlocal since
+        if not stopping.is_set():
+            since = loop.time()
+            stopping.set()
+        elif loop.time() - since > _TOLD_TWICE_S:
+            supervisor.kill_all()
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop, signum)

@@ -12,7 +12,7 @@ import typer
 
 from extproc.cli import processes, running
 from extproc.cli.console import Console
-from extproc.cli.envoy_admin import drain_envoy, envoy_is_ready
+from extproc.cli.envoy_admin import drain_envoy, envoy_is_ready, refused_by_envoy
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.schema import Gateway
 from extproc.identity import keys
@@ -86,8 +86,7 @@ async def _up(gateway: Gateway, config: Path | None, as_json: bool) -> None:
         envoy = Child(processes.envoy(state), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)
-        if not await wait_until(lambda: envoy_is_ready(state.admin_socket), others, _START_PATIENCE):
-            raise running.StartError("The gateway did not come up; the lines above say why.")
+        await _envoy_serves(state.admin_socket, others)
         if not as_json:
             _greet(gateway, config)
         await _first(stopping, others)
@@ -98,6 +97,26 @@ async def _up(gateway: Gateway, config: Path | None, as_json: bool) -> None:
         typer.echo("Sluice has stopped.")
     if not stopping.is_set():
         raise running.StartError("A process ended by itself; the lines above say why.")
+
+
+async def _envoy_serves(admin: Path, others: list[Child]) -> None:
+    """Wait until Envoy serves all that it was given. Raises StartError."""
+    refused: list[str] = []
+
+    async def decided() -> bool:
+        nonlocal refused
+        ready = await envoy_is_ready(admin)  # asked first: what is refused is refused before it is ready
+        refused = await refused_by_envoy(admin)
+        return ready or bool(refused)
+
+    came_up = await wait_until(decided, others, _START_PATIENCE)
+    if refused:
+        raise running.StartError(
+            f"Envoy refuses {' and '.join(refused)}: calls would not be served. Its lines above say why. Change what "
+            "they name in the configuration; where it names nothing of yours, please report it with those lines."
+        )
+    if not came_up:
+        raise running.StartError("The gateway did not come up; the lines above say why.")
 
 
 async def _render(gateway: Gateway, state: processes.State) -> None:

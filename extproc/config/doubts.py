@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from extproc.config.limits import GatewayLimit, compile_limit
-from extproc.config.problems import Steps
+from extproc.config.problems import Steps, did_you_mean
 from extproc.config.schema import MEMORY, Gateway
 from extproc.config.teams import TeamFile
+from extproc.guardrails.moderation import CATEGORIES
 from extproc.limits.limit import Measure
 from extproc.model import DEFAULT_POLICY
 
@@ -22,6 +23,7 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     yield from _past(gateway, now)
     yield from _forgotten(gateway)
     yield from _empty(gateway)
+    yield from _uncommon(gateway)
     if teams is not None:
         yield from _unnamed("redaction", gateway.policies.redaction, {team.redaction for team in teams.values()})
         yield from _unnamed("guardrails", gateway.policies.guardrails, {team.guardrails for team in teams.values()})
@@ -85,6 +87,15 @@ def _empty(gateway: Gateway) -> Iterator[Doubt]:
     for name, given in gateway.policies.guardrails.items():
         if not (given.structure or given.injection or given.content or given.moderation):
             yield ("policies", "guardrails", name), "has no rule: it looks at nothing"
+
+
+def _uncommon(gateway: Gateway) -> Iterator[Doubt]:
+    """Categories that the service may not have: then every call is one that it did not judge."""
+    for name, given in gateway.policies.guardrails.items():
+        thresholds = given.moderation.thresholds if given.moderation else {}
+        for category in thresholds.keys() - CATEGORIES:
+            steps = ("policies", "guardrails", name, "moderation", "thresholds", category)
+            yield steps, f"is no category that is known here{did_you_mean(category, CATEGORIES)}"
 
 
 def _unnamed(kind: str, policies: Mapping[str, object], named: set[str]) -> Iterator[Doubt]:

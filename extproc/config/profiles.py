@@ -101,7 +101,7 @@ def profile(name: str, given: Redaction, detectors: Detectors, environ: Mapping[
 def _policy(
     name: str, given: Redaction, own: tuple[CustomRecognizer, ...], environ: Mapping[str, str]
 ) -> RedactionPolicy:
-    actions = input_actions(given, own)
+    actions = _input_actions(given, own)
     return RedactionPolicy(
         mode=Mode(given.mode),
         input=actions,
@@ -115,7 +115,7 @@ def _policy(
     )
 
 
-def input_actions(given: Redaction, own: Iterable[CustomRecognizer]) -> dict[str, Action]:
+def _input_actions(given: Redaction, own: Iterable[CustomRecognizer]) -> dict[str, Action]:
     """What becomes of what callers send, by single entities. What was added by hand is on without being named."""
     added = [*(one.entity for one in own), *(given.names.entities if given.names else ())]
     actions = dict.fromkeys(added, "placeholder") | _resolved(given.entities)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema, model_validator
 
 from extproc.config.fields import Credential, Duration, Name, Size, Strict
+from extproc.redaction.names import SCORE
 from extproc.redaction.phones import REGIONS
 
 ENTITY = r"^[A-Za-z][A-Za-z0-9_]{0,62}$"
@@ -66,6 +67,8 @@ class Names(Strict):
     def _one_place(self) -> Self:
         if (self.model is None) == (self.service is None):
             raise ValueError("give exactly one of `model` and `service`")
+        if self.model is not None and self.floor > SCORE:
+            raise ValueError(f"with a local model `floor` is at most {SCORE}: it has no scores of its own")
         return self
 
 

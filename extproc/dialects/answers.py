@@ -188,6 +188,11 @@ class Document:
         return self._held is not None and self._held.blocked
 
     @property
+    def held(self) -> int:
+        """Bytes that are held back."""
+        return 0 if self._held is None else self._held.size
+
+    @property
     def overlong(self) -> bool:
         """Whether it has grown beyond the cap, and its texts cannot be changed."""
         return self._held is not None and self._held.overlong
@@ -268,14 +273,14 @@ def _first_id(body: bytes) -> str | None:
 class _Held:
     """A body that is held back to its end, and then changed."""
 
-    __slots__ = ("_cap", "_change", "_parts", "_released", "_size", "_texts")
+    __slots__ = ("_cap", "_change", "_parts", "_released", "_texts", "size")
 
     def __init__(self, texts: Texts, cap: int, change: Callable[[Texts, bytes], bytes]) -> None:
         self._texts = texts
         self._change = change
         self._cap = cap
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size = 0
         self._released = False
 
     @property
@@ -284,14 +289,14 @@ class _Held:
 
     @property
     def overlong(self) -> bool:
-        return self._size > self._cap
+        return self.size > self._cap
 
     def feed(self, chunk: bytes, end: bool) -> bytes | None:
         """Nothing until the end; nothing at all of what is overlong, until it is released, or blocked."""
         if self._released:
             return None
         self._parts.append(chunk)
-        self._size += len(chunk)
+        self.size += len(chunk)
         if self.overlong or not end:
             return b""
         body = b"".join(self._parts)
@@ -302,7 +307,7 @@ class _Held:
     def release(self) -> bytes:
         """What is held back, as it came."""
         held = b"".join(self._parts)
-        self._parts, self._size, self._released = [], 0, True
+        self._parts, self.size, self._released = [], 0, True
         return held
 
 
@@ -319,6 +324,11 @@ class PlainText:
     def blocked(self) -> bool:
         """Whether it says something that must not be said: nothing of it goes out."""
         return self._held.blocked
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held back."""
+        return self._held.size
 
     @property
     def overlong(self) -> bool:

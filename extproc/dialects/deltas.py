@@ -5,7 +5,7 @@ Whatever is a string in a delta is text, unless it is known to be something else
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -36,7 +36,7 @@ class Reading:
 
     deltas: list[Delta] = field(default_factory=list)
     begins: list[Delta] = field(default_factory=list)
-    over: list[Hashable] = field(default_factory=list)
+    over: set[Hashable] = field(default_factory=set)
     more: bool = False
     again: bool = False
     bare: bool = True
@@ -101,16 +101,13 @@ def _index(value: object, at: int) -> int:
     return index if isinstance(index, int) else at
 
 
-def _only(value: object, path: Path, text: str) -> object:
+def _only(value: Any, path: Path, text: str) -> Any:
     """The value along the path alone, with this text at its end, and with what says where that is and of which type."""
     if not path:
         return text
-    step, rest = path[0], path[1:]
-    if isinstance(step, int) and isinstance(value, list):
-        return [_only(value[step], rest, text)]
-    if isinstance(step, str) and isinstance(value, dict):
-        return {**_copied(value, ("index", "type")), step: _only(value[step], rest, text)}
-    raise TypeError(f"no {type(step).__name__} leads into a {type(value).__name__}")
+    step = path[0]
+    inner = _only(value[step], path[1:], text)
+    return [inner] if isinstance(step, int) else {**_copied(value, ("index", "type")), step: inner}
 
 
 def _copied(event: Object, names: Iterable[str]) -> dict[str, object]:
@@ -166,7 +163,7 @@ class ChatDeltas:
             else:
                 reading.bare = False
                 if name == "finish_reason":
-                    reading.over += channel
+                    reading.over.update(channel)
                 reading.more = reading.more or name not in _CHOICE_FIELDS
 
     def ends(self, event: Object, reading: Reading, opened: Open) -> list[Channel]:
@@ -181,18 +178,15 @@ class ChatDeltas:
             for channel, (_, last) in opened.items()
             if channel[0] in reading.over or (channel[0] in begun and channel not in here and _may_be_over(last))
         ]
-        arguments = [delta.channel for delta in reading.begins if delta.json and _is_whole(delta.text)]
+        arguments = {delta.channel for delta in reading.begins if delta.json and _is_whole(delta.text)}
         new = [channel for channel in here if channel not in opened]
         return ended + [channel for channel in new if channel[0] in reading.over or channel in arguments]
 
     def like(self, event: Object, delta: Delta, text: str) -> dict[str, object]:
-        base = _copied(event, _CHUNK)
-        _, at, *_ = delta.path
-        choices = event["choices"]
-        choice = _only(choices[at] if isinstance(choices, list) and isinstance(at, int) else None, delta.path[2:], text)
+        (choice,) = _only(event["choices"], delta.path[1:], text)
+        choices = [{**choice, "logprobs": None, "finish_reason": None}]
         silent = {"usage": None} if "usage" in event else {}
-        rest = {"logprobs": None, "finish_reason": None}
-        return {**base, "choices": [{**choice, **rest} if isinstance(choice, dict) else rest], **silent}
+        return {**_copied(event, _CHUNK), "choices": choices, **silent}
 
 
 def _may_be_over(last: Delta) -> bool:
@@ -263,9 +257,8 @@ class TypedDeltas:
         return [channel for channel in opened if channel[0] == place and part in (None, channel[1])]
 
     def like(self, event: Object, delta: Delta, text: str) -> dict[str, object]:
-        base = _copied(event, _PLACE)
         tokens: dict[str, object] = {"logprobs": []} if "logprobs" in event else {}
-        return {**base, "delta": _only(event["delta"], delta.path[1:], text), **tokens}
+        return {**_copied(event, _PLACE), "delta": _only(event["delta"], delta.path[1:], text), **tokens}
 
 
 def _item(event: Object) -> int | str | None:
@@ -309,8 +302,7 @@ class BlockDeltas:
         return list(opened) if kind in ("message_delta", "message_stop", "error") else []
 
     def like(self, event: Object, delta: Delta, text: str) -> dict[str, object]:
-        made = _only(event, delta.path, text)
-        return made if isinstance(made, dict) else {}
+        return dict(_only(event, delta.path, text))
 
 
 def _block(event: Object) -> int | None:

@@ -4,6 +4,7 @@ The text must have been parsed, and so be known to be JSON. One pass, without re
 """
 
 import re
+from collections.abc import Sequence
 
 import orjson
 
@@ -16,6 +17,8 @@ Path = tuple[str | int, ...]
 # A gap without strings and brackets, then a string, perhaps a key, or a bracket. (Python before 3.11.5 repeats
 # possessive groups wrongly if they can fail half-way, gh-106052; that of an escape cannot.)
 _TOKEN = re.compile(rb'([^"\[\]{}]*+)(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"([ \t\r\n]*+:)?|([\[\]{}]))', re.DOTALL)
+_STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_FEW = 4
 # Its first quote must not be escaped. That is asked last, so that the search leaps from one such key to the next.
 _LOGPROBS = re.compile(rb'"logprobs"(?<!\\"logprobs")[ \t\r\n]*+:[ \t\r\n]*+(?=\{|\[[ \t\r\n]*+[^ \t\r\n\]])')
 
@@ -39,19 +42,28 @@ def strings(body: bytes) -> dict[Path, Span]:
     return found
 
 
-def string(body: bytes, path: Path, text: str) -> Span:
-    """The bytes between the quotes of the string with this text at this path.
+def places(body: bytes, texts: Sequence[tuple[Path, str]]) -> list[Span]:
+    """The bytes between the quotes of the strings with these texts at these paths."""
+    if len(texts) <= _FEW:
+        found = [_place(body, path, text) for path, text in texts]
+        if (spans := [span for span in found if span is not None]) == found:
+            return spans
+    every = strings(body)
+    return [every[path] for path, _ in texts]
 
-    Mostly there is only one pair of such a key and such a text, written as anybody would: that is looked for first.
-    """
-    raw = orjson.dumps(text)
-    for gap in (b'":', b'": '):
-        pair = b'"%s%s%s' % (str(path[-1]).encode(), gap, raw)
+
+def _place(body: bytes, path: Path, text: str) -> Span | None:
+    """Of one string, if it is the only one with its key and its text, and written as anybody would write it."""
+    if not path or isinstance(path[-1], int):
+        return None
+    key, raw = orjson.dumps(path[-1]), orjson.dumps(text)
+    for gap in (b":", b": "):
+        pair = key + gap + raw
         if body.count(pair) == 1:
             at = body.index(pair)
             if body[at - 1 : at] != b"\\":
                 return Span(at + len(pair) - len(raw) + 1, at + len(pair) - 1)
-    return strings(body)[path]
+    return None
 
 
 def decoded(raw: bytes) -> str:
@@ -85,10 +97,10 @@ def has_logprobs(body: bytes) -> bool:
 
 def _end(body: bytes, at: int) -> int:
     """Behind the object or list that opens at `at`."""
-    depth = 0
+    depth, end = 0, at
     for token in _TOKEN.finditer(body, at):
-        if token[4] is not None:
-            depth += 1 if token[4] in b"[{" else -1
-            if not depth:
-                return token.end()
-    return len(body)
+        depth += _STEPS.get(token[4], 0)
+        end = token.end()
+        if not depth:
+            break
+    return end

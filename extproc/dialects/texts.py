@@ -7,7 +7,7 @@ Only the bytes of changed strings are replaced. Where a text is changed, its pro
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Any, Protocol
 
 import orjson
@@ -164,7 +164,7 @@ class EventTexts:
     def _changed(self, raw: bytes, data: bytes, event: dict[str, object]) -> list[_Out]:
         reading = self._shape.read(event)
         deltas = reading.deltas
-        ended = self._shape.ends(event, reading, self._open)
+        ended = dict.fromkeys(self._shape.ends(event, reading, self._open))
         here = {delta.channel for delta in deltas} if ended else ()
         out = self._rests([channel for channel in ended if channel not in here])
         new = data
@@ -189,7 +189,7 @@ class EventTexts:
         out.append((_framed(raw, data, new), event))
         return out
 
-    def _said(self, event: Object, delta: Delta, ended: list[Channel]) -> str:
+    def _said(self, event: Object, delta: Delta, ended: Container[Channel]) -> str:
         """What goes out of a delta."""
         channel, _, text, json = delta
         said = self._texts.feed(channel, text, json)
@@ -210,13 +210,9 @@ class EventTexts:
             return self._with_more(data, reading, changed)
         for delta, text in changed:
             _put(event, delta.path, text)
-        return splice(
-            data,
-            [
-                Edit(json_strings.string(data, delta.path, delta.text), json_strings.escaped(text))
-                for delta, text in changed
-            ],
-        )
+        spans = json_strings.places(data, [(delta.path, delta.text) for delta, _ in changed])
+        edits = [Edit(span, json_strings.escaped(text)) for span, (_, text) in zip(spans, changed, strict=True)]
+        return splice(data, edits)
 
     def _with_more(self, data: bytes, reading: Reading, changed: list[tuple[Delta, str]]) -> bytes:
         """As its deltas have been looked through, they are taken out while the rest is."""

@@ -115,7 +115,7 @@ def _objects(document: Object) -> Iterator[tuple[Path, Object]]:
 
 def _is_data(holder: Object, path: Path, key: str) -> bool:
     if key == "input" and path:
-        return str(holder.get("type", "")).endswith("tool_use")
+        return _kind(holder).endswith("tool_use")
     return key in _OPAQUE
 
 
@@ -136,7 +136,7 @@ def _image(path: Path, entry: Object) -> Image | None:
     else:
         shown = entry.get("image_url", entry.get("image"))
         address = shown.get("url") if isinstance(shown, dict) else shown
-        if not isinstance(address, str) and entry.get("type") not in _IMAGES:
+        if not isinstance(address, str) and _kind(entry) not in _IMAGES:
             return None
     if isinstance(address, str):
         is_inline = _is_data_url(address) or _is_sealed(address)
@@ -146,12 +146,12 @@ def _image(path: Path, entry: Object) -> Image | None:
 
 def _files_of(entry: Object) -> Iterator[str]:
     """The keys of an object under which it names files."""
-    if entry.get("type") in _PRODUCED:
+    if _kind(entry) in _PRODUCED:
         return
     yield from (key for key in _FILES if entry.get(key) and not _is_own(key, entry[key]))
     yield from (key for key in _LINKED if _is_address(entry.get(key)))
     source = entry.get("source")
-    if entry.get("type") not in _IMAGES and isinstance(source, dict) and source.get("type") == "url":
+    if _kind(entry) not in _IMAGES and isinstance(source, dict) and source.get("type") == "url":
         yield "source"
 
 
@@ -179,6 +179,10 @@ def _named_servers(given: object) -> Iterator[tuple[Path, str | None]]:
         yield ("mcp_servers",), None
     for index, entry in enumerate(given if isinstance(given, list) else ()):
         yield ("mcp_servers", index), _string(entry, "url") if isinstance(entry, dict) else None
+
+
+def _kind(entry: Object) -> str:
+    return _string(entry, "type") or ""
 
 
 def _string(entry: Object, key: str) -> str | None:

@@ -20,17 +20,20 @@ END = b"\x01"
 _REMEMBERED = 30_000  # characters
 _LEET = bytes.maketrans(b"013457@$!", b"oieastasi")
 _MIXED = re.compile(rb"(?<![a-z0-9@$!])[a-z]*+[013457@$!][a-z0-9@$!]*+")
-_SENTENCE = re.compile(rb"[.?!]+(?=\s|$)")
+_SENTENCE = re.compile(rb"(?<![.?!])[.?!]++(?=\s|$)")
 _ALNUM = b"0123456789abcdefghijklmnopqrstuvwxyz" + bytes(range(128, 256))
 _TO_SPACE = bytes(byte if byte in _ALNUM + END else 0x20 for byte in range(256))
 _NO_LETTERS = bytes(byte for byte in range(128) if byte not in _ALNUM[10:])
 _TWINS = str.maketrans("авеіїјкмнорсԁѕтухցαβεικνορτυχωѵɡ", "abeiijkmhopcdstyxgabeikvoptuxwvg")
 _LATIN = re.compile(r"[a-z]")
+_TWO_SCRIPTS = re.compile(r"[a-z][\u0250-\u052f]|[\u0250-\u052f][a-z]")
 _WORD = re.compile(r"[^\W\d_]+")
 
 _LEAST_SEALED = 20
 _SEALED = re.compile(r"[A-Za-z0-9+/_-]+")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+# Short ones: to read a number takes time with the square of its digits, and Python refuses those of some thousands.
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});?")
 _PERCENT = re.compile(r"%[0-9a-fA-F]{2}")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))")
 _TAGS = re.compile("[\U000e0020-\U000e007e]{8,}")
@@ -73,7 +76,7 @@ def folded(text: str) -> str:
 
 def read(text: str) -> Reading:
     low = folded(text)
-    if not low.isascii() and _LATIN.search(low):
+    if not low.isascii() and _TWO_SCRIPTS.search(low):
         low = _WORD.sub(_in_one_script, low)
     data = low.encode(errors="replace")
     spelled = _MIXED.sub(_without_digits, data)
@@ -95,7 +98,7 @@ def _without_digits(word: re.Match[bytes]) -> bytes:
     bare = word[0].rstrip(b"!")
     if not bare.strip(b"0123456789@$!"):
         return word[0]
-    return bare.translate(_LEET)
+    return bare.translate(_LEET) + word[0][len(bare) :]
 
 
 def encoded_in(text: str) -> str:
@@ -124,7 +127,7 @@ def _from_base64(run: str) -> bytes:
 def unescaped(text: str) -> str:
     """The text with entities of HTML, percent signs of URLs and escapes of program code resolved."""
     if "&" in text:
-        text = html.unescape(text)
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     if len(_PERCENT.findall(text)) >= 3:
         text = unquote(text, errors="replace")
     return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text) if "\\" in text else text

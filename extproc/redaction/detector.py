@@ -10,7 +10,7 @@ from extproc.redaction.context import Words
 from extproc.redaction.custom import CustomRecognizer
 from extproc.redaction.entities import CONTEXT, DEFAULT, KNOWN, expanded
 from extproc.redaction.library import library
-from extproc.redaction.normalise import Source, with_gaps
+from extproc.redaction.normalise import Source, plain, with_gaps
 from extproc.redaction.patterns import Candidate, Recognizer
 from extproc.redaction.phones import REGIONS
 from extproc.redaction.scan import Ends, HyperscanScanner, PlainScanner, Scanner, TriggerError, has_hyperscan
@@ -61,6 +61,10 @@ class Detector:
         findings = self._found(source)
         gaps = with_gaps(source)
         return findings if gaps is None else resolved([*findings, *self._found(Source(gaps))])
+
+    def excuses(self, value: str) -> bool:
+        """Whether a value that something else found is on the list of what may stay."""
+        return bool(self._rules.allowed) and self._rules.allowed.matches(plain(value))
 
     def _found(self, source: Source) -> list[Finding]:
         ends = self._scanner.ends(source.data)

@@ -59,8 +59,10 @@ SEALED = frozenset(
         "file_data",
         "image",
         "image_url",
+        "partial_image_b64",
         "result",
         "signature",
+        "thought_signature",
         "url",
     )
 )
@@ -69,28 +71,31 @@ SEALED_BYTES = 100
 """Shorter strings are looked at: no media are so small, and a number or a name may be base64, too."""
 
 _PLAIN_NUMBERS = """
-    budget_tokens completion_tokens created created_at dimensions expires_at finish_reason index input input_tokens
-    logit_bias max_completion_tokens max_output_tokens max_tokens maximum minimum n output_tokens prompt prompt_tokens
-    seed total_tokens
+    budget_tokens cached_tokens completed_at completion_tokens created created_at dimensions expires_at finish_reason
+    index input input_tokens logit_bias max_completion_tokens max_output_tokens max_tokens maximum minimum n
+    output_tokens prompt prompt_tokens reasoning_tokens seed total_tokens
 """
 PLAIN_NUMBERS = frozenset(_PLAIN_NUMBERS.split())
 """Keys of numbers that are settings, or tokens of a text."""
 
 _KEYS = """
     $defs $ref additionalProperties allOf allowed_tools annotations anyOf approval_request_id arguments audio author
-    background bad_words best_of budget_tokens cache_control call_id chat_template_kwargs citations container content
-    context conversation data default definitions description detail dimensions documents echo effort encoding_format
-    encrypted_content enum examples exclusiveMaximum exclusiveMinimum file file_data file_id file_url filename format
+    background bad_words best_of budget_tokens cache_control call_id chat_template_kwargs choices citations code
+    completed_at completion_tokens container content content_index context conversation created created_at data default
+    definitions delta description detail dimensions documents echo effort encoding_format encrypted_content enum error
+    examples exclusiveMaximum exclusiveMinimum file file_data file_id file_url filename finish_reason format
     frequency_penalty function function_call functions generate guided_json id image image_url include include_usage
-    index input input_audio input_schema instructions is_error items json_schema language logit_bias logprobs max_tokens
-    max_completion_tokens max_output_tokens maxItems maxLength maximum media_type messages metadata min_p minItems
-    minLength minimum modalities model n name object oneOf output parallel_tool_calls parameters part pattern
-    phase prediction presence_penalty previous_response_id prompt prompt_cache_key properties purpose quality query
-    reasoning reasoning_content reasoning_effort refusal repetition_penalty required response_format result role
-    safety_identifier schema seed server_label server_url service_tier signature size source speed status stop
-    stop_sequences store stream stream_options strict style suffix summary system temperature text thinking title
-    tool_call_id tool_calls tool_choice tool_use_id tools top_k top_logprobs top_n top_p truncation ttl type url user
-    username verbosity voice web_search_options
+    incomplete_details index input input_audio input_schema input_tokens instructions is_error item items json_schema
+    language logit_bias logprobs maxItems maxLength max_completion_tokens max_output_tokens max_tokens maximum
+    media_type message messages metadata minItems minLength min_p minimum modalities model n name obfuscation object
+    oneOf output output_index output_text output_tokens parallel_tool_calls param parameters part pattern phase
+    prediction presence_penalty previous_response_id prompt prompt_cache_key prompt_tokens properties purpose quality
+    query reasoning reasoning_content reasoning_effort refusal repetition_penalty required response response_format
+    result role safety_identifier schema seed sequence_number server_label server_url service_tier signature size source
+    speed status stop stop_reason stop_sequence stop_sequences store stream stream_options strict style suffix summary
+    summary_index system system_fingerprint temperature text thinking title tool_call_id tool_calls tool_choice
+    tool_use_id tools top_k top_logprobs top_n top_p total_tokens truncation ttl type url usage user username verbosity
+    voice web_search_options
 """
 KEYS = {word.encode(): word for word in _KEYS.split()}
 """Keys of the APIs, which are not looked at themselves, and are no help in saying what a value is."""

@@ -19,7 +19,7 @@ from extproc.guardrails.verdict import Verdict
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
 from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply
-from extproc.redaction.detector import Finding
+from extproc.redaction.detector import Detector, Finding
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.policy import Mode, OnError, Stateful
 from extproc.redaction.positions import Position
@@ -150,12 +150,18 @@ def check_state(prompt: Prompt, rules: Rules) -> None:
         )
 
 
-def with_names(texts: Sequence[Position], values: Sequence[Findings], found: Sequence[Findings]) -> Sequence[Findings]:
-    """What patterns found in each text, and the names that a model found."""
+def with_names(
+    texts: Sequence[Position], values: Sequence[Findings], found: Sequence[Findings], detector: Detector | None
+) -> Sequence[Findings]:
+    """What the detector found in each text, and the names that a model found and that it does not excuse."""
     return [
-        names.merged(position.text, one, other) if other else one
+        names.merged(position.text, one, _unexcused(position.text, other, detector)) if other else one
         for position, one, other in zip(texts, values, found, strict=True)
     ]
+
+
+def _unexcused(text: str, found: Findings, detector: Detector | None) -> Findings:
+    return [name for name in found if detector is None or not detector.excuses(text[name.start : name.end])]
 
 
 def redact(

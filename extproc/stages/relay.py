@@ -18,10 +18,12 @@ from extproc.redaction.output import OutputGuard
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 from extproc.redaction.profile import DetectionFailed
 from extproc.redaction.redactor import Redactor
+from extproc.refusals import Refused
 from extproc.stages import guard
 from extproc.surfaces import Surface
 
 Held = answers.Stream | answers.Document | answers.PlainText
+Read = Held | answers.Opaque
 
 _MEDIA = ("audio/", "image/", "video/", "application/octet-stream")  # answers that are no text
 _SHADOW, _ENFORCE = RedactionPolicy(mode=Mode.SHADOW), RedactionPolicy(mode=Mode.ENFORCE)
@@ -71,8 +73,13 @@ def spoken(call: Call, answer: Held, emit: Emit) -> Emit:
     if answer.blocked:
         return silenced(call, answer, emit.body or b"")
     if answer.overlong:
-        _check_unread(call.rules, call.texts, call.inspection)
-        return Emit(answer.release())
+        try:
+            _check_unread(call.rules, call.texts, call.inspection)
+        except Refused:
+            if isinstance(answer, answers.Stream):
+                return silenced(call, answer, emit.body or b"")
+            raise
+        return Emit((emit.body or b"") + answer.release())
     return emit
 
 

@@ -35,16 +35,24 @@ def after_refusal(
     ]
     if not short:  # only `once` is left to have refused
         return Refusal(IDEMPOTENCY_CONFLICT, _AGAIN, headers=after(_CONFLICT_WAIT))
-    spent = [found for found in short if not _is_only_held(*found)]
+    spent: Missing = [found for found in short if not _is_only_held(*found)]
     if not spent and asked.patient:
         return replace(asked, patient=False)
     if asked.attempt < _ATTEMPTS and not asked.leased and (less := _less(terms, asked, short)) is not None:
         return less
     if not spent:
         return _refusal(terms, short, now, currency)
+    spent = _firm(terms, asked, spent)
     refusal = _refusal(terms, spent, now, currency)
     fallback = max(spent, key=lambda found: _urgency(terms, *found))[0].limit.fallback
     return refusal if fallback in (None, terms.chain.model.name) else Instead(fallback, refusal)
+
+
+def _firm(terms: Terms, asked: Ask, spent: Missing) -> Missing:
+    """Those that refuse in any case, where with a shorter answer there would be room in all the others."""
+    firm = [found for found in spent if _way(terms, *found) is Short.REFUSE]
+    others = [found for found in spent if _way(terms, *found) is not Short.REFUSE]
+    return firm if firm and others and _less(terms, asked, others) is not None else spent
 
 
 def _is_only_held(stake: Stake, reading: Reading) -> bool:

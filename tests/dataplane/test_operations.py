@@ -82,6 +82,30 @@ def test_a_signal_ends_everything_and_leaves_no_process_behind(own: RunningGatew
     assert [process for process in family if process.is_running()] == []
 
 
+def test_a_signal_that_is_told_twice_is_one(own: RunningGateway) -> None:
+    family = psutil.Process(own.pid).children(recursive=True)
+    os.kill(own.pid, signal.SIGTERM)
+    assert own.stop(signal.SIGTERM) == 0
+    assert [process for process in family if process.is_running()] == []
+
+
+def test_a_second_signal_ends_everything_at_once(own: RunningGateway) -> None:
+    process = psutil.Process(own.pid)
+    family = process.children(recursive=True)
+    for child in family:
+        child.suspend()  # none of them can end by itself
+
+    def is_gone() -> bool:
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            process.terminate()
+            return False
+        return True
+
+    until(is_gone)
+    assert own.stop(signal.SIGTERM) == -signal.SIGTERM
+    assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_a_second_instance_on_taken_ports_says_all_of_them_at_once(own: RunningGateway) -> None:
     command = [sys.executable, "-m", "extproc.cli", "up", "--config", str(own.config)]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

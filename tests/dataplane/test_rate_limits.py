@@ -1,11 +1,11 @@
 """Limits on requests, tokens and open calls, over every scope, as callers and their SDKs meet them."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -57,6 +57,7 @@ LIMITS: dict[str, Json] = {
     "shadowed": {"requests": 1, "per": "hour", "mode": "shadow"},
     "off": {"requests": 1, "per": "hour", "mode": "off"},
     "warned": {"requests": 4, "per": "hour", "warn_at": [50, 100]},
+    "beside": {"requests": 100, "per": "hour", "only": {"models": ["warned", "beside"]}},
     "raised": {"requests": 1, "per": "hour", "raise": {"to": 3, "until": "2100-01-01"}},
     "lowered": {"requests": 1, "per": "hour", "raise": {"to": 3, "until": "2020-01-01"}},
     "reserve": {"scope": "model", "requests": 4, "per": "hour", "kept_for_high": 50},
@@ -424,15 +425,19 @@ def test_a_limit_that_is_off_is_none(client: Client) -> None:
 def test_soft_thresholds_warn(client: Client) -> None:
     """Of what is settled: a call in flight may give most of it back."""
     answers = []
-    for _ in range(4):
+    for number in range(1, 5):
         answers.append(served(client.call("warned")))
-        until(lambda: client.record(answers[-1]), what="the call to be settled")
-        time.sleep(0.2)
+        until(partial(_beside, client, number), what="the call to be settled")
     told = [answer.headers.get("x-sluice-limit-warning") for answer in answers]
     assert told == [None, None, "warned; used=50", "warned; used=75"]
     assert [bool(client.record(answer).get("warnings")) for answer in answers] == [False, False, True, False]
     counted = 'sluice_limit_warnings_total{limit="warned",threshold="50"} 1.0'
     until(lambda: counted in client.gateway.metrics(), what="the warning to be published")
+
+
+def _beside(client: Client, number: int) -> bool:
+    """Whether so many calls are settled, by a limit that counts them, too: a probe of their own would be warned."""
+    return client.left("beside", "requests") == 100 - number
 
 
 def test_a_limit_is_raised_until_a_date(client: Client) -> None:

@@ -452,12 +452,12 @@ async def test_a_stored_response_keeps_its_placeholders_at_the_provider(site: Re
     assert RESPONSES.said(fetched, False)[0].startswith("You said: I am <EMAIL_ADDRESS_1>.")
 
 
-@pytest.mark.parametrize("leaning", ["previous_response_id", "background"])
+@pytest.mark.parametrize("leaning", ["previous_response_id", "conversation", "background"])
 async def test_a_policy_may_refuse_stateful_calls(site: Redacting, leaning: str) -> None:
     first = await say(site, RESPONSES, f"I am {EMAIL}", policy="whole")
     assert RESPONSES.said(first, False)[0].startswith(f"You said: I am {EMAIL}.")
-    fields = {"previous_response_id": first.value.id} if leaning == "previous_response_id" else {"background": True}
-    error = await refused(site, RESPONSES, "Hello!", policy="whole", **fields)
+    fields = {"previous_response_id": first.value.id, "conversation": "conv_abcdefghi", "background": True}
+    error = await refused(site, RESPONSES, "Hello!", policy="whole", **{leaning: fields[leaning]})
     assert (error.status_code, code_of(error)) == (400, "policy_violation")
 
 

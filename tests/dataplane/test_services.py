@@ -297,6 +297,21 @@ async def test_envoy_that_drains_still_asks_for_live_calls(fakes: FakeServices) 
         services.close()
 
 
+async def test_an_envoy_that_was_killed_is_followed_by_another_on_the_same_socket(fakes: FakeServices) -> None:
+    question = {"text": "Ask Ada Lovelace.", "language": "en"}
+    gateway = WaitingGateway(fakes.url("judge"), settings(fakes))
+    async with gateway.serving(SECRETS):
+        services = Services(gateway.services_socket, lambda *_: None)
+        assert await ask(services, "open", "/analyze", question)
+        gateway.process.kill()
+        await gateway.process.wait()
+        assert await failure(services, "open") == "no_connection"
+        assert Path(gateway.services_socket).exists()
+        async with gateway.envoy():
+            assert await ask(services, "open", "/analyze", question)
+        services.close()
+
+
 def own_client(gateway: WaitingGateway) -> httpx.AsyncClient:
     """Whoever can open the socket."""
     transport = httpx.AsyncHTTPTransport(uds=gateway.services_socket)

@@ -23,7 +23,8 @@ from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write, write_secrets
 from extproc.headers import Headers
 from extproc.pipeline import Pipeline
-from tests.support.duplex import Scripted, _Told
+from tests.support.duplex import Scripted
+from tests.support.duplex import _Told as Told
 from tests.support.gateway import free_port
 
 CHAT = "/v1/chat/completions"
@@ -34,20 +35,20 @@ _LARGEST_BODY = 8 << 20
 class Waiting(Scripted):
     """`x_policy`, beside what `Scripted` takes: {wait: {message: seconds}}, of the first of its kind."""
 
-    async def request_body(self, call: _Told, body: bytes, end: bool) -> Route:
+    async def request_body(self, call: Told, body: bytes, end: bool) -> Route:
         route = await super().request_body(call, body, end)
         await self._wait(call, "request_body")
         return route
 
-    async def response_headers(self, call: _Told, headers: Headers, origin: Origin, end: bool) -> Relay | Reply:
+    async def response_headers(self, call: Told, headers: Headers, origin: Origin, end: bool) -> Relay | Reply:
         await self._wait(call, "response_headers")
         return await super().response_headers(call, headers, origin, end)
 
-    async def response_body(self, call: _Told, chunk: bytes, end: bool) -> Emit:
+    async def response_body(self, call: Told, chunk: bytes, end: bool) -> Emit:
         await self._wait(call, "response_body")
         return await super().response_body(call, chunk, end)
 
-    async def _wait(self, call: _Told, message: str) -> None:
+    async def _wait(self, call: Told, message: str) -> None:
         await asyncio.sleep(call.plan.get("wait", {}).pop(message, 0))
 
 
@@ -61,6 +62,7 @@ class WaitingGateway:
     def __init__(self, backend: str, settings: Mapping[str, Any]) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="waiting-"))
+        self.process: asyncio.subprocess.Process
         self.state = State(self.folder)
         self.configuration = Gateway.model_validate(
             {
@@ -94,7 +96,7 @@ class WaitingGateway:
             server = Server(str(self.state.worker_socket(0)), processor, AccessLog(Silent()), _LARGEST_BODY)
             await server.start()
             stack.push_async_callback(server.stop, 0)
-            await stack.enter_async_context(self._envoy())
+            await stack.enter_async_context(self.envoy())
             yield
 
     async def chat(self, **body: Any) -> httpx.Response:
@@ -115,10 +117,12 @@ class WaitingGateway:
         return (self.folder / "envoy.log").read_text(errors="replace")
 
     @asynccontextmanager
-    async def _envoy(self) -> AsyncIterator[None]:
-        with (self.folder / "envoy.log").open("wb") as out:
+    async def envoy(self) -> AsyncIterator[None]:
+        """An Envoy that is killed at the end, if it has not been before."""
+        with (self.folder / "envoy.log").open("ab") as out:
             argv = processes.envoy(self.state).argv
             process = await asyncio.create_subprocess_exec(*argv, stdout=out, stderr=out)
+        self.process = process
         try:
             async with asyncio.timeout(_START_SECONDS):
                 while not await self._ready():
@@ -126,7 +130,8 @@ class WaitingGateway:
                     await asyncio.sleep(0.05)
             yield
         finally:
-            process.kill()
+            if process.returncode is None:
+                process.kill()
             await process.wait()
 
     async def _ready(self) -> bool:

@@ -197,3 +197,16 @@ policies:
         "or directory)",
     ]
     assert told[2].startswith("gateway.yaml:7: policies.guardrails.default.content.some: pattern")
+
+
+def test_a_category_that_nobody_knows_is_a_warning() -> None:
+    """The service may have got a new one."""
+    text = """\
+services: {judge: {api: openai-moderation, url: "https://api.openai.com"}}
+models: {m: {targets: [[{backend: one}]]}}
+policies: {guardrails: {default: {moderation: {service: judge, thresholds: {hates: 0.5, violence: 0.5}}}}}
+"""
+    assert _run("check", text, 0).stderr == (
+        "warning: gateway.yaml:4: policies.guardrails.default.moderation.thresholds.hates: is no category that is "
+        "known here (did you mean hate?)\n"
+    )

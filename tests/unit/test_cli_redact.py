@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from extproc.cli import app, redact
+from extproc.config import profiles
+from extproc.config.redaction import InputAction, Redaction
+from extproc.config.teams import TeamFile
 from extproc.ner import NamesFailed
+from extproc.redaction import entities
 from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
 
@@ -125,6 +130,14 @@ none: {entities: {}}
 def test_the_default_policy_of_the_configuration_here_is_taken() -> None:
     _policies(SEVERAL)
     assert _run(f"{MAIL} {NUMBER}").stdout == f"[EMAIL_ADDRESS] {NUMBER}"
+
+
+def test_settings_in_the_environment_are_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE__BACKENDS", '{one: {dialect: openai, url: "https://llm.example"}}')
+    monkeypatch.setenv("SLUICE__MODELS", "{m: {targets: [[{backend: one}]]}}")
+    assert _run(MAIL, code=1).stderr == "There is no policy 'default' under `policies.redaction`.\n"
+    monkeypatch.setenv("SLUICE__POLICIES__REDACTION__DEFAULT__ENTITIES", "{EMAIL_ADDRESS: mask}")
+    assert _run(MAIL).stdout == "[EMAIL_ADDRESS]"
 
 
 def test_what_is_blocked_is_told_without_its_text_and_with_a_code_of_its_own() -> None:
@@ -270,3 +283,51 @@ def test_a_policy_and_a_team_are_one_too_many() -> None:
 
 def test_a_policy_needs_a_configuration() -> None:
     assert "name a file with --config" in _run("", "--policy", "strict", code=1).stderr
+
+
+# ---- the page and the example -----------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "redaction.md").read_text()
+
+
+def test_the_page_shows_what_the_command_prints() -> None:
+    command, *shown = PAGE.split("```console\n")[1].split("```")[0].splitlines()
+    text = command.split('"')[1]
+    run = _run(f"{text}\n", "--explain")
+    assert command == f'$ echo "{text}" | sluice redact --explain'
+    assert [line.rstrip() for line in (run.stdout + run.stderr).splitlines()] == shown
+
+
+def test_every_action_and_every_entity_by_itself_is_on_the_page() -> None:
+    cells = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| `")]
+    for action in get_args(InputAction):
+        assert cells.count(f"`{action}`") == 1
+    loose = set(entities.OPTIONAL) - set(entities.NATIONAL)
+    assert [name for name in (*entities.PERSONAL, *profiles.GROUPS, *loose) if f"`{name}`" not in PAGE] == []
+
+
+def test_the_policies_on_the_page_are_ones() -> None:
+    blocks = [YAML(typ="safe").load(block.split("```")[0]) for block in PAGE.split("```yaml\n")[1:]]
+    for block in (one for one in blocks if "policies" in one):
+        policies = {name: Redaction.model_validate(given) for name, given in block["policies"]["redaction"].items()}
+        assert list(profiles.mistakes(policies, {})) == []
+    (team,) = (block for block in blocks if "owner" in block)
+    assert TeamFile.model_validate(team).redaction == "strict"
+
+
+def test_the_example_finds_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    example = ("--config", "examples/redaction/gateway.yaml")
+    text = f"staff 123456, EMP-123456 at Harbour Office for Project Zeus: {MAIL} support@example.com 8.8.8.8"
+    assert _run(text, *example).stdout == (
+        "staff <EMPLOYEE_ID_1>, <EMPLOYEE_ID_2> at <SITE_1> for <PROJECT_1>: <EMAIL_ADDRESS_1> support@example.com "
+        "8.8.8.8"
+    )
+    assert _run("room 654321", *example).stdout == "room 654321"
+    assert _run(text, *example, "--team", "ledger").stdout == (
+        text.replace(MAIL, "[EMAIL_ADDRESS]")
+        .replace("support@example.com", "[EMAIL_ADDRESS]")
+        .replace("8.8.8.8", "[IP_ADDRESS]")
+    )
+    assert _run(text, *example, "--team", "search").stdout == text

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from extproc.config import compile as compiled
 from extproc.config import profiles
+from extproc.config.loader import json_schema
 from extproc.config.profiles import Unusable
 from extproc.config.redaction import Redaction
 from extproc.config.schema import Gateway
@@ -16,6 +18,7 @@ from extproc.redaction import entities
 from extproc.redaction.output import RUN
 from extproc.redaction.policy import Action, Mode, NameTier, OnError, RedactionPolicy, Stateful
 from extproc.redaction.profile import Profile
+from tests.support.json_schema import mistakes
 
 KEY = {"HASH_KEY": "k" * 32}
 MAIL = "ann@example.com"
@@ -360,3 +363,24 @@ def test_the_catalogue_has_the_policies_by_name(monkeypatch: pytest.MonkeyPatch)
     assert compiled.without_policies(served).redaction == {}
     with pytest.raises(Unusable, match="HASH_KEY is not set"):
         compiled.catalogue(served, {})
+
+
+# ---- the published schema ---------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "redaction" / "gateway.yaml"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("SECRET: block", "SECRET: block", []),
+        ("entities: {DEFAULT: mask, NATIONAL: block}", "entities: [US_SSN, URL]", []),
+        ("stateful: refuse", "stateful: refused", ["$.policies.redaction.strict.stateful: enum ['mask', 'refuse']"]),
+        ("allow: [", "allowed: [", ["$.policies.redaction.default: no allowed"]),
+        ("action: flag", "action: drop", ["$.policies.guardrails.default.injection.action: enum ['block', 'flag']"]),
+    ],
+)
+def test_an_editor_knows_policies(before: str, after: str, told: list[str]) -> None:
+    text = EXAMPLE.read_text()
+    assert before in text
+    assert mistakes(json_schema(), YAML(typ="safe").load(text.replace(before, after))) == told

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from extproc import ner, ner_model
 from extproc.ner import LocalModel, NamesFailed
-from extproc.ner_model import LONGEST_PIECE, LONGEST_WORD, Piece
+from extproc.ner_model import LONGEST_PIECE, LONGEST_WORD, ModelUnusable, Piece
 from extproc.redaction.confirm import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "pipeline").write_text("tok2vec ner")
+    (tmp_path / "pipeline").write_text("tok2vec=ner ner")
     return tmp_path
 
 
@@ -236,11 +236,14 @@ async def test_a_process_that_dies_fails_those_who_wait_and_is_replaced(
     assert "Ada" not in caplog.text
 
 
-async def test_a_process_that_is_killed_while_nobody_calls_is_replaced(model: LocalModel) -> None:
+async def test_a_process_that_is_killed_while_nobody_calls_is_replaced(
+    model: LocalModel, caplog: pytest.LogCaptureFixture
+) -> None:
     await model.load()
     (before,) = children()
     os.kill(before, signal.SIGKILL)
-    await until(lambda: before not in children())
+    await until(lambda: caplog.messages)
+    assert caplog.messages == ["names are not found for now: the model's process ended"]
     (after,) = await recovered(model)
     assert after != before
 
@@ -428,3 +431,57 @@ def test_words_that_no_language_has_lose_their_punctuation(text: str) -> None:
 def test_ordinary_words_stay() -> None:
     text = "Ms. O'Neill-Smith (née Müller), of https://example.com/a/b?c=d"
     assert ner_model.tokenizable(text) == text
+
+
+# ---- the program, without its process ----
+
+
+@pytest.fixture
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("spacy", "spacy.tokenizer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(STAND_IN))
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_an_answer_is_spans_or_the_name_of_an_exception(folder: Path) -> None:
+    model = ner_model.load(str(folder))
+    assert model.answer(["", "Ada", "by Bob"], 10) == {"spans": [[], [(0, 3, "PERSON")], [(3, 6, "PERSON")]]}
+    assert model.answer(["Ada was BAD"], 10) == {"error": "ValueError"}
+    assert model.answer(["Ada"], -1) == {"error": "TooSlow"}
+    assert model.answer([], -1) == {"spans": []}
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_a_model_is_a_folder_or_a_package(folder: Path) -> None:
+    for name in ("no_such_package", "./model", str(folder / "none")):
+        with pytest.raises(ModelUnusable, match="there is no model"):
+            ner_model.load(name)
+    with pytest.raises(ModelUnusable, match="the model 'json' cannot be loaded: FileNotFoundError"):
+        ner_model.load("json")
+    for words in ("", "tok2vec"):
+        (folder / "pipeline").write_text(words)
+        with pytest.raises(ModelUnusable, match="has nothing that finds names"):
+            ner_model.load(str(folder))
+
+
+@pytest.mark.usefixtures("_stand_in")
+@pytest.mark.parametrize(
+    ("words", "left"), [("tok2vec=ner ner", ["tok2vec", "ner"]), ("tok2vec ner", ["ner"]), ("ner", ["ner"])]
+)
+def test_a_part_that_works_for_none_is_left_out(folder: Path, words: str, left: list[str]) -> None:
+    (folder / "pipeline").write_text(words)
+    assert ner_model.load(str(folder))._pipeline.pipe_names == left
+
+
+def test_spacy_missing_says_which_extra_has_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(ModelUnusable, match="the extra `names`"):
+        ner_model.load(str(folder))
+
+
+@pytest.mark.parametrize("event", ["socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"])
+def test_the_network_is_refused_and_files_are_not(event: str) -> None:
+    with pytest.raises(PermissionError):
+        ner_model.refuse_network(event, ())
+    ner_model.refuse_network("open", ())

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -106,6 +106,20 @@ async def test_only_those_that_are_late_ask() -> None:
     slow.close()
 
 
+async def test_who_waits_anew_hides_none_that_waits_longer() -> None:
+    patience = Patience(USUAL, LONGEST)
+    again, late = Written(), Written()
+    first, second = patience.replies(again), patience.replies(late)
+    first.due()
+    second.due()
+    await asyncio.sleep(0.4 * USUAL)
+    first.due()
+    await asyncio.sleep(0.4 * USUAL)
+    first.close()
+    second.close()
+    assert (again.asked, late.asked) == ([], [LONGEST])
+
+
 async def test_the_reply_waits_until_the_order_is_written() -> None:
     written = Written(pace=0.3 * USUAL)
     replies = stream(written)
@@ -139,13 +153,12 @@ async def test_the_end_of_a_stream_takes_its_order_with_it(recwarn: pytest.Warni
     assert written.messages == []
 
 
-async def test_an_order_that_cannot_be_written_is_not_heard_of_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_orders_that_cannot_be_written_are_not_heard_of(caplog: pytest.LogCaptureFixture) -> None:
     written = Written(fails=True)
     replies = stream(written)
     replies.due()
-    await asyncio.sleep(0.9 * USUAL)
+    await asyncio.sleep(1.8 * USUAL)
     replies.close()
-    del replies
     gc.collect()
     await asyncio.sleep(0)
     assert not caplog.records
@@ -185,6 +198,23 @@ class Slow(Pipeline):
         return await super().request_body(call, body, end)
 
 
+class SlowEnvoy(FakeEnvoy):
+    """Takes orders for more time slowly."""
+
+    busy = False
+
+    async def write(self, message: bytes) -> None:
+        self.busy = True
+        if not ProcessingResponse.FromString(message).WhichOneof("response"):
+            await asyncio.sleep(0.5 * USUAL)
+        await super().write(message)
+        self.busy = False
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        assert not self.busy, "ended within a write"
+        await super().abort(code, details)
+
+
 async def serve(envoy: FakeEnvoy, fails: bool = False) -> list[ProcessingResponse]:
     policy = Policy()
     policy.pipeline.__class__ = Slow
@@ -204,8 +234,19 @@ async def test_a_late_decision_is_announced_once_and_then_told() -> None:
 
 
 async def test_a_decision_that_fails_late_ends_the_stream_with_an_error() -> None:
-    envoy = FakeEnvoy([request().message(), RequestBody(CHAT).message()])
+    envoy = SlowEnvoy([request().message(), RequestBody(CHAT).message()])
     replies = await serve(envoy, fails=True)
     assert [reply.WhichOneof("response") for reply in replies] == ["request_headers", None]
     assert envoy.aborted is not None
     assert envoy.aborted[0] is grpc.StatusCode.INTERNAL
+
+
+async def test_a_call_whose_client_leaves_asks_for_nothing() -> None:
+    envoy = FakeEnvoy([request().message(), RequestBody(CHAT).message()])
+    serving = asyncio.ensure_future(serve(envoy))
+    await asyncio.sleep(0.2 * USUAL)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await asyncio.sleep(USUAL)
+    assert len(envoy.replies) == 1

@@ -14,6 +14,7 @@ import pytest
 
 from extproc import roster as roster_module
 from extproc.identity import keys
+from extproc.identity.directory import PARTS, Directory, Key, KeyTable
 from extproc.roster import Roster
 from extproc.stores import snapshot
 from extproc.stores.memory import MemoryDirectory
@@ -192,6 +193,31 @@ class TestFollowing:
         assert len(roster.current().keys) == 1000
         assert len(pauses) >= 500 // 64
         assert all(0 < pause < 0.005 for pause in pauses)
+
+    def test_so_does_letting_go_of_the_directory_before(
+        self, store: FlakyDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Calls look at the new one meanwhile. No part is left in the end, and few go between two pauses."""
+        roster = _fresh(Roster(store))
+        left = PARTS
+        gone: list[int] = []  # between two pauses
+
+        class Part(dict[bytes, Key]):
+            def __del__(self) -> None:
+                nonlocal left
+                left -= 1
+
+        def pause(_seconds: float) -> None:
+            gone.append(PARTS - left - sum(gone))
+            assert _knows(roster, KEY)
+
+        monkeypatch.setattr(roster, "_directory", Directory(keys=KeyTable([Part() for _ in range(PARTS)])))
+        monkeypatch.setattr("extproc.roster.time.sleep", pause)
+        create(store, "app", KEY)
+        roster.refresh()
+        assert left == 0
+        assert len(gone) >= 16
+        assert max(gone) <= PARTS // 16
 
 
 class TestOutage:

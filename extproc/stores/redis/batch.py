@@ -283,7 +283,7 @@ def _reply(lines: list[bytes]) -> Reply:
     """An error's line as it is, numbers as a list; of a text nobody wants to know more than that it came."""
     first = lines[0][:1]
     if first == b"*":
-        return [int(line[1:]) for line in lines[1:]]
+        return [int(number) for number in b"".join(lines).split(b":")[1:]]
     if first == b":":
         return [int(lines[0][1:])]
     if first == b"-":

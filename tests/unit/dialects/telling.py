@@ -133,7 +133,7 @@ def _place(at: int) -> Json:
 
 
 def _message(at: int, text: str | None) -> Json:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    part: Json = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     status = "in_progress" if text is None else "completed"
     content = [] if text is None else [part]
     return {"type": "message", "id": f"msg_{at}", "role": "assistant", "status": status, "content": content}

@@ -14,7 +14,7 @@ from extproc.edits import Span
 
 _json: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.integers(-9, 9) | st.text(st.sampled_from('a"\\{[:,]} \n\u00e9\U0001f600'), max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", 'b"', "c\\", ""]), inner),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", 'b"', "c\\", "", "0"]), inner),
     max_leaves=12,
 )
 
@@ -34,7 +34,8 @@ def test_every_string_is_found_at_its_path(value: Any, ascii_only: bool, indent:
     assert texts == found(value)
     for path, text in texts.items():
         if path and isinstance(path[-1], str):
-            assert json_strings.string(body, path, text) == spans[path]
+            assert json_strings.places(body, [(path, text)]) == [spans[path]]
+    assert json_strings.places(body, list(texts.items())) == list(spans.values())
 
 
 @given(st.text())
@@ -53,7 +54,7 @@ def test_a_text_is_escaped_and_decoded(text: str) -> None:
     ],
 )
 def test_a_string_is_told_from_what_looks_like_it(body: bytes) -> None:
-    span = json_strings.string(body, ("content",), "hi")
+    (span,) = json_strings.places(body, [(("content",), "hi")])
     assert orjson.loads(body[: span.start] + b"!" + body[span.end :])["content"] == "!"
     assert span.start > 12
 

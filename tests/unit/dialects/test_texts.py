@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from extproc.dialects import registry, sse
 from extproc.dialects.answers import Stream
+from extproc.dialects.endings import Reason
+from extproc.model import Usage
 from extproc.redaction.answer import AnswerTexts
 from extproc.redaction.output import OutputGuard
 from extproc.redaction.placeholders import Placeholders
@@ -406,6 +408,41 @@ def test_numbers_rise_without_gaps_where_events_are_swallowed_and_added() -> Non
     (added, done) = parsed(out[5])
     assert added == {"type": f"{kind}.delta", **at, "delta": "<EM", "logprobs": [], "sequence_number": 9}
     assert done["text"] == f"so {BOB} and <EM"
+
+
+def test_a_response_is_told_all_before_it_is_over() -> None:
+    """Of a server that does not say that its texts are done."""
+    delta = {"type": "response.output_text.delta", "item_id": "msg_1", "delta": "so <EMAIL"}
+    over = named({"type": "response.completed", "response": {}})
+    out = said(Surface.RESPONSES, restoring(), unnamed(delta), over, named(delta))
+    assert out[1].endswith(over)
+    assert parsed(out[1])[0] == delta | {"delta": "<EMAIL"}
+    assert parsed(out[3]) == [delta | {"delta": "<EMAIL"}]
+
+
+def test_a_stream_may_end_where_nothing_can_be_written_of_it() -> None:
+    deep = unnamed({"type": "response.created", "response": json.loads('{"a":' * 300 + "5" + "}" * 300)})
+    changing = registry.event_texts(Surface.RESPONSES, restoring(), False)
+    assert changing.event(deep) == deep
+    changing.event(unnamed({"type": "response.output_text.delta", "delta": "so <EMAIL"}))
+    rest = changing.ending(Usage(), False, Reason.LENGTH)
+    assert [event["delta"] for event in parsed(rest)] == ["<EMAIL"]
+    assert changing.finished
+
+
+def test_an_event_is_added_whatever_else_the_last_one_held() -> None:
+    deep = json.loads("[" * 300 + "]" * 300)
+    event = {"id": deep, "model": "m", "choices": [{"index": 0, "type": deep, "delta": {"content": "<EMAIL"}}]}
+    (added,) = parsed(said(Surface.CHAT, restoring(), unnamed(event))[1])
+    assert added == {
+        "model": "m",
+        "choices": [{"index": 0, "delta": {"content": "<EMAIL"}, "logprobs": None, "finish_reason": None}],
+    }
+
+
+def test_many_choices_in_one_event_are_changed() -> None:
+    out = said(Surface.CHAT, restoring(), content(*["<EMAIL_ADDRESS_1>"] * 30))
+    assert said_of(out[0]) == [BOB] * 30
 
 
 # ---- what is no text ------------------------------------------------------------------------------------

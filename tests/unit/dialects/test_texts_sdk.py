@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from extproc import surfaces
-from extproc.dialects import registry, sse
+from extproc.dialects import json_strings, registry, sse
 from extproc.dialects.answers import Document, Stream
 from extproc.dialects.endings import Reason
 from extproc.dialects.json_spans import splice
@@ -231,15 +231,19 @@ def is_stream(exchange: Exchange) -> bool:
 
 @pytest.mark.parametrize("exchange", RECORDED)
 def test_a_recorded_answer_without_placeholders_keeps_its_bytes(exchange: Exchange) -> None:
-    body = b"".join(exchange.answer.chunks)
+    body = exchange.answer.body
     assert passed(exchange, AnswerTexts(placeholders()), body) == body
 
 
+SILENT = {"images-streaming", "chat-streaming-detailed-usage"}
+"""Streams in which a model says nothing."""
 TOLD = {"content", "text", "delta", "arguments", "partial_json", "thinking", "refusal"}
 
 
 def spoken(body: bytes) -> list[positions.Position]:
-    return [one for one in positions.read(body) if one.path and one.path[-1] in TOLD and not one.lead]
+    """The texts that the model said, as far as they are known by their names."""
+    values = [one for one in positions.read(body) if one.kind is positions.Kind.VALUE and one.path]
+    return [one for one in values if one.path[-1] in TOLD]
 
 
 def with_placeholders(body: bytes) -> bytes:
@@ -252,7 +256,7 @@ def with_placeholders(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("exchange", RECORDED)
 def test_a_placeholder_in_a_recorded_answer_is_taken_back_and_nothing_else_changes(exchange: Exchange) -> None:
-    body = b"".join(exchange.answer.chunks)
+    body = exchange.answer.body
     if is_stream(exchange):
         events = sse.EventReader().feed(body)
         marked = b"".join(
@@ -260,10 +264,10 @@ def test_a_placeholder_in_a_recorded_answer_is_taken_back_and_nothing_else_chang
         )
     else:
         marked = with_placeholders(body)
-    expected = marked.replace(b"<EMAIL_ADDRESS_1>", BOB.encode())
+    expected = json_strings.without_logprobs(marked.replace(b"<EMAIL_ADDRESS_1>", BOB.encode()))
     assert passed(exchange, AnswerTexts(placeholders()), marked) == expected
     if is_stream(exchange):
-        assert marked != body or surface_of(exchange) is Surface.IMAGES
+        assert (marked == body) is (exchange.name in SILENT)
         assert passed(exchange, AnswerTexts(placeholders()), marked, 7) == expected
 
 
@@ -317,7 +321,6 @@ def test_what_was_redacted_comes_back_to_its_caller(
 ) -> None:
     said, sizes, turns = conversation
     clean, made = redacted(said)
-    assert not any(value in text for text in clean for value in (BOB, EVE, CARD, PEM))
     texts = [json.dumps({"said": text}) if telling.json else text for text in clean]
     raw = b"".join(echoed(telling, texts, sizes, turns))
     told = list(telling.told(changed(telling.surface, AnswerTexts(made), raw, size)).values())

@@ -1,11 +1,11 @@
 -- What a draw is, says places.lua.
 
--- How a sliding sum stands: used, reset, wait (-1: these units never fit), held.
-local function reading_sliding(draw, units)
-  local length = draw[LENGTH]
-  local buckets, used, held, wait, i = trim(draw[FIELD], length), 0, 0, 0, 1
-  for at = 2, #buckets, 3 do used, held = used + buckets[at], held + buckets[at + 1] end
-  local over = used + units - draw[CAPACITY]
+-- How the sliding sum of the draw that begins there stands.
+local function told_sliding(at)
+  local length, units, over = draws[at + LENGTH], draws[at + UNITS], -draws[at + CAPACITY]
+  local buckets, used, held, wait, i = trim(number_of[draws[at + FIELD]], length), 0, 0, 0, 1
+  for bucket = 2, #buckets, 3 do used, held = used + buckets[bucket], held + buckets[bucket + 1] end
+  over = over + used + units
   while units > 0 and over > 0 and wait >= 0 do
     wait = buckets[i] and buckets[i] + length - now or -1
     over = over - (buckets[i + 1] or 0)
@@ -14,25 +14,28 @@ local function reading_sliding(draw, units)
   return used, #buckets > 0 and buckets[#buckets - 2] + length - now or 0, wait, held
 end
 
--- How a draw's sum stands, and how long until so many units fit. Open holds may end at any time, so soon.
-local function reading(draw, units)
-  if draw[LENGTH] > 0 then return reading_sliding(draw, units) end
-  local used, over, reset, wait = sums[draw[FIELD]], draw[OVER], 0, 0
-  if over and used > 0 then reset = math.max(over - now, 1) end
-  if units > 0 and used + units > draw[CAPACITY] then
-    wait = units > draw[CAPACITY] and -1 or over and reset or 1
+-- 1 or 0, then of every draw how its sum stands: used, reset, wait (-1: its units never fit), held; and whether all
+-- that are enforced fit. Open holds may end at any time, so soon.
+local function told(granted)
+  local all = {granted, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
+  local fit, to = true, 2
+  for at = 1, LAST, WIDTH do
+    local used, reset, wait, held
+    if draws[at + LENGTH] > 0 then
+      used, reset, wait, held = told_sliding(at)
+    else
+      local number, over = number_of[draws[at + FIELD]], draws[at + OVER]
+      local units, capacity = draws[at + UNITS], draws[at + CAPACITY]
+      used, reset, wait = sums[number], 0, 0
+      held = over > 0 and helds[number] or used
+      if over > 0 and used > 0 then reset = max(over - now, 1) end
+      if units > 0 and used + units > capacity then wait = units > capacity and -1 or over > 0 and reset or 1 end
+    end
+    if wait ~= 0 and draws[at + ENFORCED] == 1 then fit = false end
+    all[to], all[to + 1], all[to + 2], all[to + 3] = used, reset, wait, held
+    to = to + 4
   end
-  return used, reset, wait, over and helds[draw[FIELD]] or used
-end
-
--- 1 or 0, then used, reset, wait and held of every draw. `more`: the units that are asked for, if not all of the draw's.
-local function told(granted, draws, more)
-  local all = {granted}
-  for i, draw in ipairs(draws) do
-    local at = 4 * i - 2
-    all[at], all[at + 1], all[at + 2], all[at + 3] = reading(draw, more and (more[i] or 0) or draw[UNITS])
-  end
-  return all
+  return all, fit
 end
 
 -- End a step that takes nothing. It writes all the same, or a replica, whose figures may be old, would decide.
@@ -42,78 +45,33 @@ local function untaken(all)
   return all
 end
 
--- How many units each draw lacks of what its hold shall have.
-local function lacking(record, draws)
-  local held, more = {}, {}
-  for i = 2, #record, 5 do held[record[i]] = (held[record[i]] or 0) + record[i + 4] end
-  for i, draw in ipairs(draws) do more[i] = math.max(0, draw[UNITS] - (held[draw[KEY]] or 0)) end
-  return more
-end
+local book  -- puts the units of a draw into a record that has rows; see more.lua
 
--- Put units of a draw into a record, at the place of now. `is_new`: it has no row of this key.
-local function book(record, draw, units, is_new)
-  local key, field, edge = draw[KEY], draw[FIELD], draw[EDGE]
-  if not is_new then
-    local known, same
-    for i = 2, #record, 5 do
-      if record[i] == key then
-        known, record[i + 1] = true, draw[KEPT]
-        if record[i + 2] == field and record[i + 3] == edge then same = i end
-      end
+-- Give a hold the units of each draw, and let it live on from now. `all`: what was told before, if anybody wants to
+-- know; it is told anew. `is_first`: no hold was open before, if that is known.
+local function give(record, all, is_first)
+  local is_new, row, to = not record[2], 1, 2
+  for at = 1, LAST, WIDTH do
+    local field, over, edge, units = draws[at + FIELD], draws[at + OVER], draws[at + EDGE], draws[at + UNITS]
+    add(field, edge, units, units)
+    if is_new then
+      record[row + 1], record[row + 2], record[row + 3] = draws[at + KEY], draws[at + KEPT], field
+      record[row + 4], record[row + 5], row = edge, units, row + 5
+    else
+      book(record, at)
     end
-    if same then
-      record[same + 4] = record[same + 4] + units
-      return
+    if all then
+      all[to], all[to + 3] = all[to] + units, all[to + 3] + units
+      if units > 0 and over > 0 then all[to + 1] = max(all[to + 1], over - now, 1) end
+      to = to + 4
     end
-    if known and units == 0 then return end
   end
-  local at = #record
-  record[at + 1], record[at + 2], record[at + 3], record[at + 4], record[at + 5] = key, draw[KEPT], field, edge, units
-end
-
--- Write the record of this step's hold, which lives on from now.
-local function remember(record)
   local life_end = now + ARGV[3]
-  call('HSET', HOLDS, hold, cmsgpack.pack(record))
+  written[1], written[2], words = own, packed(record), 2
   call('ZADD', ENDS, life_end, hold)
   keep(life_end)
-  if call('ZCARD', ENDS) == 1 then
-    call('PEXPIRE', HOLDS, lives_to - now)
-    call('PEXPIRE', ENDS, lives_to - now)
-  end
-end
-
--- Give a hold so many units more of each draw, and let it live on.
-local function give(record, draws, more)
-  local is_new = #record == 1
-  for i, draw in ipairs(draws) do
-    add(draw[FIELD], draw[EDGE], more[i], more[i])
-    book(record, draw, more[i], is_new)
-  end
-  remember(record)
+  if is_first == nil then is_first = call('ZCARD', ENDS) == 1 end
+  if is_first then call('PEXPIRE', ENDS, lives_to - now) end
   store()
-end
-
--- Bring what a hold has up to the draws' units, or change nothing where an enforced counter lacks room.
-local function take(record, draws)
-  local more = lacking(record, draws)
-  local all = told(1, draws, more)
-  for i, draw in ipairs(draws) do
-    if all[4 * i] ~= 0 and draw[ENFORCED] == 1 then all[1] = 0 end
-  end
-  if all[1] == 0 then return untaken(all) end
-  for i, draw in ipairs(draws) do
-    local at, units = 4 * i - 2, more[i]
-    all[at], all[at + 3] = all[at] + units, all[at + 3] + units
-    if units > 0 and draw[OVER] then all[at + 1] = math.max(all[at + 1], draw[OVER] - now, 1) end
-  end
-  give(record, draws, more)
   return all
-end
-
--- Whether the store does not remember since the time that its caller knows, or is not trusted yet.
-local function has_forgotten(since)
-  if since == '0' then return false end
-  local began = call('HGET', SUMS, 'since')
-  return began ~= since or tonumber(began) > now
 end

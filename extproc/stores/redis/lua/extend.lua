@@ -1,6 +1,10 @@
 -- ARGV: now or '', hold, life, draws, since
-if has_forgotten(ARGV[5]) then return {2} end
+locate(ARGV[4], now)
+if has_forgotten(ARGV[5], began) then return {2} end
 local record = own_record()
-local draws = locate(cmsgpack.unpack(ARGV[4]), now)
-if record and record[1] == 0 then return take(record, draws) end
-return untaken(told(0, draws))
+if not record or record[1] ~= 0 then return untaken(told(0)) end
+lack(record)
+local all, fit = told(1)
+if fit then return give(record, all) end
+all[1] = 0
+return untaken(all)

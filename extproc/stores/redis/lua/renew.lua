@@ -1,5 +1,5 @@
--- ARGV: now or '', '', life, holds, since as the caller knows it. Tells since when the store remembers, and which of the
--- holds, by number from 0, are not open. Where a caller comes with another time, it has lost its memory, and
+-- ARGV: now or '', '', life, holds, since as the caller knows it. Tells since when the store remembers, and which of
+-- the holds, by number from 0, are not open. Where a caller comes with another time, it has lost its memory, and
 -- remembers, or rather is trusted, as soon as callers had some time to tell it what was used. Where nobody came for a
 -- while, there was an outage: `calm` is until when no holds are closed.
 local life_end, names, told, ends = now + ARGV[3], cmsgpack.unpack(ARGV[4]), {}, {}

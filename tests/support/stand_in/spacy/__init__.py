@@ -46,10 +46,24 @@ class Document:
                 self.ents = [Span(0, 1, name) for name in os.environ]
 
 
+@dataclass
+class Part:
+    listening_components: list[str]
+
+
 class Pipeline:
-    def __init__(self, pipe_names: list[str]) -> None:
-        self.pipe_names = pipe_names
+    """Of words such as `ner`, or `tok2vec=ner` for a part that works for another."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.pipe_names = [word.partition("=")[0] for word in words]
         self.tokenizer = tokenizer.Tokenizer()
+
+    def get_pipe(self, name: str) -> "Part":
+        return Part(["ner"] if f"{name}=ner" in self.words else [])
+
+    def remove_pipe(self, name: str) -> None:
+        self.pipe_names.remove(name)
 
     @contextmanager
     def memory_zone(self) -> Iterator[None]:
