@@ -21,6 +21,7 @@ from extproc.config import compile as compiled
 from extproc.config.schema import MEMORY, Gateway
 from extproc.contract import SERVICES_SOCKET
 from extproc.detection import Detection
+from extproc.guardrails.injection import heuristics
 from extproc.holds import Holds
 from extproc.model import Catalogue
 from extproc.ner import LocalModel
@@ -190,6 +191,8 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
         largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
     )
     _on_signal(stopping.set)
+    if any(one.injection is not None for one in catalogue.guardrails.values()):
+        heuristics()  # takes seconds, which no call should wait for
     await asyncio.gather(*(model.load() for model in models.values()))
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(roster.keep_fresh(), holds.run(), _publish(pipeline, holds, journal))

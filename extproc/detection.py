@@ -5,8 +5,10 @@ digest under a key of this process, and where values stand in it; never the text
 """
 
 import asyncio
+import logging
 import os
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,8 @@ from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed, Unreadable
 from extproc.services import ServiceFailed
+
+log = logging.getLogger(__name__)
 
 INLINE = 16 * 1024
 """Bytes that are worked through on the event loop: some tenths of a millisecond, of digits one or two."""
@@ -159,4 +163,9 @@ class Detection:
 
 
 def _all_found(finder: Finder, texts: Sequence[str]) -> Sequence[Findings]:
-    return [finder.findings(text) for text in texts]
+    try:
+        return [finder.findings(text) for text in texts]
+    except Exception as error:  # a fault of ours, whose words may hold words of the text
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("texts could not be looked through: %s at %s:%s", type(error).__name__, where.name, where.lineno)
+        raise DetectionFailed("an error of the gateway") from None

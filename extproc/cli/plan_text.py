@@ -49,7 +49,7 @@ def _print(console: Console, plan: Plan) -> None:
     _section(console, "Areas", [_step_row(step) for step in plan.areas])
     _section(console, "Teams", [_step_row(step) for step in plan.teams])
     _section(console, "Who gains (+) and who loses (-) a model", _access_rows(plan.access))
-    _section(console, "Keys", [_key_row(step) for step in plan.keys])
+    _section(console, "Keys", [_key_row(step, plan.currency) for step in plan.keys])
     _section(console, "Drift: decided in the database, which wins; left as it is", [_drift_row(d) for d in plan.drift])
     console.print(Text(summary(plan), style="bold"), soft_wrap=True)
     if plan.removes_everything():
@@ -133,16 +133,16 @@ def _step_row(step: Step) -> Row:
     return _SIGNS[step.action], step.name, "; ".join(told)
 
 
-def _key_row(step: KeyStep) -> Row:
+def _key_row(step: KeyStep, currency: str) -> Row:
     name = "/".join(step.name)
     if step.action is KeyAction.CHANGE:
         return _SIGNS[step.action], name, "\n".join(map(_change, step.fields))
-    known = "" if step.action is KeyAction.REVOKE else "; ".join(_key_values(step))
+    known = "" if step.action is KeyAction.REVOKE else "; ".join(_key_values(step, currency))
     return _SIGNS[step.action], name, "; ".join(filter(None, (step.reason, known)))
 
 
-def _key_values(step: KeyStep) -> Iterator[str]:
-    for field, value in key_fields(step.spec).items():
+def _key_values(step: KeyStep, currency: str) -> Iterator[str]:
+    for field, value in key_fields(step.spec, currency).items():
         if value and value != ["all"] and (field, value) not in _USUAL:
             yield _value(field, value)
 

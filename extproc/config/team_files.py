@@ -43,6 +43,7 @@ class Offer:
     limits_refused: str = ""  # why no limit can be kept here
     redaction: frozenset[str] = frozenset()  # names of policies
     guardrails: frozenset[str] = frozenset()  # names of policies
+    currency: str = ""  # of limits on money
 
     def is_open(self, model: str, tier: str) -> bool:
         """Whether teams of a tier may use a model, by its public name."""
@@ -65,6 +66,7 @@ def offer(gateway: Gateway) -> Offer:
         limits_refused=gateway.limits_refused,
         redaction=frozenset(gateway.policies.redaction),
         guardrails=frozenset(gateway.policies.guardrails),
+        currency=gateway.policies.currency,
     )
 
 

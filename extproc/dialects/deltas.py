@@ -242,7 +242,7 @@ class TypedDeltas:
 
     def _is_again(self, kind: object, event: Object) -> bool:
         if not isinstance(kind, str) or not self._shown:
-            return False
+            return kind == "response.in_progress"
         return kind in _AGAIN or (kind.endswith(".done") and _item(event) in self._shown)
 
     def ends(self, event: Object, reading: Reading, opened: Open) -> list[Channel]:  # noqa: ARG002 - the shape

@@ -69,6 +69,7 @@ _DONE = b"[DONE]"
 _LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 _NUMBER = re.compile(rb'"sequence_number"(?<!\\"sequence_number")[ \t\r\n]*+:[ \t\r\n]*+([0-9]++)')
 _ENDS = (b"\n\n", b"\n\r\n", b"\n\r", b"\r\r", b"\r\r\n")  # of an event
+_MARK = b"\xef\xbb\xbf"  # of UTF-8, before a stream
 _LINES = re.compile(rb"\r\n|\n|\r")
 
 _Out = tuple[bytes, Object]  # an event, as it goes out and as it is understood
@@ -131,6 +132,8 @@ class EventTexts:
 
     def _unread(self, raw: bytes, data: bytes) -> bytes:
         """What goes out for an event that is no JSON object; before the last one of a stream, what is held back."""
+        if raw.startswith(_MARK) and not data:
+            return _MARK + self.event(raw[len(_MARK) :])
         out = raw if not data or data == _DONE else _framed(raw, data, document(self._texts, data))
         if data == _DONE or self._is_cut:
             self._is_cut = False
@@ -168,9 +171,9 @@ class EventTexts:
         here = {delta.channel for delta in deltas} if ended else ()
         out = self._rests([channel for channel in ended if channel not in here])
         new = data
+        tells = json_strings.has_logprobs(data)
+        betrays = tells and self._betrays(reading)
         if deltas:
-            tells = json_strings.has_logprobs(data)
-            hides = tells and self._holds(deltas)
             said = [self._said(event, delta, ended) for delta in deltas]
             if said != [delta.text for delta in deltas]:
                 if reading.bare and not any(said):
@@ -179,11 +182,11 @@ class EventTexts:
                 new = self._with(data, event, reading, said)
             elif reading.more:
                 new = self._with(data, event, reading, said)
-            if tells and (new is not data or hides or self._holds(deltas)):
-                new = json_strings.without_logprobs(new)
         elif reading.more:
             new = _whole(self._texts, data, reading.again)
-        if reading.more and new is not data:
+        if tells and (betrays or new != data or self._betrays(reading)):
+            new = json_strings.without_logprobs(new)
+        if reading.more and new != data:
             event = orjson.loads(new)
         new = self._numbered(new, event)
         out.append((_framed(raw, data, new), event))
@@ -199,9 +202,10 @@ class EventTexts:
         self._open[channel] = event, delta
         return said
 
-    def _holds(self, deltas: list[Delta]) -> bool:
+    def _betrays(self, reading: Reading) -> bool:
+        """Whether the probabilities of tokens may spell what is held back now, or what another event told."""
         held = self._texts.open_channels()
-        return any(delta.channel in held for delta in deltas)
+        return any(delta.channel in held for delta in reading.deltas) if reading.deltas else not reading.more
 
     def _with(self, data: bytes, event: dict[str, object], reading: Reading, said: list[str]) -> bytes:
         """The event with this said in place of its deltas, and with its other texts changed."""

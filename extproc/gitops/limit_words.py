@@ -14,12 +14,12 @@ _DAY = 86_400_000
 _UNITS = ((3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms"))
 
 
-def limit_words(limit: Limit) -> str:
-    """Such as `tokens 100,000 per minute by team, model; shadow`."""
-    window = _window(limit)
-    head = f"{limit.measure.value} {_amount(limit, limit.amount)}{f' per {window}' if window else ''}{_zone(limit)}"
+def limit_words(limit: Limit, currency: str = "") -> str:
+    """Such as `tokens 100,000 per minute by team, model; shadow`. `currency`: of money, where it is known."""
+    window = f" per {_window(limit)}" if _window(limit) else ""
+    head = f"{limit.measure.value} {_priced(limit, limit.amount, currency)}{window}{_zone(limit)}"
     scope = f" by {_listed(scope.value for scope in limit.scope)}" if limit.scope else ""
-    return "; ".join([head + scope, *_state(limit), *_more(limit)])
+    return "; ".join([head + scope, *_state(limit, currency), *_more(limit)])
 
 
 def more_words(limit: Limit) -> str:
@@ -45,6 +45,10 @@ def _amount(limit: Limit, amount: int) -> str:
     return f"{Decimal(amount).scaleb(-9).normalize():,f}" if limit.measure is Measure.MONEY else f"{amount:,}"
 
 
+def _priced(limit: Limit, amount: int, currency: str) -> str:
+    return f"{_amount(limit, amount)} {currency if limit.measure is Measure.MONEY else ''}".rstrip()
+
+
 def _window(limit: Limit) -> str:
     if limit.period is not None:
         unusual = "" if limit.period in (Period.DAY, Period.MONTH) else "calendar "
@@ -65,12 +69,12 @@ def _duration(length: int) -> str:
     return f"{length // size}{unit}"
 
 
-def _state(limit: Limit) -> Iterator[str]:
+def _state(limit: Limit, currency: str) -> Iterator[str]:
     if limit.mode is not Mode.ENFORCE:
         yield limit.mode.value
     if limit.raised is not None:
         until = moment_words(limit.raised.until, limit.zone)
-        yield f"raised to {_amount(limit, limit.raised.amount)} until {until}"
+        yield f"raised to {_priced(limit, limit.raised.amount, currency)} until {until}"
 
 
 def _more(limit: Limit) -> Iterator[str]:

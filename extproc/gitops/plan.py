@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from extproc.config.team_files import Offer
@@ -75,6 +76,7 @@ class Plan:
     keys: tuple[KeyStep, ...]
     access: tuple[Access, ...]
     drift: tuple[Drift, ...]
+    currency: str = ""  # of limits on money
 
     def is_empty(self) -> bool:
         """Whether there is nothing to do. Drift is nothing to do: it is told, and left to people."""
@@ -117,15 +119,17 @@ def make_plan(state: DirectoryState, declared: Declared, offered: Offer, now: da
     known = _by_name(state.keys)
     steps = [*_departures(known, declared, state.teams)]
     for name, spec in declared.keys.items():
-        steps += _due(spec, known.get(name, []), now)
+        steps += _due(spec, known.get(name, []), now, offered.currency)
+    of_teams = partial(team_fields, currency=offered.currency)
     return Plan(
         revision=state.revision,
         declared=declared,
         areas=_steps({area.name: area for area in state.areas}, declared.areas, area_fields),
-        teams=_steps({team.name: team for team in state.teams}, declared.teams, team_fields),
+        teams=_steps({team.name: team for team in state.teams}, declared.teams, of_teams),
         keys=tuple(sorted(steps, key=lambda step: (step.spec.team, step.spec.name))),
         access=access_changes(*_sides(state, declared, steps, now), offered),
         drift=drift(state, declared, known, now),
+        currency=offered.currency,
     )
 
 
@@ -173,7 +177,7 @@ def _departures(
     return steps
 
 
-def _due(spec: KeySpec, records: Sequence[KeyRecord], now: datetime) -> list[KeyStep]:
+def _due(spec: KeySpec, records: Sequence[KeyRecord], now: datetime, currency: str) -> list[KeyStep]:
     """What one declared key takes: often nothing."""
     head = next((key for key in records if key.revoked_at is None and key.replaced_by is None), None)
     ours = [key for key in records if key.spec.declared]
@@ -184,16 +188,16 @@ def _due(spec: KeySpec, records: Sequence[KeyRecord], now: datetime) -> list[Key
     if reason := _renewal(head, spec, now):
         ids, ends = (tuple(key.id for key in some) for some in (unrevoked, working))
         return [KeyStep(KeyAction.RENEW, spec, reason, ids, ends=ends)]
-    return _change(spec, working)
+    return _change(spec, working, currency)
 
 
-def _change(spec: KeySpec, working: Sequence[KeyRecord]) -> list[KeyStep]:
+def _change(spec: KeySpec, working: Sequence[KeyRecord], currency: str) -> list[KeyStep]:
     """Keys that go by a name: one, and in the overlap of a rotation the one before it."""
-    wanted = key_fields(spec)
-    stale = [key for key in working if key_fields(key.spec) != wanted]
+    wanted = key_fields(spec, currency)
+    stale = [key for key in working if key_fields(key.spec, currency) != wanted]
     if not stale:
         return []
-    differing = changed(key_fields(stale[-1].spec), wanted)
+    differing = changed(key_fields(stale[-1].spec, currency), wanted)
     return [KeyStep(KeyAction.CHANGE, spec, "", tuple(key.id for key in stale), differing)]
 
 

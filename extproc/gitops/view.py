@@ -26,8 +26,11 @@ def area_fields(area: AreaRecord) -> dict[str, Shown]:
     return {"owners": sorted(set(area.owners))}
 
 
-def team_fields(team: TeamRecord) -> dict[str, Shown]:
-    """Without its name. Members by name: people and groups with their role, programs with their client id."""
+def team_fields(team: TeamRecord, currency: str = "") -> dict[str, Shown]:
+    """Without its name. Members by name: people and groups with their role, programs with their client id.
+
+    `currency`: what limits on money are in.
+    """
     return {
         "area": team.area,
         "owner": team.owner,
@@ -38,14 +41,14 @@ def team_fields(team: TeamRecord) -> dict[str, Shown]:
         "members": _members(team, MemberKind.USER),
         "groups": _members(team, MemberKind.GROUP),
         "service_accounts": _members(team, MemberKind.SERVICE_ACCOUNT),
-        "limits": _limits(team.limits),
+        "limits": _limits(team.limits, currency),
         "redaction": team.redaction,
         "guardrails": team.guardrails,
     }
 
 
-def key_fields(spec: KeySpec) -> dict[str, Shown]:
-    """Without its name and team."""
+def key_fields(spec: KeySpec, currency: str = "") -> dict[str, Shown]:
+    """Without its name and team. `currency` as in `team_fields`."""
     return {
         "user": spec.user or "",
         "service_account": spec.service_account or "",
@@ -54,7 +57,7 @@ def key_fields(spec: KeySpec) -> dict[str, Shown]:
         "models": _choice(spec.models),
         "surfaces": _choice(spec.surfaces),
         "ip_ranges": sorted(set(spec.ip_ranges)),
-        "limits": _limits(spec.limits),
+        "limits": _limits(spec.limits, currency),
         "priority": spec.priority.value,
     }
 
@@ -78,8 +81,8 @@ def _members(team: TeamRecord, kind: MemberKind) -> dict[str, str]:
     return dict(found)
 
 
-def _limits(limits: Iterable[Limit]) -> dict[str, str]:
-    return {limit.name: limit_words(limit) for limit in sorted(limits, key=lambda limit: limit.name)}
+def _limits(limits: Iterable[Limit], currency: str) -> dict[str, str]:
+    return {limit.name: limit_words(limit, currency) for limit in sorted(limits, key=lambda limit: limit.name)}
 
 
 def _choice(values: Iterable[str] | None) -> list[str]:

@@ -85,10 +85,8 @@ def _turn(path: Path) -> int:
 def requests(rules: Moderation, texts: Sequence[Text]) -> list[Request]:
     """What to ask about these texts; nothing where there are none. Raises TooMuch."""
     if rules.api is Api.AZURE:
-        made = [_azure(batch) for batch in _batches(texts, _PER_TEXT, joined=True)]
-    else:
-        made = [_openai(rules, batch) for batch in _batches(texts, _PER_REQUEST, joined=False)]
-    return made
+        return [_azure(batch) for batch in _batches(texts, _PER_TEXT, joined=True)]
+    return [_openai(rules, batch) for batch in _batches(texts, _PER_REQUEST, joined=False)]
 
 
 def _azure(batch: Sequence[Text]) -> Request:

@@ -73,5 +73,6 @@ def _is_foreign(part: object) -> bool:
 
 
 def _item(items: object, index: str | int) -> object:
-    is_there = isinstance(items, list) and isinstance(index, int) and 0 <= index < len(items)
-    return items[index] if is_there and isinstance(items, list) and isinstance(index, int) else None
+    if isinstance(items, list) and isinstance(index, int) and 0 <= index < len(items):
+        return items[index]
+    return None

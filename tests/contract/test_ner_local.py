@@ -1,4 +1,4 @@
-"""spaCy itself, with pipelines of rules that are saved to disk: trained models come from no package index."""
+"""spaCy itself, with pipelines of rules that are saved to disk: spaCy's trained models are on no package index."""
 
 import asyncio
 import random

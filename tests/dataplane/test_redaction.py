@@ -392,7 +392,7 @@ MANY = [EMAIL] + [f"w{number}" for number in range(100_001)]
 @EACH_API
 async def test_more_text_than_is_looked_through_is_refused(site: Redacting, name: str) -> None:
     error = await refused(site, TALKS[name], LONG, policy="strict")
-    assert (error.status_code, code_of(error)) == (503, "policy_failed")
+    assert (error.status_code, code_of(error)) == (400, "unreadable_text")
     assert leaks(error.response.text) == []
     assert site.gateway.record(error.response.headers["x-request-id"])["unscreened"] == ["redaction"]
 
@@ -419,7 +419,7 @@ async def test_more_texts_than_are_looked_through_are_refused_or_pass_as_the_pol
         path = f"{site.gateway.url}/v1/embeddings"
         answer = httpx.post(path, json=body, headers=head, trust_env=False, timeout=60)
         told[policy] = answer.status_code, len(site.fake.calls("openai"))
-    assert told == {"default": (503, 0), "lenient": (200, 1)}
+    assert told == {"default": (400, 0), "lenient": (200, 1)}
 
 
 # ---- calls that lean on a history at the provider -----------------------------------------------------

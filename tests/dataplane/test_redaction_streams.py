@@ -585,12 +585,17 @@ def picture(size: int) -> str:
 
 
 @pytest.mark.parametrize(
-    "head", ["data:image/png;base64,", "data:image/jpeg;charset=utf-8;base64,", "data:;base64,"], ids=str
+    ("head", "size"),
+    [
+        ("data:image/png;base64,", 10_000_000),
+        ("data:image/jpeg;charset=utf-8;base64,", 1_000_000),
+        ("data:;base64,", 1_000_000),
+    ],
 )
-def test_case_75_a_large_image_is_sent_as_it_is(site: Redacting, head: str) -> None:
+def test_case_75_a_large_image_is_sent_as_it_is(site: Redacting, head: str, size: int) -> None:
     """It is no text: it counts in no cap on texts, and nothing is looked for in it."""
     text = f"Who is this? Not {EMAIL}."
-    image = head + picture(10_000_000)
+    image = head + picture(size)
     body = '{"model":"gpt-4o","messages":[{"role":"user","content":[{"type":"text","text":"%s"},%s]}]}'
     part = '{"type":"image_url","image_url":{"url":"%s"}}' % image  # noqa: UP031 - as the body
     told = {"authorization": f"Bearer {site.gateway.key}", "content-type": "application/json"}
@@ -636,7 +641,7 @@ async def test_case_76_a_hostile_text_is_answered_and_values_behind_it_are_found
 
 @pytest.mark.parametrize("how", HOSTILE)
 async def test_case_76_a_hostile_answer_streams(site: Redacting, how: str) -> None:
-    said = f"{HOSTILE[how][:8_000]} is of <EMAIL_ADDRESS_1> and bob@corp-mail.ch, dear friend"
+    said = f"{HOSTILE[how][:4_000]} is of <EMAIL_ADDRESS_1> and bob@corp-mail.ch, dear friend"
     site.fake.script("openai", [{"text": said}])
     answer = await say(site, CHAT, f"I am {EMAIL}", policy="masked-answers")
     assert CHAT.said(answer, True)[0].endswith(f" is of {EMAIL} and [EMAIL_ADDRESS], dear friend")

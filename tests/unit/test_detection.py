@@ -98,12 +98,14 @@ async def test_long_texts_go_to_a_thread_and_the_loop_goes_on() -> None:
         held.wait(5)
 
     detector, look = Canaries(before=hold), detection()
-    looking = asyncio.create_task(look.findings(detector, ["x" * (INLINE + 1)]))
-    while not reached.is_set():
-        await asyncio.sleep(0)
-    assert not looking.done()
-    held.set()
-    assert await looking == [[]]
+
+    async def release() -> None:
+        while not reached.is_set():
+            await asyncio.sleep(0)
+        held.set()
+
+    found, _ = await asyncio.gather(look.findings(detector, ["x" * (INLINE + 1)]), release())
+    assert found == [[]]
     assert all(name.startswith("detection") for name in detector.threads)
 
 
@@ -123,6 +125,18 @@ async def test_what_takes_too_long_is_given_up() -> None:
     with pytest.raises(DetectionFailed):
         await look.findings(Canaries(before=hold), ["x" * (INLINE + 1)])
     held.set()
+
+
+class Broken:
+    def findings(self, text: str) -> Sequence[Finding]:
+        raise ValueError(text)
+
+
+async def test_a_fault_of_a_finder_is_a_failure_that_tells_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DetectionFailed) as failed:
+        await detection().findings(Broken(), [TEXT])
+    assert "canary" not in f"{failed.value}{failed.value.__cause__}{caplog.text}"
+    assert "ValueError at findings" in caplog.text
 
 
 # ---- names ------------------------------------------------------------------------------------------

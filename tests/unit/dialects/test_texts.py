@@ -383,6 +383,13 @@ def test_the_probabilities_of_what_is_held_back_go_even_if_what_goes_out_looks_t
     assert "".join(said_of(b"".join(out))) == "1111" * 6
 
 
+def test_the_probabilities_of_what_another_event_told_go() -> None:
+    told = scored("", "eve@example.org").replace(b'"content": "",', b"")
+    said_before, said_after, _ = said(Surface.CHAT, restoring(), content("hello"), told)
+    assert said_before == content("hello")
+    assert parsed(said_after)[0]["choices"][0]["logprobs"] is None
+
+
 def test_the_probabilities_of_whole_texts_go_with_a_change() -> None:
     token = {"token": "<EMAIL_ADDRESS_1>", "logprob": -1, "bytes": [60], "top_logprobs": []}
     done = {"type": "response.output_text.done", "output_index": 0, "text": "<EMAIL_ADDRESS_1>", "logprobs": [token]}
@@ -448,6 +455,8 @@ def test_many_choices_in_one_event_are_changed() -> None:
 # ---- what is no text ------------------------------------------------------------------------------------
 
 UNTOUCHED = [
+    b'\xef\xbb\xbfdata: {"x":5}\n\n',
+    b"\xef\xbb\xbf: ping\n\n",
     b": ping\n\n",
     b"event: ping\n\n",
     b"\n",
@@ -500,6 +509,79 @@ def test_nothing_passes_a_guard_because_it_is_odd(surface: Surface, data: str) -
     assert texts.counts == {"EMAIL_ADDRESS": 1}
 
 
+def test_a_mark_before_the_stream_hides_nothing() -> None:
+    out, *_ = said(Surface.CHAT, guarding(), b"\xef\xbb\xbf" + content(f"{EVE} and"))
+    assert out.startswith(b"\xef\xbb\xbfdata: ")
+    assert EVE.encode() not in out
+
+
+def test_what_a_response_tells_again_counts_once() -> None:
+    """Also what it repeats of its request."""
+    response = {"response": {"instructions": "<EMAIL_ADDRESS_1>", "output": [{"text": f"<EMAIL_ADDRESS_1> {EVE}"}]}}
+    first = {"type": "response.created", "response": {"instructions": "<EMAIL_ADDRESS_1>"}}
+    delta = {"type": "response.output_text.delta", "output_index": 0, "delta": f"<EMAIL_ADDRESS_1> {EVE}"}
+    done = {"type": "response.output_text.done", "output_index": 0, "text": f"<EMAIL_ADDRESS_1> {EVE}"}
+    other = {"type": "response.output_item.done", "output_index": 1, "item": {"queries": [EVE]}}
+    last = {"type": "response.completed", **response}
+    texts = guarding()
+    said(
+        Surface.RESPONSES,
+        texts,
+        *map(named, [first, first | {"type": "response.in_progress"}, delta, done, other, last]),
+    )
+    assert (texts.restored, texts.counts) == (2, {"EMAIL_ADDRESS": 2})
+
+
 def test_what_is_nearly_json_gets_escaped_values() -> None:
     out, _ = said(Surface.CHAT, restoring(), b'data: {"x": NaN, "key": "<API_KEY_1>"}\n\n')
     assert json.loads(sse.data(out))["key"] == KEY
+
+
+# ---- whatever comes -------------------------------------------------------------------------------------
+
+NAMES = """
+    type error choices delta message text content reasoning_content refusal tool_calls function name arguments index
+    usage item_id output_index content_index summary_index part item output response logprobs sequence_number id
+    finish_reason partial_json thinking content_block annotations
+"""
+WORDS = """
+    response.completed response.output_text.delta response.output_text.done response.function_call_arguments.delta
+    error content_block_start content_block_delta content_block_stop message_delta message_stop transcript.text.delta
+    <EMAIL_ADDRESS_1> <EMAIL _ADDRESS_1> eve@example.org stop assistant {"a":1}
+"""
+_names, _words = st.sampled_from(NAMES.split()), st.sampled_from(WORDS.split())
+_json: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False) | _words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=4),
+    max_leaves=8,
+)
+_delta = st.dictionaries(_names, _json, max_size=4)
+_choice = st.builds(lambda delta, rest: {**rest, "delta": delta}, _delta, _delta)
+_event = st.one_of(
+    _json,
+    st.builds(lambda choices, rest: {**rest, "choices": choices}, st.lists(_choice, max_size=2), _delta),
+    st.builds(lambda kind, delta, rest: {**rest, "type": kind, "delta": delta}, _words, _delta | _words, _delta),
+)
+
+
+@pytest.mark.parametrize("surface", [Surface.CHAT, Surface.RESPONSES, Surface.MESSAGES, Surface.SPEECH])
+@settings(max_examples=30)
+@given(st.lists(_event, max_size=5), st.binary(max_size=9), st.lists(st.integers(0, 10**4), max_size=4))
+def test_no_event_is_too_odd(surface: Surface, events: list[Any], junk: bytes, cuts: list[int]) -> None:
+    raw = b"".join([unnamed(event) for event in events]) + b"event: x\ndata: " + junk
+    for changing in (restoring, guarding):
+        out = sent(surface, changing(), [raw])
+        assert EVE.encode() not in out or changing is restoring
+        assert sent(surface, changing(), cut(raw, cuts)) == out
+        ending = registry.event_texts(surface, changing(), True)
+        whole = b"".join([ending.event(event) for event in sse.EventReader().feed(raw)])
+        whole += ending.ending(Usage(), True, Reason.LENGTH)
+        assert b"".join(sse.EventReader().feed(whole)) == whole
+
+
+@given(st.lists(_event, max_size=5))
+def test_what_does_not_change_keeps_its_bytes(events: list[Any]) -> None:
+    raw = b"".join(map(unnamed, events))
+    if b"EMAIL" not in raw and b"_ADDRESS" not in raw:
+        for surface in (Surface.CHAT, Surface.RESPONSES, Surface.MESSAGES):
+            assert sent(surface, restoring(), [raw]) == raw

@@ -70,6 +70,21 @@ def test_words(limit: Limit, words: str) -> None:
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
+        (MONEY, "money 5.25 CHF per month"),
+        (
+            replace(MONEY, raised=Raise(6 * 10**9, NEW_YEAR)),
+            "money 5.25 CHF per month; raised to 6 CHF until 2027-01-01 00:00 UTC",
+        ),
+        (Limit("l", Measure.CONCURRENT, 5), "concurrent 5"),
+    ],
+)
+def test_money_is_told_with_its_currency_where_that_is_known(limit: Limit, words: str) -> None:
+    assert limit_words(limit, "CHF") == words
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
         (TOKENS, "tokens=100000/minute"),
         (replace(TOKENS, sliding=90_000), "tokens=100000/90s"),
         (Limit("l", Measure.CONCURRENT, 5), "concurrent=5"),
