@@ -56,8 +56,10 @@ LEGAL: dict[Phase, frozenset[Event]] = {
     Phase.RESPONDING: frozenset(
         {Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_BODY, Event.RESPONSE_TRAILERS}
     ),
-    # Pieces of an upload that Envoy had sent before it read our answer; they get no reply.
-    Phase.ANSWERED: frozenset({Event.REQUEST_BODY, Event.REQUEST_TRAILERS}),
+    # Pieces of an upload, or of an answer that we withdrew, that Envoy had sent before it read ours; they get no reply.
+    Phase.ANSWERED: frozenset(
+        {Event.REQUEST_BODY, Event.REQUEST_TRAILERS, Event.RESPONSE_BODY, Event.RESPONSE_TRAILERS}
+    ),
 }
 
 

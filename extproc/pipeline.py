@@ -539,7 +539,7 @@ class Pipeline:
         try:
             order = Relay(BodyMode.NONE) if end else relay.expect(call, headers)
         except Refused as refused:
-            return self._refuse(call, refused.refusal)
+            return self._withdraw(call, refused.refusal)
         if call.hold is None and not call.told:
             return order
         return Relay(order.mode, order.resized, call.told, limited=call.hold is not None)
@@ -551,8 +551,16 @@ class Pipeline:
         call.place = surfaces.locate(path)
         call.face = call.place.face if call.place else surfaces.face_of(path)
 
-    async def response_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
+    async def response_body(self, call: Call, chunk: bytes, end: bool) -> Emit | Reply | Withhold:
         call.note(Event.RESPONSE_BODY)
+        if call.phase is Phase.ANSWERED:
+            return WITHHOLD
+        try:
+            return await self._answer_body(call, chunk, end)
+        except Refused as refused:
+            return self._withdraw(call, refused.refusal)
+
+    async def _answer_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
         if call.answer is None:
             return UNCHANGED
         if call.answer_ended:
@@ -689,6 +697,12 @@ class Pipeline:
         call.ending = Ending.REFUSED
         call.phase = Phase.ANSWERED
         return Reply(refusal.status, tuple(headers), body, f"sluice_{refusal.kind.code}")
+
+    def _withdraw(self, call: Call, refusal: Refusal) -> Reply:
+        """Refuse in place of an answer that is paid for, and of which nothing has gone out."""
+        reply = self._refuse(call, refusal)
+        call.ending = Ending.BLOCKED
+        return reply
 
     def _reply(self, call: Call, body: bytes) -> Reply:
         call.status = 200

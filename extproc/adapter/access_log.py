@@ -1,17 +1,19 @@
 """Envoy's AccessLogService: one record per attempt and one per call, off the request path.
 
-They reach *some* worker, not the one that served the call. Every one is counted; told in the log are those
-that say more than the access record of the call: failed attempts, answers that broke off and by whom, and
-calls that Envoy refused before any worker saw them.
+They reach *some* worker, not the one that served the call. Every one is counted, and every attempt says something about
+its backend; told in the log are those that say more than the access record of the call: failed attempts, answers
+that broke off and by whom, and calls that Envoy refused before any worker saw them.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import grpc
 
 from extproc.contract import ATTEMPT_LOG, LISTENER_LOG, backend_of
+from extproc.routing.attempt import Attempt
+from extproc.routing.waits import MODEL_HEADER
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
 
@@ -28,11 +30,16 @@ class Stream(Protocol):
     async def read(self) -> StreamAccessLogsMessage: ...
 
 
-class AccessLog:
-    """Receives Envoy's own records."""
+def _nobody(_attempt: Attempt) -> None:
+    """Learns nothing from an attempt."""
 
-    def __init__(self, journal: Journal) -> None:
+
+class AccessLog:
+    """Receives Envoy's own records. `learn` is told each attempt, good ones too, when it has ended."""
+
+    def __init__(self, journal: Journal, learn: Callable[[Attempt], None] = _nobody) -> None:
         self._journal = journal
+        self._learn = learn
         self._streams: set[asyncio.Task[None]] = set()
 
     async def stream(self, _requests: object, stream: Stream) -> bytes:
@@ -70,10 +77,11 @@ class AccessLog:
             return
         status, flag = entry.response.response_code.value, _flag(entry)
         metrics.count(metrics.ATTEMPTS, backend, str(status or flag))
+        headers = dict(entry.response.response_headers)
+        self._learn(Attempt(backend, status, _flags(entry), headers, headers.get(MODEL_HEADER)))
         if status < 400 and not flag:
             return
-        retry_after = entry.response.response_headers.get("retry-after")
-        self._tell(entry, "attempt", backend=backend, retry_after=retry_after)
+        self._tell(entry, "attempt", backend=backend, retry_after=headers.get("retry-after"))
 
     def _call(self, entry: HTTPAccessLogEntry) -> None:
         details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
@@ -104,7 +112,10 @@ class AccessLog:
 
 
 def _flag(entry: HTTPAccessLogEntry) -> str:
-    """The first flag that Envoy raised, by its name in the protocol; empty where all went well."""
-    flags = entry.common_properties.response_flags
-    raised = flags.ListFields()
-    return raised[0][0].name if raised else ""
+    """The first flag that Envoy raised; empty where all went well."""
+    return next(iter(_flags(entry)), "")
+
+
+def _flags(entry: HTTPAccessLogEntry) -> list[str]:
+    """The flags that Envoy raised, by their names in the protocol."""
+    return [field.name for field, _ in entry.common_properties.response_flags.ListFields()]

@@ -15,6 +15,7 @@ from extproc.adapter.patience import Patience
 from extproc.call import (
     BodyMode,
     Call,
+    Emit,
     Event,
     Origin,
     Pass,
@@ -73,7 +74,10 @@ class ExternalProcessor:
                 if request.HasField("response_body"):  # first and by itself: a stream has hundreds of these
                     body = request.response_body
                     order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
-                    await replies.write(codec.emit(order))
+                    if isinstance(order, Emit):
+                        await replies.write(codec.emit(order))
+                    elif isinstance(order, Reply):
+                        await replies.write(codec.reply(order))
                     continue
                 if request.HasField("response_headers"):
                     answer = await self._response_headers(call, request)
@@ -110,6 +114,8 @@ class ExternalProcessor:
                 continue
             body = request.response_body
             order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
+            if not isinstance(order, Emit):
+                raise ProtocolViolation("an answer that flows cannot be withdrawn")
             for reply in codec.pieces(order, body.body, body.end_of_stream):
                 await stream.write(reply)
             ended = body.end_of_stream or order.last
@@ -131,8 +137,8 @@ class ExternalProcessor:
             order = await self._pipeline.trailers(call, Event.REQUEST_TRAILERS)
             return () if isinstance(order, Withhold) else (codec.PROCEED_REQUEST_TRAILERS,)
         if kind == "response_trailers":
-            await self._pipeline.trailers(call, Event.RESPONSE_TRAILERS)
-            return (codec.PROCEED_RESPONSE_TRAILERS,)
+            order = await self._pipeline.trailers(call, Event.RESPONSE_TRAILERS)
+            return () if isinstance(order, Withhold) else (codec.PROCEED_RESPONSE_TRAILERS,)
         raise ProtocolViolation("a message of no known kind")
 
     async def _request_headers(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:

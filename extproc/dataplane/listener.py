@@ -38,6 +38,7 @@ from envoy_data_plane.google.protobuf import Any
 from extproc import contract
 from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
+from extproc.routing.waits import HEADERS
 
 from . import edge, policy, tokens
 from .extensions import BodySizeLimit, http_filter, manager_filter
@@ -85,7 +86,7 @@ def http_filters(gateway: Gateway) -> list[HttpFilter]:
             _ROUTER,
             Router(
                 suppress_envoy_headers=True,
-                upstream_log=[policy.access_log(contract.ATTEMPT_LOG, ("retry-after",))],
+                upstream_log=[policy.access_log(contract.ATTEMPT_LOG, HEADERS)],
             ),
         ),
     ]

@@ -7,7 +7,7 @@ from extproc.guardrails.moderation import Request, Text
 from extproc.guardrails.policy import Action, Moderation
 from extproc.redaction.answer import Ear
 from extproc.redaction.policy import Mode
-from extproc.redaction.profile import Unreadable
+from extproc.redaction.profile import UnreadableAnswer
 
 PLACE = "answer"
 
@@ -31,11 +31,11 @@ class Gate:
         return self.asked.mode is Mode.ENFORCE and self.asked.action is Action.BLOCK
 
     def questions(self) -> list[Request]:
-        """What to ask about all that was said since the last time. Raises Unreadable."""
+        """What to ask about all that was said since the last time. Raises UnreadableAnswer."""
         try:
             return moderation.requests(self.asked, [Text(PLACE, text) for text in self.ear.take()])
         except moderation.TooMuch:
-            raise Unreadable("its answer has more text than the service that judges it takes") from None
+            raise UnreadableAnswer("its answer has more text than the service that judges it takes") from None
 
     def release(self) -> bytes:
         """All that was held back."""

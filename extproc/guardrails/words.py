@@ -12,7 +12,7 @@ _UNKNOWN = b"\x80\x00"
 _END = b"\x7f"
 """The end of a sentence: no byte of a symbol."""
 _ANY = r"(?:[\x80-\xff][\x00-\x7e])"
-_PIECE = re.compile(r"<(?:(\d)-)?(\d)>|(<end>)|(\w+)([*?]?)|([()|?])| ")
+_PIECE = re.compile(r"<(?:(?P<least>\d)-)?(?P<most>\d)>|(?P<end><end>)|(?P<word>\w+)(?P<form>[*?]?)|(?P<mark>[()|?])| ")
 
 
 class Vocabulary:
@@ -24,13 +24,15 @@ class Vocabulary:
         stems: set[str] = set()
         for pattern in patterns:
             for piece in _pieces(pattern):
-                if piece[4]:
-                    (stems if piece[5] == "*" else words).update(_spellings(piece))
+                if piece["word"]:
+                    (stems if piece["form"] == "*" else words).update(_spellings(piece))
         terms = [*sorted(words), *(f"{stem}*" for stem in sorted(stems))]
         self._numbers = {term: _symbol(number) for number, term in enumerate(terms, 1)}
         self._words = {word.encode(): self._numbers[word] for word in words} | {end: _END}
         self._stems: dict[bytes, list[tuple[bytes, bytes]]] = {}
         for stem in sorted(map(str.encode, stems), key=len, reverse=True):
+            if len(stem) < _SHORTEST:
+                raise ValueError(f"no pattern of words: {stem.decode()}* is too short")
             self._stems.setdefault(stem[:_SHORTEST], []).append((stem, self._numbers[f"{stem.decode()}*"]))
 
     def encoded(self, words: bytes) -> bytes:
@@ -53,17 +55,17 @@ class Vocabulary:
         return "".join(map(self._part, _pieces(pattern)))
 
     def _part(self, piece: re.Match[str]) -> str:
-        if piece[2]:
-            return f"{_ANY}{{{piece[1] or piece[2]},{piece[2]}}}"
-        if piece[3]:
-            return "(?:" + _bytes(_END) + ")"
-        if piece[4]:
-            return "(?:" + "|".join(map(_bytes, self._of(piece))) + ")"
-        return "(?:" if piece[6] == "(" else piece[6] or ""
+        if piece["most"]:
+            return f"{_ANY}{{{piece['least'] or piece['most']},{piece['most']}}}"
+        if piece["end"]:
+            return f"(?:{_bytes(_END)})"
+        if piece["word"]:
+            return f"(?:{'|'.join(map(_bytes, self._of(piece)))})"
+        return "(?:" if piece["mark"] == "(" else piece["mark"] or ""
 
     def _of(self, piece: re.Match[str]) -> list[bytes]:
         spellings = _spellings(piece)
-        if piece[5] != "*":
+        if piece["form"] != "*":
             return [self._numbers[spelling] for spelling in spellings]
         return [symbol for term, symbol in self._numbers.items() if term.startswith(spellings[0])]
 
@@ -76,8 +78,8 @@ def _pieces(pattern: str) -> list[re.Match[str]]:
 
 
 def _spellings(piece: re.Match[str]) -> list[str]:
-    word: str = piece[4]
-    return [word, word[:-1]] if piece[5] == "?" else [word]
+    word: str = piece["word"]
+    return [word, word[:-1]] if piece["form"] == "?" else [word]
 
 
 def _symbol(number: int) -> bytes:

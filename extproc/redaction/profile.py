@@ -14,6 +14,10 @@ class Unreadable(DetectionFailed):
     """It is the request that cannot be looked through: to try it again is no use."""
 
 
+class UnreadableAnswer(DetectionFailed):
+    """It is the answer: to ask again is paid for again."""
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """`input` and `output` find what the policy's two maps name; None: there is nothing to look for."""

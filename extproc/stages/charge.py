@@ -6,7 +6,7 @@ from dataclasses import replace
 from extproc.limits.demand import UNITS, Extent
 from extproc.limits.hold import Hold
 from extproc.metering import prices
-from extproc.model import Demand, Outcome, Target, Usage, UsageSource
+from extproc.model import Demand, Ending, Outcome, Target, Usage, UsageSource
 from extproc.stores.counters import MOST, Draw
 
 
@@ -24,7 +24,8 @@ def _used(outcome: Outcome, target: Target | None, held: Hold | None, background
     A request that a backend answered with a 4xx of the caller's making counts as a request. What is made in the
     background counts as held unless its usage was told: nobody says when it is done.
     """
-    if target is None or outcome.status >= 500 or outcome.status == 429:
+    failed = outcome.ending is not Ending.BLOCKED and (outcome.status >= 500 or outcome.status == 429)
+    if target is None or failed:
         return Demand(0, 0, 0, 0)
     usage = outcome.usage
     if background and held is not None and outcome.status < 400 and usage.source is not UsageSource.REPORTED:

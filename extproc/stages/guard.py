@@ -23,7 +23,7 @@ from extproc.redaction.detector import Detector, Finding
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.policy import Mode, OnError, Stateful
 from extproc.redaction.positions import Position
-from extproc.redaction.profile import DetectionFailed, Unreadable
+from extproc.redaction.profile import DetectionFailed, Unreadable, UnreadableAnswer
 from extproc.redaction.redactor import Redactor
 from extproc.refusals import (
     INVALID_VALUE,
@@ -32,6 +32,7 @@ from extproc.refusals import (
     POLICY_VIOLATION,
     SENSITIVE_DATA,
     UNREADABLE_TEXT,
+    Refusal,
     Refused,
 )
 from extproc.surfaces import Place
@@ -86,7 +87,8 @@ def failed(why: DetectionFailed, what: str, on_error: OnError, mode: Mode, seen:
     seen.failed.append(what)
     if on_error is OnError.DENY and mode is Mode.ENFORCE:
         kind = UNREADABLE_TEXT if isinstance(why, Unreadable) else POLICY_FAILED
-        raise Refused(kind, f"The call could not be checked as the policies of your team want it: {why}.")
+        said = f"The call could not be checked as the policies of your team want it: {why}."
+        raise Refused.of(Refusal(kind, said, own_retry=False if isinstance(why, UnreadableAnswer) else None))
 
 
 def unread(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:

@@ -16,7 +16,7 @@ from extproc.headers import Headers, content_length
 from extproc.redaction.answer import AnswerTexts
 from extproc.redaction.output import OutputGuard
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
-from extproc.redaction.profile import DetectionFailed
+from extproc.redaction.profile import UnreadableAnswer
 from extproc.redaction.redactor import Redactor
 from extproc.refusals import Refused
 from extproc.stages import guard
@@ -148,16 +148,18 @@ def _moderation(rules: Rules | None) -> Moderation | None:
 def _check_unread(rules: Rules | None, answer: AnswerTexts | None, seen: Inspection) -> None:
     """An answer, or its rest, cannot be looked through. Raises Refused unless that changes nothing, or is allowed.
 
-    Placeholders that are not taken back say nothing to anybody.
+    Placeholders that are not taken back say nothing to anybody, and are noted.
     """
     if rules is None or answer is None:
         return
-    why = DetectionFailed("its answer cannot be looked through")
+    why = UnreadableAnswer("its answer cannot be looked through")
     if rules.redaction is not None and rules.redaction.output is not None:
         guard.not_redacted(why, rules, seen)
     words = rules.guardrails is not None and rules.guardrails.output_words is not None
     if words or _moderation(rules) is not None:
         guard.not_judged(why, rules, seen)
+    if seen.placeholders:
+        seen.failed.append(PLACE)
 
 
 def note(answer: AnswerTexts, rules: Rules | None, seen: Inspection) -> None:

@@ -73,11 +73,14 @@ def _made(shown: int, call: Call, hold: Hold, ending: Ending, duration: float) -
     | passed unread, such as speech, or one too large to be read | all that was held |
     | broken off where it does not show | what can have been written meanwhile, up to what was held: else whoever
       leaves early would pay nothing for what the provider charges |
+    | held back, and withdrawn before it was read to its end | all that was held |
     | any other | what showed |
     """
     if isinstance(call.answer, answers.LeasedStream):
         return min(shown, call.flowed)
     if isinstance(call.answer, answers.Opaque | answers.Document) and call.answer.unread and ending is Ending.COMPLETE:
+        return hold.demand.output
+    if ending is Ending.BLOCKED and not call.stream:
         return hold.demand.output
     hides = call.chain is not None and call.chain.model.bounds.hidden_output
     if ending is Ending.CUT and (not call.stream or hides):

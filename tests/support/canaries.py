@@ -16,6 +16,7 @@ from urllib.parse import quote
 Json = dict[str, Any]
 Path = tuple[str | int, ...]
 
+_LETTERS = "QWXZKJVYBP"
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -42,7 +43,7 @@ def _wallet(number: int) -> str:
 
 def _letters(number: int) -> str:
     """A number of five digits as letters, so that a key looks like one."""
-    return f"{number:05d}".translate(str.maketrans("0123456789", "QWXZKJVYBP"))
+    return f"{number:05d}".translate(str.maketrans("0123456789", _LETTERS))
 
 
 def _token(number: int) -> str:
@@ -87,6 +88,13 @@ KINDS = (
 )
 
 
+_NUMBER = re.compile(
+    rf"canary\.([0-9]{{5}})|4539148803([0-9]{{5}})|3704004453[0-9]{{3}}([0-9]{{5}})"
+    rf"|(?:sR3|Nm7|T6P|7Ae1|9tL)([{_LETTERS}]{{5}})|\n([{_LETTERS}]{{5}})8JTqe2xm"
+)
+_DIGITS = str.maketrans(_LETTERS, "0123456789")
+
+
 class Canaries:
     """Gives out values, and remembers where each was put."""
 
@@ -106,8 +114,9 @@ class Canaries:
 
     def where(self, found: bytes) -> str:
         """The place that a value which was found had been given to, as far as it can be told."""
-        number = re.search(rb"canary\.([0-9]{5})|4539148803([0-9]{5})|3704004453[0-9]{3}([0-9]{5})", found)
-        return self.places[int(number[number.lastindex or 0]) - 1] if number else "?"
+        number = _NUMBER.search(found.decode(errors="replace"))
+        told = int(number[number.lastindex or 0].translate(_DIGITS)) if number else 0
+        return self.places[told - 1] if 0 < told <= len(self.places) else "?"
 
 
 # ---- where values can stand -----------------------------------------------------------------------------

@@ -180,7 +180,6 @@ RESPONSES: Json = {
     ],
     "prompt": {
         "id": "pmpt_abcDEF123456",
-        "version": "2",
         "variables": {"town": "Bonn", "part": {"type": "input_text", "text": "x"}},
     },
     "tools": [

@@ -618,8 +618,8 @@ _ORDERS: dict[Event, tuple[type, ...]] = {
     Event.REQUEST_BODY: (Route, Reply, Pass, Withhold),
     Event.REQUEST_TRAILERS: (Proceed, Withhold),
     Event.RESPONSE_HEADERS: (Relay, Reply),
-    Event.RESPONSE_BODY: (Emit,),
-    Event.RESPONSE_TRAILERS: (Proceed,),
+    Event.RESPONSE_BODY: (Emit, Reply, Withhold),
+    Event.RESPONSE_TRAILERS: (Proceed, Withhold),
 }
 # A path from one event to the next that can go far, so that not every example dies at its first step.
 _STARTS = st.sampled_from([[], [request()], [request(), RequestBody(CHAT)], [request(), RequestBody(STREAM), answer()]])

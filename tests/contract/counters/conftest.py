@@ -4,9 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from extproc.stores.counters import (
-    Counter,
-)
+from extproc.stores.counters import Counter
 from tests.support.counters import Ground, ground_on, minute
 from tests.support.redis_server import RedisServer, redis_server
 

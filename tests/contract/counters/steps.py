@@ -1,10 +1,6 @@
 """Steps of a store as the tests of every room take them."""
 
-from extproc.stores.counters import (
-    Answer,
-    Counter,
-    Draw,
-)
+from extproc.stores.counters import Answer, Counter, Draw
 from tests.support.counters import MINUTE, SECOND, Ground
 
 LIFE = 30 * SECOND

@@ -2,13 +2,7 @@
 
 import pytest
 
-from extproc.stores.counters import (
-    MARK,
-    MOST,
-    SWEEP,
-    Counter,
-    Draw,
-)
+from extproc.stores.counters import MARK, MOST, SWEEP, Counter, Draw
 from extproc.stores.memory_counters import MemoryCounters, _Slot
 from tests.contract.counters.steps import LIFE, OPEN, extend, granted, reserve, settle, sliding
 from tests.support.counters import DAY, HOUR, MINUTE, SECOND, Clock, Ground, minute, month

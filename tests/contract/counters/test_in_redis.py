@@ -5,14 +5,7 @@ import time
 
 import pytest
 
-from extproc.stores.counters import (
-    GRACE,
-    Counter,
-    Draw,
-    MemoryLost,
-    Renewal,
-    Window,
-)
+from extproc.stores.counters import GRACE, Counter, Draw, MemoryLost, Renewal, Window
 from extproc.stores.redis import counters
 from extproc.stores.redis.counters import RedisCounters
 from tests.contract.counters.steps import LIFE, OPEN, extend, reserve, settle, sliding

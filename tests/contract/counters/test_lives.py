@@ -5,16 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from extproc.stores.counters import (
-    CALM,
-    MOST,
-    QUIET,
-    SWEEP,
-    Counter,
-    Draw,
-    MemoryLost,
-    Renewal,
-)
+from extproc.stores.counters import CALM, MOST, QUIET, SWEEP, Counter, Draw, MemoryLost, Renewal
 from tests.contract.counters.steps import LIFE, OPEN, extend, granted, reserve, settle, sliding
 from tests.support.counters import HOUR, MINUTE, SECOND, Ground, minute, month
 

@@ -5,14 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from extproc.stores.counters import (
-    MOST,
-    Answer,
-    Counter,
-    Draw,
-    Reading,
-    Window,
-)
+from extproc.stores.counters import MOST, Answer, Counter, Draw, Reading, Window
 from tests.contract.counters.steps import LIFE, OPEN, extend, granted, reserve, settle, sliding
 from tests.support.counters import HOUR, MINUTE, SECOND, Ground, minute, month
 

@@ -6,12 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from extproc.stores.counters import (
-    MARK,
-    MOST,
-    Counter,
-    Draw,
-)
+from extproc.stores.counters import MARK, MOST, Counter, Draw
 from tests.contract.counters.steps import LIFE, OPEN, extend, granted, reserve, settle, sliding
 from tests.support.counters import DAY, HOUR, MINUTE, SECOND, Ground, minute, month
 

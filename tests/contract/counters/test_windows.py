@@ -6,14 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extproc.stores.counters import (
-    MARK,
-    Answer,
-    Counter,
-    Draw,
-    Reading,
-    Window,
-)
+from extproc.stores.counters import MARK, Answer, Counter, Draw, Reading, Window
 from tests.contract.counters.steps import LIFE, OPEN, extend, granted, reserve, settle, sliding
 from tests.support.counters import DAY, HOUR, MINUTE, SECOND, Ground, minute, month
 

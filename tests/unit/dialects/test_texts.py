@@ -384,7 +384,7 @@ def test_the_probabilities_of_what_is_held_back_go_even_if_what_goes_out_looks_t
 
 
 def test_the_probabilities_of_what_another_event_told_go() -> None:
-    told = scored("", "eve@example.org").replace(b'"content": "",', b"")
+    told = scored("", "eve@example.org")
     said_before, said_after, _ = said(Surface.CHAT, restoring(), content("hello"), told)
     assert said_before == content("hello")
     assert parsed(said_after)[0]["choices"][0]["logprobs"] is None
@@ -523,12 +523,9 @@ def test_what_a_response_tells_again_counts_once() -> None:
     done = {"type": "response.output_text.done", "output_index": 0, "text": f"<EMAIL_ADDRESS_1> {EVE}"}
     other = {"type": "response.output_item.done", "output_index": 1, "item": {"queries": [EVE]}}
     last = {"type": "response.completed", **response}
+    values: list[Json] = [first, first | {"type": "response.in_progress"}, delta, done, other, last]
     texts = guarding()
-    said(
-        Surface.RESPONSES,
-        texts,
-        *map(named, [first, first | {"type": "response.in_progress"}, delta, done, other, last]),
-    )
+    said(Surface.RESPONSES, texts, *[named(value) for value in values])
     assert (texts.restored, texts.counts) == (2, {"EMAIL_ADDRESS": 2})
 
 

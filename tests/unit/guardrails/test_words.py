@@ -37,7 +37,7 @@ def test_a_pattern_matches_words(pattern: str, yes: list[str], no: list[str]) ->
     assert [text for text in no if matches(pattern, text)] == []
 
 
-@pytest.mark.parametrize("pattern", ["a.b", "a [bc]", "a\\b", "<name> a", "a+"])
+@pytest.mark.parametrize("pattern", ["a.b", "a [bc]", "a\\b", "<name> a", "a+", "ai*"])
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="no pattern of words"):
         Vocabulary([pattern], b"\x01")

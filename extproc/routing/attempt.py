@@ -1,0 +1,80 @@
+"""One attempt at a backend, as Envoy tells it, and what it says about the backend and the target."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+from extproc.routing import waits
+from extproc.routing.policy import Cooling
+
+_FAULTS = frozenset(
+    {
+        "no_healthy_upstream",
+        "upstream_request_timeout",
+        "upstream_remote_reset",
+        "upstream_connection_failure",  # TLS failures are told as these
+        "upstream_connection_termination",
+        "stream_idle_timeout",
+        "upstream_protocol_error",
+        "dns_resolution_failure",
+    }
+)
+
+
+class Why(StrEnum):
+    """Why a target is left out for a while. SPENT: it has refused nothing yet, but says that nothing is left."""
+
+    RATE_LIMITED = "rate_limited"
+    SPENT = "spent"
+    CIRCUIT_OPEN = "circuit_open"
+
+
+class Meaning(Enum):
+    """What an attempt says about the backend."""
+
+    ALIVE = "alive"
+    FAILED = "failed"
+    NOTHING = "nothing"  # such as one whose client left before there was an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """`status` is 0 where no answer came. `flags`: those that Envoy raised, by their names in its protocol.
+
+    `headers`: those of waits.HEADERS that the answer had. `model`: the deployed one, None where it is not told.
+    """
+
+    backend: str
+    status: int
+    flags: Collection[str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+
+
+def meaning(attempt: Attempt, wall: float) -> Meaning:
+    """Whoever says "not now" in so many words is alive; errors of the caller are none of the backend."""
+    status = attempt.status
+    if not _FAULTS.isdisjoint(attempt.flags):
+        return Meaning.FAILED
+    if status == 0:
+        return Meaning.NOTHING
+    if _is_refusal(attempt, wall):
+        return Meaning.ALIVE
+    return Meaning.FAILED if status >= 500 or status == 408 else Meaning.ALIVE
+
+
+def cool_down(attempt: Attempt, cooling: Cooling, wall: float) -> tuple[float, Why] | None:
+    """For how many seconds its target should be left alone, and why; None where nobody asks for that."""
+    if _is_refusal(attempt, wall):
+        asked = waits.asked(attempt.headers, wall)
+        return min(cooling.default_wait if asked is None else asked, cooling.longest_wait), Why.RATE_LIMITED
+    if attempt.status >= 500:  # nothing it says of itself is to be relied on
+        return None
+    reset = waits.spent(attempt.headers, wall)
+    return None if reset is None else (min(reset, cooling.longest_wait), Why.SPENT)
+
+
+def _is_refusal(attempt: Attempt, wall: float) -> bool:
+    """429, Anthropic's 529 (overloaded), and a 503 that says when to come back."""
+    status = attempt.status
+    return status in (429, 529) or (status == 503 and waits.retry_after(attempt.headers, wall) is not None)
