@@ -152,6 +152,10 @@ deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and crowds at one budget, a 
 eval-pii: $(VENV)/dev.stamp ## recall and false redactions beside Presidio's; writes docs/pii-evaluation.md
 	@$(BIN)/python -W ignore -m loadtest.eval_pii
 
+.PHONY: eval-injection
+eval-injection: $(VENV)/dev.stamp ## attempts at injection that are found, and false alarms; writes into docs/guardrails.md
+	@$(BIN)/python -m loadtest.eval_injection
+
 # ---- clean --------------------------------------------------------------------------------------
 .PHONY: clean
 clean: ## remove caches and build output; keeps .venv and var/

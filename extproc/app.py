@@ -20,15 +20,15 @@ from extproc.adapter.server import Server
 from extproc.config import compile as compiled
 from extproc.config.schema import MEMORY, Gateway
 from extproc.contract import SERVICES_SOCKET
-from extproc.detection import Detection
 from extproc.guardrails.injection import heuristics
 from extproc.holds import Holds
 from extproc.model import Catalogue
-from extproc.ner import LocalModel
 from extproc.pipeline import Pipeline
 from extproc.roster import Roster
-from extproc.screening import Screening
-from extproc.services import Services
+from extproc.screening.detection import Detection
+from extproc.screening.ner import LocalModel
+from extproc.screening.screening import Screening
+from extproc.screening.services import Services
 from extproc.stores import spool, sql
 from extproc.stores.counters import Counters
 from extproc.stores.memory_counters import MemoryCounters

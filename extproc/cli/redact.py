@@ -24,7 +24,6 @@ from extproc.config.schema import Gateway
 from extproc.config.team_files import load_teams, offer
 from extproc.dialects import json_spans
 from extproc.model import DEFAULT_POLICY
-from extproc.ner import LocalModel, NamesFailed
 from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply
 from extproc.redaction.detector import Finding
@@ -33,6 +32,7 @@ from extproc.redaction.policy import Action, Mode, NameTier, OnError
 from extproc.redaction.positions import Kind, Position
 from extproc.redaction.profile import Profile
 from extproc.redaction.redactor import Redactor
+from extproc.screening.ner import LocalModel, NamesFailed
 
 _REFUSED = 3
 

@@ -17,7 +17,7 @@ from extproc.dialects.deltas import Channel, Delta, Object, Reading, Shape
 from extproc.dialects.endings import Ending, Reason
 from extproc.dialects.json_spans import splice
 from extproc.dialects.json_strings import Path
-from extproc.edits import Edit
+from extproc.edits import Edit, Span
 from extproc.model import Usage
 
 
@@ -221,11 +221,15 @@ class EventTexts:
     def _with_more(self, data: bytes, reading: Reading, changed: list[tuple[Delta, str]]) -> bytes:
         """As its deltas have been looked through, they are taken out while the rest is."""
         spans = json_strings.strings(data)
-        kept = {delta.path: data[spans[delta.path].start : spans[delta.path].end] for delta in reading.deltas}
-        kept |= {delta.path: json_strings.escaped(text) for delta, text in changed}
-        bare = _whole(self._texts, splice(data, [Edit(spans[path], b"") for path in kept]), reading.again)
-        spans = json_strings.strings(bare)
-        return splice(bare, [Edit(spans[path], raw) for path, raw in kept.items()])
+        told = {delta.path: data[spans[delta.path].start : spans[delta.path].end] for delta in reading.deltas}
+        told |= {delta.path: json_strings.escaped(text) for delta, text in changed}
+        put, gone = [], 0
+        for path in sorted(told, key=lambda path: spans[path].start):
+            at = spans[path].start - gone
+            put.append(Edit(Span(at, at), told[path]))
+            gone += spans[path].end - spans[path].start
+        bare = splice(data, [Edit(spans[path], b"") for path in told])
+        return splice(bare, [*self._texts.document(bare, reading.again), *put])
 
     def _rests(self, channels: list[Channel]) -> list[_Out]:
         """The events that tell what is held back of these channels, which end."""

@@ -5,7 +5,6 @@ Providers say it in many ways: seconds, decimals, milliseconds, HTTP dates (Retr
 Whatever cannot be read counts as not said. Nothing here is capped; a wait is never below SHORTEST.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -141,9 +140,4 @@ def _timestamp(text: str | None) -> datetime | None:
 
 
 def _until(time: datetime | None, wall: float) -> float | None:
-    if time is None:
-        return None
-    try:
-        return time.timestamp() - wall
-    except OverflowError:  # an offset that leads out of the calendar
-        return math.inf
+    return None if time is None else time.timestamp() - wall

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from extproc.ner import LocalModel, NamesFailed
-from extproc.ner_model import LONGEST_WORD
 from extproc.redaction.policy import NameTier
+from extproc.screening.ner import LocalModel, NamesFailed
+from extproc.screening.ner_model import LONGEST_WORD
 
 pytestmark = pytest.mark.skipif(find_spec("spacy") is None, reason="spaCy is not installed")
 
@@ -63,7 +63,7 @@ async def found(model: LocalModel, text: str) -> list[tuple[str, str]]:
 
 
 def process() -> psutil.Process:
-    (child,) = (child for child in psutil.Process().children() if "extproc.ner_model" in child.cmdline())
+    (child,) = (child for child in psutil.Process().children() if "extproc.screening.ner_model" in child.cmdline())
     return child
 
 

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from extproc.dataplane import write_for_validation
-from extproc.services import ServiceFailed, Services
+from extproc.screening.services import ServiceFailed, Services
 from tests.support.gateway import free_port
 from tests.support.scripted import ENVOY
 from tests.support.services import FakeServices

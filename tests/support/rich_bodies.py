@@ -313,6 +313,7 @@ BODIES: dict[str, tuple[str, Json]] = {
     "embeddings": ("/v1/embeddings", EMBEDDINGS),
     "an embedding": ("/v1/embeddings", {**EMBEDDINGS, "input": "one"}),
     "responses": ("/v1/responses", RESPONSES),
+    "azure responses": ("/openai/v1/responses", {**RESPONSES, "model": "gpt-4o-azure-v1"}),
     "a response": ("/v1/responses", {**RESPONSES, "input": "And now?"}),
     "messages": ("/v1/messages", MESSAGES),
     "a message": ("/anthropic/v1/messages", {**MESSAGES, "system": "Be brief."}),

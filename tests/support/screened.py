@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from extproc.detection import Detection
-from extproc.screening import Screening
-from extproc.services import NO_CONNECTION, ServiceFailed
+from extproc.screening.detection import Detection
+from extproc.screening.screening import Screening
+from extproc.screening.services import NO_CONNECTION, ServiceFailed
 
 Answering = Callable[[str, str, bytes], bytes]
 """Takes the service, the path and the body of a question; raises ServiceFailed."""

@@ -14,10 +14,10 @@ from extproc.cli import app, redact
 from extproc.config import profiles
 from extproc.config.redaction import InputAction, Redaction
 from extproc.config.teams import TeamFile
-from extproc.ner import NamesFailed
 from extproc.redaction import entities
 from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
+from extproc.screening.ner import NamesFailed
 
 MAIL = "ann@example.com"
 NUMBER = "536-90-4399"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import orjson
 import pytest
 
-from extproc.detection import INLINE, Detection
 from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
+from extproc.screening.detection import INLINE, Detection
 from tests.support.screened import Answers
 
 TEXT = "a text that is long enough to be remembered, with the word canary somewhere in it"
@@ -70,7 +70,7 @@ async def test_what_was_found_is_forgotten_ten_minutes_after_the_text_came_last(
 
 
 async def test_the_oldest_is_forgotten_where_there_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extproc.detection._KEPT", 3)
+    monkeypatch.setattr("extproc.screening.detection._KEPT", 3)
     detector, look = Canaries(), detection()
     texts = [f"{number}: {TEXT}" for number in range(4)]
     await look.findings(detector, texts)

@@ -136,7 +136,9 @@ def fullest_record() -> dict[str, Any]:
         priority=Priority.LOW,
         rules=Rules(redaction(), None, "t"),
         inspection=Inspection(
-            verdicts=[Verdict("content", "r", Mode.ENFORCE, Action.BLOCK, 1, ("p",), 1.0)], failed=["redaction"], aside=1
+            verdicts=[Verdict("content", "r", Mode.ENFORCE, Action.BLOCK, 1, ("p",), 1.0)],
+            failed=["redaction"],
+            aside=1,
         ),
     )
     counts = Usage(1, 1, 1, 1, 1, 1, 1, 1, 1, 1.0, 1, 1, Source.REPORTED)

@@ -22,12 +22,12 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import ner, ner_model
-from extproc.ner import LocalModel, NamesFailed
-from extproc.ner_model import LONGEST_PIECE, LONGEST_WORD, ModelUnusable, Piece
+from extproc.screening import ner, ner_model
 from extproc.redaction.confirm import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
+from extproc.screening.ner import LocalModel, NamesFailed
+from extproc.screening.ner_model import LONGEST_PIECE, LONGEST_WORD, ModelUnusable, Piece
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in"
@@ -65,7 +65,7 @@ def children() -> list[int]:
 
 def is_model(child: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):  # or dead, and not yet buried
-        return "extproc.ner_model" in child.cmdline()
+        return "extproc.screening.ner_model" in child.cmdline()
     return False
 
 
@@ -140,7 +140,7 @@ async def test_the_process_has_no_variables_but_a_few(model: LocalModel, monkeyp
 
 
 async def test_the_worker_does_not_import_spacy() -> None:
-    script = "import sys, extproc.ner; print('spacy' in sys.modules, 'numpy' in sys.modules)"
+    script = "import sys, extproc.screening.ner; print('spacy' in sys.modules, 'numpy' in sys.modules)"
     run = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True
     )
@@ -356,7 +356,7 @@ async def test_closing_what_never_began(model: LocalModel) -> None:
 
 _PARENT = """
 import asyncio, sys
-from extproc.ner import LocalModel
+from extproc.screening.ner import LocalModel
 from extproc.redaction.policy import NameTier
 async def main():
     model = LocalModel(sys.argv[1])

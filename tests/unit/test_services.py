@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extproc.services import LARGEST_ANSWER, MOST_AT_ONCE, ServiceFailed, Services
+from extproc.screening.services import LARGEST_ANSWER, MOST_AT_ONCE, ServiceFailed, Services
 from tests.support.gateway import free_port
 
 LONG = 10.0

@@ -164,7 +164,7 @@ def scripts() -> dict[str, bytes]:
     folder = resources.files(__package__) / "lua"
     text = {path.name: path.read_text() for path in folder.iterdir()}
     begins = f"local DAY, MARK, GRACE, QUIET, CALM = {DAY}, {MARK}, {GRACE}, {QUIET}, {CALM}\n"
-    begins += f"local SWEEP, EVENTS = {SWEEP}, {_EVENTS}\n"
+    begins += f"local SWEEP, EVENTS = {SWEEP}, '{_EVENTS}'\n"
     return {
         name: (begins + "".join([text[f"{part}.lua"] for part in (*before, name)])).encode()
         for name, before in _STEPS.items()

@@ -351,6 +351,12 @@ def test_a_text_beside_a_delta_is_changed_on_its_own() -> None:
     assert (texts.restored, texts.counts["EMAIL_ADDRESS"]) == (3, 1)
 
 
+def test_a_text_stands_where_it_stood_whatever_becomes_of_its_key() -> None:
+    raw = unnamed(chunk(0, {"<EMAIL_ADDRESS_1>": "hi", "name": "f", "content": "<EMAIL_ADDRESS_1>"}))
+    (event,) = parsed(said(Surface.CHAT, restoring(), raw)[0])
+    assert event["choices"][0]["delta"] == {BOB: "hi", "name": "f", "content": BOB}
+
+
 def test_a_text_that_did_not_change_keeps_its_bytes_beside_one_that_did() -> None:
     raw = b'data: {"choices":[{"delta":{"content":"caf\\u00e9"}}],"note":"<EMAIL_ADDRESS_1>"}\n\n'
     assert said(Surface.CHAT, restoring(), raw)[0] == raw.replace(b"<EMAIL_ADDRESS_1>", BOB.encode())
@@ -388,6 +394,12 @@ def test_the_probabilities_of_what_another_event_told_go() -> None:
     said_before, said_after, _ = said(Surface.CHAT, restoring(), content("hello"), told)
     assert said_before == content("hello")
     assert parsed(said_after)[0]["choices"][0]["logprobs"] is None
+
+
+def test_odd_probabilities_go_with_a_change() -> None:
+    raw = unnamed(chunk(0, {"name": "<EMAIL_ADDRESS_1>", "logprobs": {"text": "<EMAIL_ADDRESS_1>"}}))
+    (event,) = parsed(said(Surface.CHAT, restoring(), raw)[0])
+    assert event["choices"][0]["delta"] == {"name": BOB, "logprobs": None}
 
 
 def test_the_probabilities_of_whole_texts_go_with_a_change() -> None:

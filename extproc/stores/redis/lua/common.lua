@@ -21,7 +21,7 @@
 -- Redis refuses a step for want of memory, or because it is a replica, at its first write or not at all: so it is taken
 -- whole, or not.
 local SUMS, ENDS, PAST, USAGE, DONE = unpack(KEYS)
-local CALENDAR, SLIDING, OPEN, RECORD = 99, 115, 111, 104  -- first letters: c, s, o, h
+local CALENDAR, SLIDING, OPEN = 99, 115, 111  -- first letters: c, s, o
 local LENGTH_OF = '^s(%d+):'
 local call, kind, packed, unpacked = redis.call, string.byte, cmsgpack.pack, cmsgpack.unpack
 local max, min = math.max, math.min

@@ -7,7 +7,6 @@ from typing import ParamSpec, TypeVar
 import orjson
 
 from extproc.call import Inspection, Rules
-from extproc.detection import Detection, Finder, Findings, Services
 from extproc.dialects import json_spans
 from extproc.guardrails import moderation
 from extproc.guardrails.gate import Gate
@@ -18,7 +17,8 @@ from extproc.guardrails.verdict import Verdict
 from extproc.model import CleanPrompt, Prompt
 from extproc.redaction.positions import Position
 from extproc.redaction.profile import DetectionFailed, Profile
-from extproc.services import ServiceFailed
+from extproc.screening.detection import Detection, Finder, Findings, Services
+from extproc.screening.services import ServiceFailed
 from extproc.stages import guard
 
 P = ParamSpec("P")

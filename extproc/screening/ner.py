@@ -176,7 +176,7 @@ async def _spawn(model: str) -> _Child:
     """A child. What libraries write to standard error may quote texts, and goes nowhere."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "extproc.ner_model", model),
+        *(sys.executable, "-m", "extproc.screening.ner_model", model),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from extproc.redaction import names
 from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed, Unreadable
-from extproc.services import ServiceFailed
+from extproc.screening.services import ServiceFailed
 
 log = logging.getLogger(__name__)
 

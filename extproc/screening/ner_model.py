@@ -1,4 +1,4 @@
-"""The program that holds a spaCy model: `python -m extproc.ner_model MODEL`. `extproc.ner` starts it and asks it.
+"""The program that holds a spaCy model: `python -m extproc.screening.ner_model MODEL`. Its neighbour `ner` asks it.
 
 Both speak in lines of JSON. It says `{}` once the model is loaded. To `{"texts": [...], "seconds": 1.5}` it answers
 `{"spans": [[[start, end, label], ...], ...]}`. Whatever fails is `{"error": ...}`, which never quotes a text: of an
