@@ -65,9 +65,8 @@ def asked(headers: Headers, wall: float) -> float | None:
     said = retry_after(headers, wall)
     if said is not None:
         return said
-    known = _resets(headers, wall)
-    candidates = [reset for reset, is_spent in known if is_spent] or [reset for reset, _ in known]
-    return max(candidates, default=None)
+    used_up = spent(headers, wall)
+    return max(_resets(headers, wall), default=None) if used_up is None else used_up
 
 
 def retry_after(headers: Headers, wall: float) -> float | None:
@@ -84,18 +83,20 @@ def retry_after(headers: Headers, wall: float) -> float | None:
 
 def spent(headers: Headers, wall: float) -> float | None:
     """Seconds until what is used up is there again; None where nothing is, or nobody knows when."""
-    return max([reset for reset, is_spent in _resets(headers, wall) if is_spent], default=None)
+    longest = None
+    for remaining, reset in _BUCKETS:
+        if _number(headers.get(remaining)) == 0:
+            wait = _reset(headers.get(reset), wall)
+            if wait is not None:
+                longest = max(wait, longest or SHORTEST)
+    return longest
 
 
-def _resets(headers: Headers, wall: float) -> list[tuple[float, bool]]:
-    """Seconds until each allowance is whole, and whether it is used up. One below 0 is none (Azure says -1)."""
-    found = []
-    for bucket in _BUCKETS:
-        left = _number(headers.get(bucket.remaining))
-        if left is None or left >= 0:
-            found.append((_reset(headers.get(bucket.reset), wall), left == 0))
-    found += [(_reset(headers.get(name), wall), False) for name in _LONE_RESETS]
-    return [(max(reset, SHORTEST), is_spent) for reset, is_spent in found if reset is not None]
+def _resets(headers: Headers, wall: float) -> list[float]:
+    """Seconds until each allowance is whole. One below 0 is none (Azure says -1)."""
+    told = [name for remaining, name in _BUCKETS if (_number(headers.get(remaining)) or 0) >= 0]
+    found = [_reset(headers.get(name), wall) for name in (*told, *_LONE_RESETS)]
+    return [max(reset, SHORTEST) for reset in found if reset is not None]
 
 
 def _reset(text: str | None, wall: float) -> float | None:

@@ -126,12 +126,28 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Swe
 
 def sweep(site: Sweep, client: httpx.Client, thorough: bool) -> None:
     """Send everything; if it is not `thorough`, only what differs in more than its place."""
+    if thorough:
+        hear(site, client)
     with ThreadPoolExecutor(4) as hands:
         sent = [
             hands.submit(site.send, client, what, request) for what, request in requests(site.values, client, thorough)
         ]
     for one in sent:
         one.result()
+
+
+def hear(site: Sweep, client: httpx.Client) -> None:
+    """Values that a provider says, in an answer or an error: the caller's to see, and nobody else's."""
+    for name in STREAMING:
+        path, body = BODIES[name]
+        backend = "anthropic" if name == "messages" else "openai"
+        for stream in (False, True):
+            said = site.values.prose(f"an answer of {backend}")
+            error = json.dumps({"error": {"message": said, "type": "x", "code": said}})
+            site.fake.script(backend, [{"text": said}, {"status": 400, "error_body": error}])
+            answers = [client.post(path, json={**body, "stream": stream}, headers=JSON) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [200, 400]
+            assert all(canaries.found(answer.content) for answer in answers[stream:])
 
 
 def requests(values: Canaries, client: httpx.Client, thorough: bool) -> Iterator[tuple[str, httpx.Request]]:

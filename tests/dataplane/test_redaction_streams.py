@@ -42,13 +42,14 @@ STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream
 EACH_API = pytest.mark.parametrize("name", TALKS)
 PIECES = pytest.mark.parametrize("size", [1, 7, None], ids=lambda size: f"{size or 'whole'}-bytes")
 """How many bytes of a stream the provider sends at once."""
+_ANSWER_CAP = 400_000
 OTHER_CARD = "5555 5555 5555 4444"
 SAID = f"You: <EMAIL_ADDRESS_1>, the others are bob@corp-mail.ch and {OTHER_CARD}, said he who knows them all"
 
 
 @pytest.fixture(scope="module")
 def shared(fake: FakeProvider) -> Iterator[Redacting]:
-    with redacting(fake, limits={"json_request": 16 * 2**20}) as running:
+    with redacting(fake, limits={"json_request": 16 * 2**20, "json_answer": _ANSWER_CAP}) as running:
         yield running
 
 
@@ -345,6 +346,43 @@ async def test_an_answer_that_cannot_be_looked_through_is_refused(site: Redactin
     assert (error.status_code, error.response.json()["error"]["code"]) == (503, "policy_failed")
     record = site.gateway.record(error.response.headers["x-request-id"])
     assert record["unscreened"]
+
+
+@pytest.mark.parametrize("with_length", [False, True], ids=["chunked", "with-length"])
+@EACH_API
+async def test_an_answer_too_long_to_be_looked_through_is_withdrawn_and_paid_for(
+    site: Redacting, name: str, with_length: bool
+) -> None:
+    talk = TALKS[name]
+    said = f"{OTHER_CARD} {'and on ' * 60_000}"
+    site.fake.script(talk.backend, [{"text": said, "content_length": with_length}])
+    async with client(site, talk, "masked-answers") as made:
+        error = await refusal(made, talk.operation, **talk.fields("Hello!"))
+    assert (error.status_code, error.response.json()["error"]["code"]) == (503, "policy_failed")
+    assert error.response.headers["x-should-retry"] == "false"  # each try is on the bill
+    record = site.gateway.record(error.response.headers["x-request-id"])
+    assert (record["ending"], record["unscreened"]) == ("blocked", ["redaction"])
+    assert record["usage"]["output"] > 100_000
+
+
+@EACH_API
+async def test_an_answer_too_long_to_be_restored_is_told_as_it_came(site: Redacting, name: str) -> None:
+    """Its placeholders say nothing to anybody."""
+    talk = TALKS[name]
+    site.fake.script(talk.backend, [{"text": f"<EMAIL_ADDRESS_1> {'and on ' * 60_000}"}])
+    answer = await say(site, talk, f"I am {EMAIL}", stream=False)
+    assert talk.said(answer, False)[0].startswith("<EMAIL_ADDRESS_1> and on")
+    assert site.gateway.record(answer.request_id)["unscreened"] == ["answer"]
+
+
+@EACH_API
+async def test_a_long_stream_is_looked_through_to_its_end(site: Redacting, name: str) -> None:
+    """No cap on whole answers holds for it: no more of it than an event is ever held."""
+    talk = TALKS[name]
+    said = "and on " * 2_000
+    site.fake.script(talk.backend, [{"text": f"{said}<EMAIL_ADDRESS_1> {OTHER_CARD}"}])
+    answer = await say(site, talk, f"I am {EMAIL}", policy="masked-answers")
+    assert talk.said(answer, True) == [f"{said}{EMAIL} [CREDIT_CARD]"]
 
 
 @EACH_API

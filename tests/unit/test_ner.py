@@ -22,10 +22,10 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.screening import ner, ner_model
 from extproc.redaction.confirm import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
+from extproc.screening import ner, ner_model
 from extproc.screening.ner import LocalModel, NamesFailed
 from extproc.screening.ner_model import LONGEST_PIECE, LONGEST_WORD, ModelUnusable, Piece
 
