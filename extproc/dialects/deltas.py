@@ -225,7 +225,7 @@ class TypedDeltas:
         if not isinstance(kind, str) or not kind.endswith(".delta") or not delta:
             return Reading(more=True, again=self._is_again(kind, event), bare=False)
         if kind.endswith("audio.delta"):
-            return Reading(bare=False)
+            return Reading(more=not event.keys() <= _PLACE_FIELDS, bare=False)
         reading = Reading()
         place = _item(event)
         self._shown.add(place)
@@ -275,6 +275,7 @@ def _part(event: Object) -> int | None:
 # ---- Anthropic's messages ---------------------------------------------------------------------------
 
 _QUIET = ("ping", "content_block_stop", "message_stop")
+_BLOCK_FIELDS = frozenset({"type", "index"})
 
 
 class BlockDeltas:
@@ -288,10 +289,10 @@ class BlockDeltas:
     def read(self, event: Object) -> Reading:
         kind = event.get("type")
         if kind != "content_block_delta":
-            return Reading(more=kind not in _QUIET, bare=False)
+            return Reading(more=kind not in _QUIET or not event.keys() <= _BLOCK_FIELDS, bare=False)
         reading = Reading()
         _read_delta(reading, event.get("delta"), ("delta",), (_block(event),), self._json_output)
-        reading.more = reading.more or not event.keys() <= {"type", "index", "delta"}
+        reading.more = reading.more or not event.keys() <= _BLOCK_FIELDS | {"delta"}
         reading.bare = reading.bare and not reading.more
         return reading
 

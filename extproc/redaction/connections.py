@@ -13,8 +13,10 @@ from extproc.redaction.patterns import Candidate, Recognizer, apart, bounded, ma
 _ENTITY = "CONNECTION_STRING"
 _WIDTH = 1024
 _NONE = re.compile(
-    rb"\$|<|\{|\[|\*|%[A-Za-z(]|\.{3}|x{3,}\Z|#\{|your|password\Z|passwd\Z|pass\Z|pwd\Z|pw\Z|secret\Z|redacted|changeme"
-    rb"|placeholder|masked|hidden|\xc2|process\.env|os\.|env\b",
+    # a variable or a template at its beginning, or in braces; a mask; a word that stands for one, by itself
+    rb"\A(?:[$<{\[*]|%[A-Za-z({])|\$[{(]|\{\{|#\{|\.{3}|\Ax{3,}\Z"
+    rb"|(?:\A|[_.-])(?:(?:db)?(?:password|passwd|pass|pwd|pw|secret)\Z|your|(?:redacted|changeme|placeholder|masked|hidden)\b)"
+    rb"|\xc2|process\.env|os\.(?:environ|getenv)|\Aenv\b",
     re.IGNORECASE,
 )
 _ENDING = b".,;:)]}\\"

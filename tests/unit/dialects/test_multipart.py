@@ -358,6 +358,8 @@ def test_the_delimiter_is_the_boundary_of_the_header(content_type: str, delimite
         r'multipart/form-data; boundary="a\b"',
         "multipart/form-data; boundary=A; boundary=B",
         "multipart/form-data; boundary=A; Boundary=A",
+        "multipart/form-data; boundary=A; boundary*=utf-8''B",
+        "multipart/form-data; Boundary*0=A; boundary=A",
         "multipart/form-data; boundary=A, multipart/form-data; boundary=B",
         "multipart/form-data; boundary=a b",
         "multipart/form-data; boundary=\u00e9",

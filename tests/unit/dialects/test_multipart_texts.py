@@ -167,7 +167,6 @@ TEXTS = {
     "another spelling of a file's field": file("a.wav", "File", SECRET.encode()),
     "a type in other words": file("a.txt", "file", SECRET.encode(), "content-type:TEXT/markdown"),
     "near a data URL": named("prompt", f"data:text/plain;base64,{SECRET}"),
-    "with a file name behind": part('form-data; name="prompt"; x.wav', SECRET).replace(b"; x.wav", b""),
     "beside a binary encoding": named("prompt", SECRET, "Content-Transfer-Encoding: 8BIT "),
 }
 
