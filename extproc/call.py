@@ -89,7 +89,8 @@ class Inspection:
     restored: int = 0  # placeholders of the answer that were taken back
     unrestored: int = 0  # and that stand for nothing
     verdicts: list[Verdict] = field(default_factory=list)
-    aside: int = 0  # nano-units that questions to services about the call cost
+    asked: int = 0  # questions to the service that judges texts
+    aside: int = 0  # nano-units that they cost
     failed: list[str] = field(default_factory=list)  # what could not be looked at, as constant words
     placeholders: Placeholders | None = field(default=None, repr=False)
 

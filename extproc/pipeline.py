@@ -64,6 +64,8 @@ from extproc.model import (
     PublicModel,
     StateReference,
 )
+from extproc.redaction.positions import TooMany
+from extproc.redaction.profile import DetectionFailed
 from extproc.refusals import (
     BAD_REQUEST,
     GATEWAY_ERROR,
@@ -313,7 +315,8 @@ class Pipeline:
             if call.phase is not Phase.IDENTIFIED or not end:
                 raise ProtocolViolation("a JSON body in pieces, or twice")
             if place.surface is Surface.RESPONSE_ITEM:
-                return await self._stored_item(call, caller, place)
+                item = await self._stored_item(call, caller, place)
+                return replace(item, body=b"", length=0)  # no such path reads one
             return await self._decide(call, caller, place, body)
         except Refused as refused:
             return self._refuse(call, refused.refusal)
@@ -568,7 +571,10 @@ class Pipeline:
         if isinstance(call.answer, answers.LeasedStream):
             emit = await self._leased(call, call.answer, chunk, end)
         else:
-            out = await self._fed(call, call.answer, chunk, end)
+            try:
+                out = await self._fed(call, call.answer, chunk, end)
+            except (DetectionFailed, TooMany):
+                return relay.unread(call, call.answer)
             emit = UNCHANGED if out is None else Emit(out)
             if call.texts is not None and not isinstance(call.answer, answers.Opaque):
                 emit = relay.spoken(call, call.answer, emit)

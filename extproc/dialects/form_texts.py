@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from extproc.dialects.multipart import (
     ATTRIBUTES,
+    MAX_MODEL,
     PARAMETER,
     PARAMETERS,
     Field,
@@ -66,6 +67,10 @@ class _Text:
     written: Callable[[str], bytes]
 
 
+class UnreadableForm(Refused):
+    """Raised for a form of which a text cannot be looked at as its backend reads it."""
+
+
 class _Model(bytes):
     """The name of the model, of which the caller must know where it stands."""
 
@@ -74,14 +79,26 @@ _Piece = bytes | _Text
 
 
 class FormTexts(FormReader):
-    """Reads one body as it comes, and holds back what has not been looked at."""
+    """Reads one body as it comes, and holds back what has not been looked at.
 
-    __slots__ = ("_in_data", "_is_file", "_name", "_pieces", "_sent", "_spent")
+    Where it `changes` nothing, the body passes as it comes, and its texts are only told. `lenient`: where a text cannot
+    be looked at, it and what follows pass as they are, and `unread` turns true; else that raises UnreadableForm.
+    """
 
-    def __init__(self, content_type: str, required: bool = True) -> None:
+    __slots__ = ("_in_data", "_is_file", "_lenient", "_name", "_pieces", "_sent", "_spent", "changes", "unread")
+
+    def __init__(
+        self, content_type: str, required: bool = True, *, changes: bool = True, lenient: bool = False
+    ) -> None:
         """Raises Refused for a content type without one boundary, or with texts that are not UTF-8."""
         super().__init__(delimiter(content_type), required)
-        _refuse_charsets(content_type)
+        self.changes = changes
+        self.unread = False
+        self._lenient = lenient
+        try:
+            _refuse_charsets(content_type)
+        except UnreadableForm as why:
+            self._give_up(why)
         self._pieces: list[_Piece] = []
         self._name = b""  # of the part in which the reader stands
         self._is_file = False
@@ -92,8 +109,8 @@ class FormTexts(FormReader):
     def texts(self, chunk: bytes, end: bool) -> Generator[str, str, bytes]:
         """Take the next bytes, as `feed` does: gives each text that is whole, and is sent what may pass in its place.
 
-        Returns the bytes that may pass; the model's span is in all of them. Raises Refused as `feed` does, and where
-        a text is too large, is not UTF-8, or ends with the body.
+        Returns the bytes that may pass; the model's span is in all of them. Raises Refused as `feed` does, and
+        UnreadableForm where a text is too large, is not UTF-8, or ends with the body.
         """
         refused = self._refused(chunk, end)
         pieces, self._pieces = self._pieces, []
@@ -103,14 +120,16 @@ class FormTexts(FormReader):
                 text = yield piece.text
                 passed += piece.raw if text == piece.text else piece.written(text)
                 continue
-            if isinstance(piece, _Model):
+            if isinstance(piece, _Model) and self.changes:
                 start = self._sent + len(passed)
                 self.model = Field(piece.decode("ascii"), Span(start, start + len(piece)))
             passed += piece
         if refused is not None:
             raise refused
-        if end:
-            passed += b"\r\n"  # what stood behind the last delimiter has stayed behind
+        if not self.changes:
+            return chunk
+        if end:  # what stood behind the last delimiter has stayed behind
+            passed += b"\r\n" if self._inside is Inside.EPILOGUE else self._held
         self._sent += len(passed)
         return bytes(passed)
 
@@ -120,9 +139,14 @@ class FormTexts(FormReader):
             self.feed(chunk, end)
         except Refused as refused:
             return refused
-        if end and self._inside is not Inside.EPILOGUE:
-            return Refused(BAD_REQUEST, "The multipart body ends before its last boundary.")
+        if end and self._inside is not Inside.EPILOGUE and not self._lenient:
+            return UnreadableForm(BAD_REQUEST, "The multipart body ends before its last boundary.")
         return None
+
+    def _give_up(self, why: UnreadableForm) -> None:
+        if not self._lenient:
+            raise why
+        self.unread = True
 
     # ---- what passes -----------------------------------------------------------------------------------
 
@@ -131,34 +155,59 @@ class FormTexts(FormReader):
         super()._drop(count)
 
     def _head(self, end: int) -> bool:
-        self._spend(end)
-        raw = self._taken(end)[2:]
+        raw = bytes(self._held[2:end])
         inside = self._part(raw)
-        head = _read_head(raw)
+        head = self._look_at_head(raw)
+        super()._drop(end)
         self._pieces += head.pieces
         self._name, self._is_file, self._in_data = head.name, head.is_file, False
         return self._on(inside, len(b"\r\n\r\n"))
 
+    def _look_at_head(self, raw: bytes) -> "_Head":
+        try:
+            if not self.unread:
+                self._spend(len(raw))
+                return _read_head(raw)
+        except UnreadableForm as why:
+            self._give_up(why)
+        return _Head(b"", True, [b"\r\n", raw])
+
     def _value(self) -> bool:
-        if not self._is_file and self._inside is Inside.VALUE and (url := _DATA_URL.match(self._held)):
-            self._is_file = self._in_data = True
+        if self._inside is Inside.MODEL:
+            return self._model()
+        if not self._is_file:
+            try:
+                return self._text()
+            except UnreadableForm as why:
+                self._give_up(why)
+                self._is_file, self._in_data = True, False
+        if self._in_data and self._held[: self._size()].translate(None, _BASE64):
+            self._give_up(UnreadableForm(INVALID_VALUE, "A data URL of the form is not base64."))
+            self._in_data = False
+        return super()._value()
+
+    def _model(self) -> bool:
+        size = self._size()
+        if self._find(self._end) < 0 and size <= MAX_MODEL:
+            return False
+        self._read(bytes(self._held[:size]))
+        self._pieces.append(_Model(self._held[:size]))
+        super()._drop(size)
+        return self._on(Inside.MARK, len(self._end))
+
+    def _text(self) -> bool:
+        if self._inside is Inside.VALUE and (url := _DATA_URL.match(self._held)):
             self._hand_out(url.end())
-        if self._is_file:
-            if self._in_data and self._held[: self._size()].translate(None, _BASE64):
-                raise Refused(INVALID_VALUE, "A data URL of the form is not base64.")
-            return super()._value()
+            self._is_file = self._in_data = True
+            return True
         size = self._size()
         self._check(size)
         if self._find(self._end) < 0:
             return False
-        is_model = self._inside is Inside.MODEL
         if self._inside is not Inside.VALUE:
             self._read(bytes(self._held[:size]))
         self._spend(size)
-        if is_model:
-            self._pieces.append(_Model(self._taken(size)))
-        else:
-            self._hand_out(size)
+        self._hand_out(size)
         return self._on(Inside.MARK, len(self._end))
 
     def _size(self) -> int:
@@ -172,24 +221,19 @@ class FormTexts(FormReader):
 
     def _check(self, size: int) -> None:
         if size > MAX_TEXT or self._spent + size > MAX_TEXTS:
-            raise Refused(
+            raise UnreadableForm(
                 TOO_LARGE,
                 f"A text of this form is larger than {MAX_TEXT // 1024} KiB, or all of them than {MAX_TEXTS // 1024}.",
             )
 
-    def _taken(self, size: int) -> bytes:
-        """So many bytes, out of the body."""
-        raw = bytes(self._held[:size])
-        super()._drop(size)
-        return raw
-
     def _hand_out(self, size: int) -> None:
-        """Take so many bytes as a text."""
-        raw = self._taken(size)
+        """Take so many bytes out of the body, as a text."""
+        raw = bytes(self._held[:size])
         text = _decoded(raw)
         if self._name.lower() == b"_charset_" and text.lower() not in _UTF_8:
             raise _foreign()
         is_setting = not raw or (self._name in _SETTINGS and _SETTING.fullmatch(raw))
+        super()._drop(size)
         self._pieces.append(raw if is_setting else _Text(raw, text, self._written))
 
     def _written(self, text: str) -> bytes:
@@ -199,8 +243,13 @@ class FormTexts(FormReader):
         return raw
 
 
-def _foreign() -> Refused:
-    return Refused(BAD_REQUEST, "The texts of a form must be UTF-8, and its files must be sent as files.")
+def _foreign() -> UnreadableForm:
+    return UnreadableForm(BAD_REQUEST, "The texts of a form must be UTF-8, and its files must be sent as files.")
+
+
+def _ambiguous() -> UnreadableForm:
+    why = unreadable().refusal
+    return UnreadableForm(why.kind, why.message)
 
 
 def _decoded(raw: bytes) -> str:
@@ -248,7 +297,7 @@ def _read_head(headers: bytes) -> _Head:
 def _is_binary(kinds: list[str]) -> bool:
     """Whether the part's content type lets its value be a file's. Raises Refused for one that hides a text."""
     if len(kinds) > 1 or not all(map(_TYPE.fullmatch, kinds)):
-        raise unreadable()
+        raise _ambiguous()
     for kind in kinds:
         _refuse_charsets(kind)
     return not any(map(_TEXT_TYPE.match, kinds))
@@ -289,21 +338,21 @@ def _named(raw: bytes) -> str:
     """A name as it is read; .NET writes one that is not ASCII as a word of RFC 2047."""
     text = _decoded(raw)
     if "\\" in text:
-        raise unreadable()
+        raise _ambiguous()
     if not _WORDS.search(text):
         return text
     word = _WORD.fullmatch(text)
     try:
         return _decoded(b64decode(word[1] if word else "?", validate=True))
     except ValueError:
-        raise unreadable() from None
+        raise _ambiguous() from None
 
 
 def _extended(raw: bytes) -> str:
     """A name as RFC 5987 encodes it."""
     found = _EXTENDED.fullmatch(_decoded(raw))
     if found is None:
-        raise unreadable()
+        raise _ambiguous()
     return _decoded(unquote_to_bytes(found[1]))
 
 

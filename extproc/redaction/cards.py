@@ -10,9 +10,10 @@ from functools import cache
 
 from extproc.redaction.checks import digits_of, luhn
 from extproc.redaction.normalise import Source
-from extproc.redaction.patterns import ALNUM, NO_DIGIT, Candidate, Recognizer, bounded, matches, reach_of
+from extproc.redaction.patterns import ALNUM, Candidate, Recognizer, bounded, matches, run_of
 
-_TRIGGER = NO_DIGIT + r"[0-9](?:[ .\-]?[0-9]){12}"
+_RUN = b"0123456789 .-"
+_TRIGGER = run_of(r"[0-9](?:[ .\-]?[0-9]){12}", _RUN)
 _WIDTH = 19 * 2
 _SHAPE = bounded(
     # Solid, or in groups of 3 to 7 after a first one of 4 to 6. What follows may be a check value or a date.
@@ -26,7 +27,8 @@ _DIGIT_BY_DIGIT = bounded(
 WEAK = 0.1
 
 _FRACTION = re.compile(rb"[0-9]\.\Z")
-_ENDS = re.compile(rb"(?<=[0-9])(?![0-9])")
+_SPREAD = re.compile(rb"[ .\-][0-9][ .\-][0-9][ .\-][0-9]")
+_SPACED = bytes.maketrans(b".-", b"  ")
 
 _PREFIXES = (
     # first four digits, from and to, and the lengths issued under them
@@ -67,7 +69,7 @@ def _lengths(prefix: bytes) -> frozenset[int]:
 
 def score(digits: bytes) -> float:
     """1 under a known prefix; weak under another, which no network of the table has, but some bank may."""
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1 or not luhn(digits):
+    if not 13 <= len(digits) <= 19 or not luhn(digits) or len(set(digits)) == 1:
         return 0.0
     return 1.0 if len(digits) in _lengths(digits[:4]) else WEAK
 
@@ -75,24 +77,28 @@ def score(digits: bytes) -> float:
 def _find(source: Source, first: int, last: int) -> Iterator[Candidate]:
     data = source.data
     for match in matches(_SHAPE, data, first, last, _WIDTH):
-        start, limit = match.span(1)
-        if not _FRACTION.search(data, max(0, start - 2), start):
-            yield from _longest(data, start, limit)
+        cards = _cards(data, *match.span(1))
+        if cards and not _FRACTION.search(data, max(0, match.start() - 2), match.start()):
+            yield max(cards, key=lambda card: (card.score, card.end))
+    if not _SPREAD.search(data, first, last + _WIDTH):
+        return
     for match in matches(_DIGIT_BY_DIGIT, data, first, last, _WIDTH):
         weight = score(digits_of(match[1]))
         if weight:
             yield Candidate(*match.span(1), "CREDIT_CARD", weight)
 
 
-def _longest(data: bytes, start: int, limit: int) -> Iterator[Candidate]:
-    """The longest card from here that ends where a group does; one under a known prefix before any other."""
-    cards = [
-        Candidate(start, end.start(), "CREDIT_CARD", weight)
-        for end in _ENDS.finditer(data, start, limit)
-        if (weight := score(digits_of(data[start : end.start()]))) and not data[end.start() : end.start() + 1].isalpha()
-    ]
-    if cards:
-        yield max(cards, key=lambda card: (card.score, card.end))
+def _cards(data: bytes, start: int, limit: int) -> list[Candidate]:
+    """The cards from here that end where a group does. One under a known prefix is to come before a longer one."""
+    value = data[start:limit].translate(_SPACED)
+    digits, end, cards = value.replace(b" ", b""), start - 1, []
+    count = 0
+    for group in value.split(b" "):
+        count += len(group)
+        end += len(group) + 1
+        if 13 <= count <= 19 and (weight := score(digits[:count])) and not data[end : end + 1].isalpha():
+            cards.append(Candidate(start, end, "CREDIT_CARD", weight))
+    return cards
 
 
-CARDS = Recognizer("CREDIT_CARD", _TRIGGER, _find, reach_of(_TRIGGER))
+CARDS = Recognizer("CREDIT_CARD", _TRIGGER, _find, run=_RUN)

@@ -37,7 +37,8 @@ def digits_of(value: bytes) -> bytes:
 
 def luhn(digits: bytes) -> bool:
     """Luhn's check, as of cards. Of no digits it holds."""
-    return (sum(digits[::-1][::2].translate(_VALUES)) + sum(digits[::-1][1::2].translate(_DOUBLED))) % 10 == 0
+    # The digits themselves are summed as characters, each 48 more than its value.
+    return (sum(digits[-1::-2]) + (len(digits) + 1) // 2 * 2 + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0
 
 
 def weighted(digits: bytes, weights: Sequence[int]) -> int:

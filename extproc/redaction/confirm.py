@@ -42,29 +42,32 @@ class Rules:
         findings = []
         surroundings = Surroundings(source)
         for candidate in dict.fromkeys(candidates):
-            score = self._score(surroundings, candidate)
-            if score >= self.floors.get(candidate.entity, FLOOR) and not self._is_excused(source, candidate):
-                findings.append(Finding(*source.origin(candidate.start, candidate.end), candidate.entity, score))
+            start, end, entity, score = candidate
+            floor = self.floors.get(entity, FLOOR)
+            if score < floor:
+                score = self._raised(surroundings, candidate)
+            if score >= floor and not self._is_excused(source, start, end):
+                findings.append(Finding(*source.origin(start, end), entity, score))
         return resolved(findings)
 
-    def _score(self, surroundings: Surroundings, candidate: Candidate) -> float:
-        floor = self.floors.get(candidate.entity, FLOOR)
-        words = self.context.get(candidate.entity)
-        if candidate.score >= floor or words is None:
-            return candidate.score
-        if words.are_in(surroundings.of(candidate.start, candidate.end)):
-            return round(min(1.0, max(candidate.score + _RAISE, FLOOR)), 2)
-        return candidate.score
+    def _raised(self, surroundings: Surroundings, candidate: Candidate) -> float:
+        """The score of a candidate that needs a word beside it."""
+        start, end, entity, score = candidate
+        words = self.context.get(entity)
+        if words is None or not surroundings.have(words, start, end):
+            return score
+        return round(min(1.0, max(score + _RAISE, FLOOR)), 2)
 
-    def _is_excused(self, source: Source, candidate: Candidate) -> bool:
-        if _is_sealed(source.data, candidate.start, candidate.end):
+    def _is_excused(self, source: Source, start: int, end: int) -> bool:
+        if _is_sealed(source.data, start, end):
             return True
-        return bool(self.allowed) and self.allowed.matches(source.value(candidate.start, candidate.end))
+        return bool(self.allowed) and self.allowed.matches(source.value(start, end))
 
 
 def _is_sealed(data: bytes, start: int, end: int) -> bool:
     """Whether a stretch is part of a kilobyte of Base64, where digits and letters say nothing."""
-    if data[start:end].strip(_BASE64):
+    beside = data[max(0, start - 1) : start] + data[end : end + 1]
+    if len(beside.strip(_BASE64)) == len(beside) or data[start:end].strip(_BASE64):
         return False
     around = data[max(0, start - _LONGEST_SEALED) : start], data[end : end + _LONGEST_SEALED]
     before = len(around[0]) - len(around[0].rstrip(_BASE64))
@@ -79,10 +82,12 @@ def resolved(findings: Iterable[Finding]) -> list[Finding]:
     reach = -1
     for finding in sorted(findings):
         if finding.start >= reach:
-            kept += _winners(cluster)
-            cluster = []
-        cluster.append(finding)
-        reach = max(reach, finding.end)
+            kept += _winners(cluster) if len(cluster) > 1 else cluster
+            cluster = [finding]
+            reach = finding.end
+        else:
+            cluster.append(finding)
+            reach = max(reach, finding.end)
     return kept + _winners(cluster)
 
 

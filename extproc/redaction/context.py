@@ -5,8 +5,8 @@ As in Presidio, but a word counts as a whole, in the same line, before the value
 """
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 
 from extproc.redaction.normalise import Source, plain
 
@@ -26,9 +26,26 @@ class Words:
 
     def __init__(self, words: Iterable[str]) -> None:
         self._marks = tuple(filter(None, map(_mark, words)))
+        self._beginnings = {mark.split()[0] for mark in self._marks}
 
     def are_in(self, surroundings: str) -> bool:
         return any(mark in surroundings for mark in self._marks)
+
+    def beginnings(self, text: str) -> list[int]:
+        """Where one of the words could begin in a text, which is `_searchable`; ascending."""
+        return sorted(place for word in self._beginnings for place in _occurrences(_searchable(word), text))
+
+
+def _searchable(text: str) -> str:
+    """In small letters; of sigma, which has one more at the end of a word, the first."""
+    return text.lower().replace("ς", "σ")
+
+
+def _occurrences(word: str, text: str) -> Iterator[int]:
+    place = text.find(word)
+    while place >= 0:
+        yield place
+        place = text.find(word, place + len(word))
 
 
 def _mark(word: str) -> str:
@@ -52,6 +69,33 @@ class Surroundings:
         self._source = source
         self._blocks: list[int] | None = None
         self._known: dict[tuple[int, int], str] = {}
+        self._beginnings: dict[Words, list[int] | None] = {}
+
+    def have(self, words: Words, start: int, end: int) -> bool:
+        """Whether one of the words stands beside a value. Where none can, no surroundings are read."""
+        return self._could_have(words, start, end) and words.are_in(self.of(start, end))
+
+    def _could_have(self, words: Words, start: int, end: int) -> bool:
+        if words not in self._beginnings:
+            self._beginnings[words] = self._places(words)
+        places = self._beginnings[words]
+        if places is None:
+            return True
+        first, last = self._source.origin(start, end)
+        if _is_any(places, first - _BEFORE, last + _AFTER):
+            return True
+        block = self._block(first) if places else first
+        has_head = self._source.text.rfind("\n", max(block, first - _LONGEST_ROW), first) >= 0
+        return has_head and _is_any(places, block, block + _LONGEST_ROW)
+
+    def _places(self, words: Words) -> list[int] | None:
+        """Where the words could begin in the source; None where that cannot be told, as some letters become two."""
+        normal = self._source.normalised()
+        searchable = _searchable(normal)
+        if len(searchable) != len(normal):
+            return None
+        places = words.beginnings(searchable)
+        return places if self._source.text.isascii() else [self._source.origin(one, one + 1)[0] for one in places]
 
     def of(self, start: int, end: int) -> str:
         """The words beside a value in small letters, each with a space before and after; plurals as singulars, too."""
@@ -95,3 +139,9 @@ class Surroundings:
         if self._blocks is None:
             self._blocks = [0, *(match.end() for match in _BLOCK.finditer(self._source.text))]
         return self._blocks[bisect_right(self._blocks, position) - 1]
+
+
+def _is_any(places: list[int], first: int, last: int) -> bool:
+    """Of ascending places, whether one is from the first to before the last."""
+    at = bisect_left(places, first)
+    return at < len(places) and places[at] < last

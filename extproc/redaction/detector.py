@@ -73,8 +73,7 @@ class Detector:
     def _candidates(self, source: Source, ends: Ends) -> Iterator[Candidate]:
         for number, places in ends.items():
             for recognizer in self._recognizers[number]:
-                spans = [(0, len(source.data))] if recognizer.is_whole else windows(places, recognizer.reach)
-                for first, last in spans:
+                for first, last in recognizer.windows(source.data, places):
                     yield from recognizer.find(source, first, last)
 
 
@@ -113,20 +112,6 @@ def _rules(settings: Settings, entities: frozenset[str]) -> Rules:
     context = {entity: Words(some) for entity, some in words.items() if some}
     allowed = Allowed(settings.allowed, settings.allowed_patterns)
     return Rules(context, settings.floors, allowed)
-
-
-def windows(ends: Iterable[int], reach: int) -> Iterator[tuple[int, int]]:
-    """Where values can begin whose triggers end there: from and to, both included, ascending and apart."""
-    first, last = -1, -1
-    for end in ends:
-        start = max(0, end - reach)
-        if start > last:
-            if last >= 0:
-                yield first, last
-            first = start
-        last = end
-    if last >= 0:
-        yield first, last
 
 
 def of(entities: Iterable[str]) -> Detector:

@@ -95,7 +95,7 @@ def _is_part(source: Source, start: int, end: int) -> bool:
         return True
     if b"\xc2" in before[-2:] and "§" in source.value(start - 2, start):
         return True
-    is_heading = _HEADING_BEFORE.search(before) and _HEADING_AFTER.match(data, end)
+    is_heading = _HEADING_AFTER.match(data, end) and _HEADING_BEFORE.search(before)
     return bool(is_heading) and max(_octets(data[start:end].decode())) < 32
 
 

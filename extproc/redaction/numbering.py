@@ -11,9 +11,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 _ANY_DIGIT = (1 << 10) - 1
 _DEAD = (0,) * 10
+_VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
+_OTHERS = bytes(byte for byte in range(256) if byte not in b"0123456789")
 _Nodes = frozenset[int]
 Mark = TypeVar("Mark")
+Mapped = TypeVar("Mapped")
 Key = TypeVar("Key")
+
+
+def values(text: bytes) -> bytes:
+    """The digits of a text as values from 0 to 9, without what stands between them."""
+    return text.translate(_VALUES, _OTHERS)
 
 
 class Table(NamedTuple, Generic[Mark]):
@@ -48,6 +56,10 @@ class Table(NamedTuple, Generic[Mark]):
             marks.append(None)
             start = len(rows) - 1
         return Table(tuple(rows), tuple(marks), start)
+
+    def mapped(self, change: Callable[[Mark], Mapped]) -> "Table[Mapped]":
+        """The same table with other marks."""
+        return Table(self.rows, tuple(None if mark is None else change(mark) for mark in self.marks), self.start)
 
     def lengths(self, fewest: int) -> dict[str, tuple[int, ...]]:
         """By the first two digits, how many digits have a mark, from `fewest` on, ascending."""
@@ -159,7 +171,8 @@ class _Positions:
         if kind is op.SUBPATTERN:
             return self._sequence(value[3], after)
         if kind is op.MAX_REPEAT:
-            return self._repeat(*value, after)
+            least, most, repeated = value
+            return self._repeat(least, most, repeated, after)
         return frozenset((self._add(_mask(kind, value), after),))
 
     def _repeat(self, least: int, most: int, items: Sequence[Any], after: _Nodes) -> _Nodes:

@@ -41,7 +41,9 @@ Find = Callable[[Source, int, int], Iterable[Candidate]]
 class Recognizer:
     """Finds the values of one entity, which begin at most `reach` before the end of a trigger's match.
 
-    One that is `is_whole` looks at all of a text in which the trigger matches.
+    One that has a `run` of characters looks at all of the run that ends there, or one character before: texts full of
+    digits would else have a match at each of them. One that is `is_whole` looks at all of a text in which the trigger
+    matches.
     """
 
     entity: str
@@ -49,6 +51,57 @@ class Recognizer:
     find: Find = field(repr=False)
     reach: int = WIDTH
     is_whole: bool = False
+    run: bytes = b""
+
+    def windows(self, data: bytes, ends: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Where values can begin whose triggers end there, ascending: from and to, both included, and apart."""
+        if self.is_whole:
+            return iter([(0, len(data))])
+        return _runs(data, ends, self.run) if self.run else _windows(ends, self.reach)
+
+
+def _windows(ends: Iterable[int], reach: int) -> Iterator[tuple[int, int]]:
+    first, last = -1, -1
+    for end in ends:
+        start = max(0, end - reach)
+        if start > last:
+            if last >= 0:
+                yield first, last
+            first = start
+        last = end
+    if last >= 0:
+        yield first, last
+
+
+def _runs(data: bytes, ends: Iterable[int], run: bytes) -> Iterator[tuple[int, int]]:
+    """Runs that are close are one: windows cost more than what is between them, and a value may begin in one of two."""
+    first, last = -1, -1
+    for end in ends:
+        if last < 0 or end - last > WIDTH:
+            start = _run_start(data, end - 1, run)
+            if last < 0 or start - last > WIDTH:
+                if last >= 0:
+                    yield first, last
+                first = start
+        last = end
+    if last >= 0:
+        yield first, last
+
+
+def _run_start(data: bytes, end: int, run: bytes) -> int:
+    length = WIDTH
+    while True:
+        start = max(0, end - length)
+        before = data[start:end].rstrip(run)
+        if before or not start:
+            return start + len(before)
+        length *= 4
+
+
+def run_of(beginning: str, run: bytes) -> str:
+    """A trigger that matches once for each run of these characters with such a beginning in it."""
+    characters = re.escape(run.decode())
+    return f"{beginning}[{characters}]*(?:[^{characters}]|$)"
 
 
 def reach_of(trigger: str) -> int:

@@ -10,6 +10,7 @@ A body must have been parsed, and so be known to be JSON, before it comes here. 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum, auto
 
 import orjson
@@ -37,7 +38,13 @@ _TOKEN = re.compile(
 )
 _REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _IS_KEY = re.compile(rb'"[ \t\r\n]*+:')
-_NUMBER = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{%d,}(?![0-9.eE+-])" % _LEAST_DIGITS)
+# A whole number: plain, with a fraction of zeros, or with an exponent that makes it large.
+_NUMBER = re.compile(
+    rb"(?<![0-9.eE+-])-?(?:[0-9]{%d,}(?:\.0*)?|[0-9]{1,20}(?:\.[0-9]{1,20})?[eE]\+?[0-9]{1,2})(?![0-9.eE+-])"
+    % _LEAST_DIGITS
+)
+_MOST_PLAIN = 11  # digits of a time in seconds, of a count of tokens; a card's number has more
+_MOST_EXPONENT = 30
 _PIECE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\u[0-9a-fA-F]{4}|\\.|[^\\]++",
     re.DOTALL,
@@ -202,9 +209,13 @@ class _Reader:
                 path.pop()
 
     def _numbers(self, start: int, end: int) -> None:
-        if self._name() not in vocabulary.PLAIN_NUMBERS:
-            for number in _NUMBER.finditer(self._body, start, end):
-                self._add(Kind.NUMBER, *number.span(), number[0].decode())
+        is_plain = self._name() in vocabulary.PLAIN_NUMBERS
+        if is_plain and len(self._path) == 1 and self._outer is None:
+            return
+        for number in _NUMBER.finditer(self._body, start, end):
+            text = _whole(number[0].decode())
+            if text is not None and (not is_plain or len(text) > _MOST_PLAIN):
+                self._add(Kind.NUMBER, *number.span(), text)
 
     def _name(self) -> str:
         """The nearest key."""
@@ -264,6 +275,16 @@ class _Reader:
             lead = _lead(self._name())
         position = Position(kind, start, end, lead + text, len(lead), tuple(self._path), self._outer)
         self._found.append(position)
+
+
+def _whole(number: str) -> str | None:
+    """A number as its digits, where it is a whole one with enough of them."""
+    if not number.lstrip("-").isdigit():
+        value = Decimal(number)
+        if value.adjusted() > _MOST_EXPONENT or value != value.to_integral_value():
+            return None
+        number = str(int(value))
+    return number if len(number) >= _LEAST_DIGITS else None
 
 
 def _lead(key: str) -> str:

@@ -67,8 +67,8 @@ SEALED = frozenset(
     )
 )
 """Where media, and reasoning that only its provider can read, stand as base64."""
-SEALED_BYTES = 100
-"""Shorter strings are looked at: no media are so small, and a number or a name may be base64, too."""
+SEALED_BYTES = 4096
+"""Shorter strings are looked at: hardly any media are so small, and keys are written in the same letters."""
 
 _PLAIN_NUMBERS = """
     budget_tokens cached_tokens completed_at completion_tokens created created_at dimensions expires_at finish_reason

@@ -25,9 +25,11 @@ from extproc.screening.services import ServiceFailed
 
 log = logging.getLogger(__name__)
 
-INLINE = 16 * 1024
-"""Bytes that are worked through on the event loop: some tenths of a millisecond, of digits one or two."""
+INLINE = 8 * 1024
+"""Bytes that are worked through on the event loop: some tenths of a millisecond, of digits a few."""
 _KEPT = 50_000  # texts of which the findings are remembered
+_KEPT_FINDINGS = 200_000  # of all of them: some 30 MB
+_MOST_FINDINGS = 1_000  # of one
 _KEPT_S = 600.0  # for so long after the text came last
 _SHORTEST = 64  # characters; to remember a shorter text costs more than to look through it
 _THREADS = 2
@@ -64,6 +66,7 @@ class _Memory:
         self._clock = clock
         self._key = os.urandom(32)
         self._kept: OrderedDict[bytes, tuple[float, Findings]] = OrderedDict()
+        self._size = 0  # findings
         self._numbers = count()
         self._finders: WeakKeyDictionary[object, bytes] = WeakKeyDictionary()
 
@@ -76,15 +79,26 @@ class _Memory:
 
     def get(self, digest: bytes) -> Findings | None:
         known = self._kept.pop(digest, None)
-        if known is None or self._clock() - known[0] > _KEPT_S:
+        if known is None:
+            return None
+        self._size -= len(known[1])
+        if self._clock() - known[0] > _KEPT_S:
             return None
         self.put(digest, known[1])
         return known[1]
 
     def put(self, digest: bytes, found: Findings) -> None:
-        self._kept[digest] = (self._clock(), found)
-        if len(self._kept) > _KEPT:
+        if len(found) > _MOST_FINDINGS:
+            return
+        now = self._clock()
+        self._kept[digest] = (now, found)
+        self._size += len(found)
+        while self._kept:
+            _, (since, oldest) = next(iter(self._kept.items()))
+            if now - since <= _KEPT_S and len(self._kept) <= _KEPT and self._size <= _KEPT_FINDINGS:
+                return
             self._kept.popitem(last=False)
+            self._size -= len(oldest)
 
 
 class Detection:

@@ -11,7 +11,7 @@ from extproc.dialects import json_spans
 from extproc.guardrails import moderation
 from extproc.guardrails.gate import Gate
 from extproc.guardrails.injection import heuristics
-from extproc.guardrails.moderation import Request
+from extproc.guardrails.moderation import MOST_REQUESTS, Request
 from extproc.guardrails.policy import Guardrails, Moderation
 from extproc.guardrails.verdict import Verdict
 from extproc.model import CleanPrompt, Prompt
@@ -19,7 +19,7 @@ from extproc.redaction.positions import Position
 from extproc.redaction.profile import DetectionFailed, Profile
 from extproc.screening.detection import Detection, Finder, Findings, Services
 from extproc.screening.services import ServiceFailed
-from extproc.stages import guard
+from extproc.stages import guard, judge
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,40 +39,52 @@ class Screening:
     async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
         """The prompt as it may be sent. What was found is noted in `seen`. Raises Refused."""
         run, size = self._detection.run, len(prompt.body)
-        clean = CleanPrompt(prompt)
+        clean, asked = CleanPrompt(prompt), judge.moderation_of(rules)
+        judge.judge(await run(size, judge.structured, prompt, rules), seen)
         try:
             texts = await run(size, guard.read, prompt, rules)
         except DetectionFailed as failed:
-            guard.unread(failed, rules, seen)
+            guard.not_redacted(failed, rules, seen)
+            judge.unjudged(failed, rules, seen)
+            if asked is not None:
+                judge.unmoderated(failed, asked, seen)
             return clean
+        said = guard.said(texts)
         try:
             values = await self._values(rules.redaction, texts)
-            clean = await run(size, guard.redact, prompt, texts, values, rules, seen)
+            clean, said = await run(size, guard.redact, prompt, texts, values, rules, seen)
         except DetectionFailed as failed:
             guard.not_redacted(failed, rules, seen)
         try:
-            guard.judge(await self._verdicts(rules.guardrails, prompt, texts), seen)
+            judge.judge(await self._verdicts(rules.guardrails, prompt, texts), seen)
         except DetectionFailed as failed:
-            guard.not_judged(failed, rules, seen)
-        return clean
+            judge.unjudged(failed, rules, seen)
+        if asked is None:
+            return clean
+        try:
+            return await run(size, judge.asking, clean, texts, said, asked, MOST_REQUESTS - seen.asked)
+        except DetectionFailed as failed:
+            judge.unmoderated(failed, asked, seen)
+            return clean
 
     async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
         """Ask the service that judges texts. Raises Refused."""
         asked = rules.guardrails.moderation if rules.guardrails else None
-        if asked is None:
+        if asked is None or not questions:
             return
+        seen.asked += len(questions)
         seen.aside += asked.price * len(questions)
         try:
-            guard.judge(await self._judged(asked, questions), seen)
+            judge.judge(await self._judged(asked, questions), seen)
         except DetectionFailed as failed:
-            guard.failed(failed, "moderation", asked.on_error, asked.mode, seen)
+            judge.unmoderated(failed, asked, seen)
 
     async def hear(self, gate: Gate, rules: Rules, seen: Inspection) -> None:
         """Have judged what an answer said since the last time. Raises Refused."""
         try:
             questions = gate.questions()
         except DetectionFailed as failed:
-            guard.failed(failed, "moderation", gate.asked.on_error, gate.asked.mode, seen)
+            judge.unmoderated(failed, gate.asked, seen)
         else:
             await self.moderate(questions, rules, seen)
 
@@ -101,10 +113,10 @@ class Screening:
         """What the guardrails say that need nobody else. Raises DetectionFailed."""
         if guardrails is None:
             return ()
-        said = [position.text[position.lead :] for position in texts]
+        said = guard.said(texts)
         words = await self._looked(guardrails.input_words, said)
         attacks = await self._looked(heuristics() if guardrails.injection else None, said)
-        return await self._detection.run(len(prompt.body), guard.verdicts, prompt, texts, words, attacks, guardrails)
+        return await self._detection.run(len(prompt.body), judge.verdicts, prompt, texts, words, attacks, guardrails)
 
     async def _looked(self, finder: Finder | None, texts: Sequence[str]) -> Sequence[Findings]:
         return [()] * len(texts) if finder is None else await self._detection.findings(finder, texts)

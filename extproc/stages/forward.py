@@ -26,7 +26,7 @@ _PASS = frozenset(
         "x-request-id",
     }
 )
-_FREE = frozenset({"accept", "idempotency-key", "openai-beta", "user-agent", "x-client-request-id"})
+_FREE = frozenset({"accept", "content-type", "idempotency-key", "openai-beta", "user-agent", "x-client-request-id"})
 _FREE_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 

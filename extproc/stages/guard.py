@@ -1,21 +1,15 @@
-"""What may leave: the policies of redaction and guardrails on one request.
+"""What may leave: the policy of redaction on one request.
 
 Pure: the pipeline hands in what was found in the texts.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote_plus
 
-import orjson
-
 from extproc.call import Inspection, Rules
-from extproc.guardrails import content, injection, moderation, structure
-from extproc.guardrails.policy import Guardrails
-from extproc.guardrails.roles import role
-from extproc.guardrails.verdict import Verdict
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
 from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply
@@ -91,22 +85,10 @@ def failed(why: DetectionFailed, what: str, on_error: OnError, mode: Mode, seen:
         raise Refused.of(Refusal(kind, said, own_retry=False if isinstance(why, UnreadableAnswer) else None))
 
 
-def unread(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
-    """Note that no policy could look at the texts. Raises Refused unless all of them let such calls pass."""
-    not_redacted(why, rules, seen)
-    not_judged(why, rules, seen)
-
-
 def not_redacted(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
     """Note that values were not looked for. Raises Refused unless the policy lets such calls pass."""
     if rules.redaction is not None:
         failed(why, "redaction", rules.redaction.policy.on_error, rules.redaction.policy.mode, seen)
-
-
-def not_judged(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
-    """Note that guardrails did not look. Raises Refused unless the policy lets such calls pass."""
-    if rules.guardrails is not None:
-        failed(why, "guardrails", rules.guardrails.on_error, Mode.ENFORCE, seen)
 
 
 # ---- what stands around a request -------------------------------------------------------------------
@@ -117,12 +99,15 @@ def telling(headers: Mapping[str, str], query: str, rules: Rules) -> tuple[str, 
     profile = rules.redaction
     if profile is None or profile.input is None or profile.policy.mode is not Mode.ENFORCE:
         return ()
-    texts = [*headers.values(), unquote_plus(query)]
-    if not profile.input.findings("\n\n".join(texts)):
+    texts = {name: f"{name}: {text}" for name, text in headers.items()} | {"": unquote_plus(query)}
+    if not profile.input.findings("\n\n".join(texts.values())):
         return ()
-    if profile.input.findings(texts[-1]):
+    found = [name for name, text in texts.items() if profile.input.findings(text)]
+    if "" in found:
         raise Refused(SENSITIVE_DATA, "The query of the URL holds a value that may not be sent.")
-    return tuple([name for name, text in headers.items() if profile.input.findings(text)])
+    if "content-type" in found:
+        raise Refused(SENSITIVE_DATA, "The content-type holds a value that may not be sent.")
+    return tuple(found)
 
 
 def check_model(named: str | None, place: Place, catalogue: Catalogue) -> None:
@@ -168,11 +153,14 @@ def _unexcused(text: str, found: Findings, detector: Detector | None) -> Finding
 
 def redact(
     prompt: Prompt, texts: Sequence[Position], values: Sequence[Findings], rules: Rules, seen: Inspection
-) -> CleanPrompt:
-    """The prompt as it may be sent. Raises Refused for what is blocked; what was found is noted all the same."""
+) -> tuple[CleanPrompt, Sequence[str]]:
+    """The prompt as it may be sent, and its texts as they then are, without their leads.
+
+    Raises Refused for what is blocked; what was found is noted all the same.
+    """
     profile = rules.redaction
     if profile is None:
-        return _asking(CleanPrompt(prompt), rules, ((one, one.text[one.lead :]) for one in texts))
+        return CleanPrompt(prompt), said(texts)
     policy = profile.policy
     enforced = policy.mode is Mode.ENFORCE
     if enforced and not is_stateful(prompt) and seen.placeholders is None:  # a form has several texts
@@ -189,7 +177,12 @@ def redact(
         raise Refused(SENSITIVE_DATA, _blocked(redactor.blocked))
     edits = tuple(positions.edits(prompt.body, [(position, changes) for position, changes in changed if changes]))
     clean = CleanPrompt(_longer(prompt, sum([len(edit.text) for edit in edits])), edits)
-    return _asking(clean, rules, ((one, apply(one.text, changes)[one.lead :]) for one, changes in changed))
+    return clean, [apply(one.text, changes)[one.lead :] for one, changes in changed]
+
+
+def said(texts: Sequence[Position]) -> Sequence[str]:
+    """The texts themselves, without the words before them that tell what they are."""
+    return [position.text[position.lead :] for position in texts]
 
 
 def _longer(prompt: Prompt, added: int) -> Prompt:
@@ -200,49 +193,3 @@ def _longer(prompt: Prompt, added: int) -> Prompt:
 def _blocked(found: Mapping[str, int]) -> str:
     values = ", ".join(f"{count} × {entity}" for entity, count in sorted(found.items()))
     return f"The request holds values that may not be sent: {values}. Take them out, and send it again."
-
-
-# ---- guardrails -------------------------------------------------------------------------------------
-
-
-def verdicts(
-    prompt: Prompt,
-    texts: Sequence[Position],
-    words: Sequence[Findings],
-    attacks: Sequence[Findings],
-    guardrails: Guardrails,
-) -> list[Verdict]:
-    """What the guardrails say that need nobody else. `words` and `attacks` are what was found in each of the texts."""
-    document = orjson.loads(prompt.body)
-    said = [] if guardrails.structure is None else structure.check(guardrails.structure, document)
-    paths = [position.path for position in texts]
-    said += content.verdicts(guardrails.content, zip(paths, words, strict=True))
-    if guardrails.injection is not None:
-        found = [(path, role(document, path), one) for path, one in zip(paths, attacks, strict=True) if one]
-        said += injection.verdicts(guardrails.injection, found)
-    return said
-
-
-def judge(said: Sequence[Verdict], seen: Inspection) -> None:
-    """Note what guardrails say. Raises Refused for the first that blocks."""
-    seen.verdicts += said
-    for verdict in said:
-        if verdict.blocks:
-            at = f" at {verdict.places[0]}" if verdict.places else ""
-            raise Refused(
-                POLICY_VIOLATION, f"A guardrail does not let this call pass: {verdict.guardrail}, {verdict.rule}{at}."
-            )
-
-
-def _asking(clean: CleanPrompt, rules: Rules, texts: Iterator[tuple[Position, str]]) -> CleanPrompt:
-    """With the questions to the service that judges texts, after redaction; what they cost goes into the prompt."""
-    asked = None if rules.guardrails is None else rules.guardrails.moderation
-    if asked is None or asked.mode is Mode.OFF or not asked.input:
-        return clean
-    document = orjson.loads(clean.prompt.body)
-    newest = moderation.newest([(one.path, role(document, one.path), text) for one, text in texts], _TRUSTED)
-    try:
-        questions = tuple(moderation.requests(asked, newest))
-    except moderation.TooMuch:
-        raise Unreadable("it has more text than the service that judges it takes") from None
-    return replace(clean, prompt=replace(clean.prompt, aside=asked.price * len(questions)), questions=questions)

@@ -19,13 +19,14 @@ from extproc.redaction.policy import Action, Mode, RedactionPolicy
 from extproc.redaction.profile import UnreadableAnswer
 from extproc.redaction.redactor import Redactor
 from extproc.refusals import Refused
-from extproc.stages import guard
+from extproc.stages import guard, judge
 from extproc.surfaces import Surface
 
 Held = answers.Stream | answers.Document | answers.PlainText
 Read = Held | answers.Opaque
 
 _MEDIA = ("audio/", "image/", "video/", "application/octet-stream")  # answers that are no text
+_GIVE_MEDIA = frozenset({Surface.SPEECH, Surface.IMAGES, Surface.IMAGE_EDITS})
 _SHADOW, _ENFORCE = RedactionPolicy(mode=Mode.SHADOW), RedactionPolicy(mode=Mode.ENFORCE)
 
 
@@ -38,9 +39,7 @@ def expect(call: Call, headers: Headers) -> Relay:
     cap = call.catalogue.answer_cap
     kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
     if (headers.get("content-encoding") or "identity").lower() != "identity":
-        _check_unread(call.rules, texts, call.inspection)  # asked for identity and got another
-        call.answer = answers.Opaque()
-        return Relay(BodyMode.STREAMED)
+        return _opaque(call)  # asked for identity and got another
     if kind == "text/event-stream":
         return _expect_stream(call, surface, meter)
     if kind == "application/json":
@@ -49,10 +48,17 @@ def expect(call: Call, headers: Headers) -> Relay:
         mode = BodyMode.BUFFERED if length is not None and length <= cap else BodyMode.STREAMED
         return Relay(mode, resized=texts is not None)
     if texts is None or kind.startswith(_MEDIA):
-        call.answer = answers.Opaque()
-        return Relay(BodyMode.STREAMED)
+        return _opaque(call, given=surface in _GIVE_MEDIA)
     call.answer = answers.PlainText(texts, cap)
     return Relay(BodyMode.STREAMED, resized=True)
+
+
+def _opaque(call: Call, given: bool = False) -> Relay:
+    """An answer that nobody here reads. `given`: it is what its surface gives. Raises Refused, see `_check_unread`."""
+    if not given:
+        _check_unread(call.rules, call.texts, call.inspection)
+    call.answer, call.gate = answers.Opaque(), None
+    return Relay(BodyMode.STREAMED)
 
 
 def _expect_stream(call: Call, surface: Surface, meter: Meter) -> Relay:
@@ -79,8 +85,21 @@ def spoken(call: Call, answer: Held, emit: Emit) -> Emit:
             if isinstance(answer, answers.Stream):
                 return silenced(call, answer, emit.body or b"")
             raise
+        call.gate = None
         return Emit((emit.body or b"") + answer.release())
     return emit
+
+
+def unread(call: Call, answer: answers.Answer) -> Emit:
+    """What goes out of an answer that could not be looked through. Raises Refused unless the policies let it pass.
+
+    A stream ends: nobody can say what of it has been looked through.
+    """
+    if isinstance(answer, answers.Document | answers.PlainText):
+        _check_unread(call.rules, call.texts, call.inspection)
+        call.gate = None
+        return Emit(answer.release())
+    return silenced(call, answer, b"")
 
 
 def silenced(call: Call, answer: answers.Answer, passed: bytes) -> Emit:
@@ -155,9 +174,12 @@ def _check_unread(rules: Rules | None, answer: AnswerTexts | None, seen: Inspect
     why = UnreadableAnswer("its answer cannot be looked through")
     if rules.redaction is not None and rules.redaction.output is not None:
         guard.not_redacted(why, rules, seen)
-    words = rules.guardrails is not None and rules.guardrails.output_words is not None
-    if words or _moderation(rules) is not None:
-        guard.not_judged(why, rules, seen)
+    guardrails, asked = rules.guardrails, _moderation(rules)
+    if guardrails is not None and guardrails.output_words is not None:
+        mode = Mode.ENFORCE if Action.BLOCK in _actions(guardrails).values() else Mode.SHADOW
+        guard.failed(why, "guardrails", guardrails.on_error, mode, seen)
+    if asked is not None:
+        judge.unmoderated(why, asked, seen)
     if seen.placeholders:
         seen.failed.append(PLACE)
 

@@ -47,7 +47,7 @@ class MemoryCooldowns:
         now = self._clock()
         for name, entry in entries.items():
             known, until = self._entries.get(name), now + entry.wait
-            if known is None or until > known.wait or known.wait + known.keep <= now:
+            if known is None or until > known.wait:
                 self._entries[name] = entry._replace(wait=until)
 
     async def all(self) -> Mapping[str, Entry]:

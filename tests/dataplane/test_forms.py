@@ -221,3 +221,28 @@ def test_a_stream_of_a_transcript_is_restored(sdk: openai.OpenAI) -> None:
     events = [event.model_dump() for event in stream]
     assert "".join(event.get("delta", "") for event in events) == f"Transcript of {SECRET}.wav (100 bytes)."
     assert events[-1]["text"] == f"Transcript of {SECRET}.wav (100 bytes)."
+
+
+# ---- a policy that only looks ---------------------------------------------------------------------------
+
+
+def test_in_shadow_mode_a_form_passes_as_it_came_and_is_counted() -> None:
+    """Even one that cannot be read: such a policy refuses nothing."""
+    with ReplayBackend() as backend:
+        config: dict[str, Any] = {
+            "backends": {"replay": {"dialect": "openai", "url": backend.url}},
+            "models": {"plain": {"targets": [[{"backend": "replay", "model": "plain"}]]}},
+            "policies": {"redaction": {"default": {"mode": "shadow", "entities": {"DEFAULT": "block"}}}},
+        }
+        with RunningGateway(config) as running, running.client() as client:
+            seen = Bench(running, client, backend)
+            for body, found, unread in (
+                (form(b"\xff" * 1000, SECRET, behind=SECRET), 2, None),
+                (part('name="user"', SECRET) + form(b"\xff").replace(b"Hello", b"H\xe4llo"), 1, ["redaction"]),
+            ):
+                answer = seen.post(body)
+                assert answer.status_code == 200
+                assert (seen.seen.body, seen.seen.header("content-length")) == (body, [str(len(body))])
+                record = running.record(answer.headers["x-request-id"])
+                assert record["redaction"]["found"] == {"EMAIL_ADDRESS": found}
+                assert record.get("unscreened") == unread

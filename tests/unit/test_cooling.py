@@ -42,9 +42,12 @@ def wall_ms() -> int:
 
 
 @asynccontextmanager
-async def working(store: Cooldowns) -> AsyncIterator[Cooler]:
-    """A worker that runs."""
-    cooler = Cooler(Health(BACKENDS, lambda: 0.0), store)
+async def working(
+    store: Cooldowns, cooling: Cooling | None = None, elapsed: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Cooler]:
+    """A worker that runs; `cooling` in place of what BACKENDS say of one."""
+    backends = BACKENDS if cooling is None else {"one": Watched(frozenset({"large"}), cooling)}
+    cooler = Cooler(Health(backends, lambda: 0.0), store, elapsed)
     running = asyncio.ensure_future(cooler.run())
     try:
         yield cooler
@@ -125,12 +128,11 @@ class TestTwoReplicasOnOneRedis:
 
     async def test_a_circuit_opens_and_closes_for_both(self, server: RedisServer) -> None:
         server.flush()
-        brief = Health({"one": Watched(frozenset({"large"}), Cooling(failures=2, open_for=0.5))}, lambda: 0.0)
+        brief = Cooling(failures=2, open_for=0.5)
         async with (
-            working(RedisCooldowns(server.url, WAIT)) as one,
-            working(RedisCooldowns(server.url, WAIT)) as two,
+            working(RedisCooldowns(server.url, WAIT), brief) as one,
+            working(RedisCooldowns(server.url, WAIT), brief) as two,
         ):
-            one.health = brief
             for _ in range(2):
                 one.take(FAILED)
             await until(lambda: why(two) is Why.CIRCUIT_OPEN, KNOWN_IN)
@@ -218,21 +220,23 @@ class TestInTheBackground:
 
     async def test_an_older_word_of_the_store_undoes_nothing(self) -> None:
         class Slow(Unreliable):
+            is_read = asyncio.Event()
+
             async def all(self) -> Mapping[str, Entry]:
                 found = await super().all()
-                if self.puts:
+                if found:
                     cooler.take(GOOD)  # closes what was just read as open
+                    self.is_read.set()
                 return found
 
-        store = Slow()
-        health = Health({"one": Watched(frozenset({"large"}), Cooling(failures=1, open_for=0.01))}, lambda: 0.0)
-        async with working(store) as cooler:
-            cooler.health = health
+        store, now = Slow(), 0.0
+        async with working(store, Cooling(failures=1, open_for=30), lambda: now) as cooler:
             cooler.take(FAILED)
-            await asyncio.sleep(0.02)
-            await until(lambda: bool(store.puts))
-            await until(lambda: why(cooler) is None)
-            await asyncio.sleep(0.1)
+            now = 31.0
+            await asyncio.wait_for(store.is_read.wait(), PATIENCE)
+            assert store.puts
+            assert why(cooler) is None
+            await until(lambda: store.asked >= 3)
             assert why(cooler) is None
 
     async def test_closing_tells_what_is_left(self) -> None:

@@ -465,3 +465,100 @@ async def test_in_shadow_nothing_is_held_back() -> None:
     emits = await answered(of, delta("eleven char"), delta("eleven more"), b"data: [DONE]\n\n")
     assert [said(emit.body or b"") for emit in emits] == ["eleven char", "eleven more", ""]
     assert of.records[-1]["guardrails"][0]["guardrail"] == "moderation"
+
+
+# ---- what one policy cannot do is no reason for another to let pass ----------------------------------
+
+LONG = "x " * 150_000
+
+
+@pytest.mark.parametrize("profile", [None, redaction(on_error=OnError.ALLOW), redaction(mode=Mode.SHADOW)])
+async def test_more_text_than_is_judged_is_refused_whatever_redaction_lets_pass(profile: Profile | None) -> None:
+    services = judging(flagged=False)
+    play = Playbook(policy(profile, guardrails(moderation=ASKED), services))
+    play >> request()
+    play >> chat(f"{LONG}{MAIL}") << Refusal(refusals.UNREADABLE_TEXT)
+    assert (await play.play())["unscreened"] == ["moderation"]
+    assert services.asked == []
+
+
+async def test_more_text_than_is_judged_passes_redacted_where_that_is_allowed() -> None:
+    play = Playbook(policy(redaction(), guardrails(moderation=replace(ASKED, on_error=OnError.ALLOW))))
+    play >> request()
+    play >> chat(f"{LONG}{MAIL}") << sent(f"{LONG}<EMAIL_ADDRESS_1>")
+    assert (await play.play())["unscreened"] == ["moderation"]
+
+
+class Broken:
+    def findings(self, text: str) -> list[Any]:
+        if "bad" in text:
+            raise RuntimeError
+        return []
+
+
+async def test_a_call_that_could_not_be_redacted_is_judged_all_the_same() -> None:
+    services = judging(flagged=True)
+    broken = replace(redaction(on_error=OnError.ALLOW), input=Broken())  # type: ignore[arg-type]
+    play = Playbook(policy(broken, guardrails(moderation=ASKED), services))
+    play >> request()
+    play >> chat("something bad") << Refusal(refusals.POLICY_VIOLATION)
+    assert (await play.play())["unscreened"] == ["redaction"]
+    assert len(services.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        guardrails(),
+        guardrails(injection=Injection(mode=Mode.SHADOW)),
+        guardrails(injection=Injection(action=Step.FLAG)),
+        guardrails(replace(WEAPONS, mode=Mode.SHADOW)),
+        guardrails(structure=Structure(max_images=1)),
+        guardrails(moderation=replace(ASKED, mode=Mode.SHADOW)),
+    ],
+)
+async def test_guardrails_that_refuse_nothing_refuse_nothing_that_they_cannot_read(rules: Guardrails) -> None:
+    play = Playbook(policy(rules=rules))
+    play >> request("/v1/completions")
+    play >> RequestBody(b'{"model":"gpt-4o","prompt":[1,2,3]}') << Route
+    await play.play()
+
+
+async def test_structure_is_looked_at_where_texts_cannot_be() -> None:
+    play = Playbook(policy(rules=guardrails(structure=Structure(max_text=0, hosted_tools=frozenset()))))
+    body = {"model": "gpt-4o", "prompt": [1, 2, 3], "tools": [{"type": "web_search"}]}
+    play >> request("/v1/completions")
+    play >> RequestBody(orjson.dumps(body)) << Refusal(refusals.POLICY_VIOLATION)
+    await play.play()
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "audio/mpeg", "image/png"])
+async def test_an_answer_that_says_it_is_no_text_cannot_be_looked_through(kind: str) -> None:
+    play = Playbook(policy(redaction(output={EMAIL: Action.MASK})))
+    play >> request()
+    play >> chat("hi") << Route
+    play >> answer(content_type=kind) << Refusal(refusals.POLICY_FAILED)
+    await play.play()
+
+
+@pytest.mark.parametrize("on_error", OnError)
+async def test_an_answer_of_more_texts_than_are_looked_through(
+    on_error: OnError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extproc.redaction.positions.MAX_POSITIONS", 3)
+    of = policy(redaction(output={EMAIL: Action.MASK}, on_error=on_error))
+    told = orjson.dumps({"choices": ["one", "two", "three", "four"]})
+    play = Playbook(of)
+    play >> request()
+    play >> RequestBody(b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}') << Route
+    play >> answer() << Relay(BodyMode.STREAMED, resized=True)
+    allowed = on_error is OnError.ALLOW
+    play >> ResponseBody(told) << (Emit(told) if allowed else Refusal(refusals.POLICY_FAILED))
+    assert (await play.play())["unscreened"] == ["redaction"]
+
+
+@pytest.mark.parametrize("kind", ["application/json; note=ada@acme.com", f'application/json; x="{NUMBER}"'])
+async def test_a_content_type_that_tells_a_value_is_refused(kind: str) -> None:
+    play = Playbook(policy(redaction()))
+    play >> request(content_type=kind) << Refusal(refusals.SENSITIVE_DATA)
+    await play.play()

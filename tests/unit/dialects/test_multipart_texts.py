@@ -84,9 +84,13 @@ def seen(body: bytes) -> list[str]:
 
 
 def outcome(
-    chunks: Iterable[bytes], required: bool = True, look: Callable[[str], str] = clean
+    chunks: Iterable[bytes],
+    required: bool = True,
+    look: Callable[[str], str] = clean,
+    changes: bool = True,
+    lenient: bool = False,
 ) -> Kind | tuple[bytes, list[str], Field | None, int | None]:
-    reader, looker = FormTexts(TYPE, required), Looker(look)
+    reader, looker = FormTexts(TYPE, required, changes=changes, lenient=lenient), Looker(look)
     try:
         sent = looker.pass_through(reader, chunks)
     except Refused as refused:
@@ -297,9 +301,10 @@ def test_a_form_that_ends_too_early_is_refused(first: bytes, kept: float) -> Non
 def test_texts_up_to_the_limits_pass() -> None:
     def sized(more: int) -> bytes:
         """With so many bytes of texts and headers more than may be."""
-        around = len("--B\r\n\r\n\r\n")
+        around = len("--B\r\n\r\n\r\n\r\n")
         first = MODEL + named("prompt", "x" * MAX_TEXT)
-        left = MAX_TEXTS + more - (len(first) - 2 * around) - (len(named("prompt", "")) - around)
+        spent = len(first) - 2 * around - len("whisper-1")
+        left = MAX_TEXTS + more - spent - (len(named("prompt", "")) - around)
         return first + named("prompt", "x" * left) + END
 
     assert passed(sized(0)) == sized(0)
@@ -330,6 +335,56 @@ def test_a_form_of_another_charset_is_refused(content_type: str) -> None:
 
 def test_a_form_that_says_that_it_is_utf_8_is_none() -> None:
     FormTexts('multipart/form-data; charset="UTF-8"; boundary=B')
+
+
+# ---- where nothing is changed, and where nothing is refused ---------------------------------------------
+
+READABLE = [*UNCHANGED.values(), *(MODEL + text + FILE + END for text in TEXTS.values())]
+READABLE += [MODEL + given + END for given, _ in HEADERS.values()]
+READABLE += [MODEL + FILE + END + b"an epilogue"]
+
+
+@pytest.mark.parametrize("body", READABLE, ids=range(len(READABLE)))
+def test_where_nothing_changes_a_form_passes_as_it_came_and_its_texts_are_told(body: bytes) -> None:
+    told = outcome([body])
+    assert isinstance(told, tuple)
+    at = body.index(b"whisper-1")
+    assert outcome([body], changes=False) == (body, told[1], Field("whisper-1", Span(at, at + 9)), told[3])
+    assert outcome([body], lenient=True) == told
+
+
+OF_THE_FORM = ("two models", "a second model", "a model", "a long model")
+UNREAD = {name: body for name, (body, _) in REFUSED.items() if not name.startswith(OF_THE_FORM)}
+
+
+@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize("bad", UNREAD.values(), ids=UNREAD)
+def test_where_nothing_is_refused_what_cannot_be_looked_at_passes_as_it_is(bad: bytes, changes: bool) -> None:
+    body = named("prompt", SECRET) + bad + named("user", SECRET) + FILE + END
+    reader, looker = FormTexts(TYPE, changes=changes, lenient=True), Looker()
+    passes = looker.pass_through(reader, [body[:80], body[80:]])
+    assert passes == (body.replace(SECRET.encode(), CLEAN.encode(), 1) if changes else body)
+    assert reader.unread
+    assert reader.model is not None
+    assert passes[reader.model.span.start : reader.model.span.end] == b"whisper-1"
+    assert looker.seen[0] == SECRET
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name not in UNREAD])
+def test_a_model_that_could_be_read_in_two_ways_is_always_refused(name: str) -> None:
+    body, kind = REFUSED[name]
+    assert outcome([body + END], changes=False, lenient=True) is kind
+
+
+def test_where_nothing_is_refused_a_form_may_end_early_and_be_of_any_charset() -> None:
+    body = MODEL + FILE[:-9]
+    assert outcome([body], lenient=True) == (body, ["a.wav"], Field("whisper-1", Span(53, 62)), None)
+    foreign = FormTexts("multipart/form-data; charset=utf-16; boundary=B", lenient=True)
+    assert foreign.unread
+    looker = Looker()
+    body = MODEL + named("prompt", SECRET) + END
+    assert looker.pass_through(foreign, [body]) == body
+    assert looker.seen == []
 
 
 # ---- on the way -----------------------------------------------------------------------------------------
@@ -383,8 +438,10 @@ def _block(text: str) -> str:
 )
 def test_any_bytes_pass_or_are_refused_however_they_are_cut(body: bytes, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=6))
-    required = data.draw(st.booleans())
-    assert outcome(chunked(body, cuts), required, _block) == outcome([body], required, _block)
+    ways = [data.draw(st.booleans()) for _ in range(3)]
+    required, changes, lenient = ways
+    cut = outcome(chunked(body, cuts), required, _block, changes, lenient)
+    assert cut == outcome([body], required, _block, changes, lenient)
 
 
 texts = st.lists(st.sampled_from([SECRET, "x", " ", "ä", "\r\n", "--", "B", '"', "世", "data:audio/wav;base64,"])).map(

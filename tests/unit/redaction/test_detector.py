@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.redaction.custom import read
-from extproc.redaction.detector import Detector, Finding, Settings, of, windows
+from extproc.redaction.detector import Detector, Finding, Settings, of
 from extproc.redaction.entities import DEFAULT, OPTIONAL, SECRETS
 from extproc.redaction.library import library
 from extproc.redaction.normalise import Source
@@ -61,7 +61,7 @@ def test_each_value_is_where_its_trigger_says(plain: Detector) -> None:
         for recognizer in recognizers:
             everywhere = set(recognizer.find(source, 0, len(source.data)))
             ends = PlainScanner([recognizer.trigger]).ends(source.data).get(0, []) if everywhere else []
-            near = {c for w in windows(ends, recognizer.reach) for c in recognizer.find(source, *w)}
+            near = {c for w in recognizer.windows(source.data, ends) for c in recognizer.find(source, *w)}
             assert near == everywhere, (recognizer.entity, text)
 
 

@@ -17,7 +17,7 @@ from extproc.redaction.changes import Change
 from extproc.redaction.positions import Kind, Position, TooMany, place
 from tests.unit.dialects.test_json_spans import render
 
-MEDIA = base64.b64encode(bytes(range(256))).decode()
+MEDIA = base64.b64encode(bytes(range(256)) * 13).decode()
 CANARY = "canary@example.com"
 BOB = "bob@example.com"
 
@@ -191,7 +191,7 @@ def test_the_words_of_a_key_lead_its_value() -> None:
 def test_settings_are_no_numbers_of_anybody() -> None:
     body = {
         "seed": 123456789012,
-        "input": [[123456789012, 1]],
+        "input": [[12345678901, 1]],
         "max_tokens": 1234567890,
         "temperature": 0.1234567890123,
     }
@@ -201,6 +201,23 @@ def test_settings_are_no_numbers_of_anybody() -> None:
         "-123456789012",
         "4111111111111111",
     ]
+
+
+@pytest.mark.parametrize("written", ["4111111111111111.0", "4.111111111111111e15", "4111111111111.111E+3"])
+def test_a_whole_number_is_looked_at_however_it_is_written(written: str) -> None:
+    found = positions.read(b'{"metadata":{"x":%s}}' % written.encode())
+    assert [one.text[one.lead :] for one in found if one.kind is positions.Kind.NUMBER] == ["4111111111111111"]
+
+
+@pytest.mark.parametrize("key", ["n", "input", "index", "created", "prompt", "seed"])
+def test_no_key_hides_a_number_that_is_too_long_for_it(key: str) -> None:
+    found = positions.read(b'{"messages":[{"content":[{"%b":4111111111111111}]}]}' % key.encode())
+    assert [position.text for position in found] == ["4111111111111111"]
+
+
+@pytest.mark.parametrize("written", ["0.123456789012345", "1767225600.25", "1e99", "1.5e3", "-12345678"])
+def test_other_numbers_are_not(written: str) -> None:
+    assert [one for one in positions.read(b'{"x":%s}' % written.encode()) if one.kind is positions.Kind.NUMBER] == []
 
 
 def test_the_conversation_comes_after_what_stands_before_it_and_before_what_no_model_reads() -> None:

@@ -91,6 +91,7 @@ FOUND = {
         f"Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey={KEY}=",
         *("host=localhost dbname=x user=bob password=s3cr3t", "jdbc:mysql://db:3306/x?user=bob&password=s3cr3t"),
         "cache.example.net:6380,password=s3cr3t=,ssl=True",
+        *("postgres://app:Zk4passQ9t@db.internal/x", "postgres://app:Pa$$w0rd@db.internal/x"),
     ),
     "PASSWORD": (),
 }

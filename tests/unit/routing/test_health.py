@@ -185,6 +185,9 @@ class TestAmongWorkers:
         assert known.until("one", "large", 0.0) == FREE
         known.learn({"one/large": Entry(9000, 0, "of a later version")}, 0.0)
         assert known.until("one", "large", 0.0) == (9.0, Why.RATE_LIMITED)
+        known.learn({"one": Entry(20_000, 20_000, "circuit_open")}, 0.0)
+        known.learn({"one": Entry(90_000, 0, "?")}, 0.0)
+        assert known.until("one", "large", 0.0) == (20.0, Why.CIRCUIT_OPEN)
 
     def test_nothing_is_told_of_what_nobody_knows(self) -> None:
         known = health()
@@ -219,6 +222,14 @@ class TestReload:
         assert known.until("one", "small", 1.0) == (8.0, Why.CIRCUIT_OPEN)
         known.forget("one")
         assert known.until("one", "small", 1.0) == FREE
+
+    def test_a_target_that_goes_takes_its_pause_along(self) -> None:
+        known = health()
+        note(known, refused(model=None))
+        known.configure({"one": Watched(frozenset({"large"}), COOLING)})
+        known.configure(BACKENDS)
+        assert known.until("one", "small", 0.0) == FREE
+        assert known.until("one", "large", 0.0)[0] == 3.0
 
     def test_a_backend_that_goes_takes_its_circuit_along(self) -> None:
         known = health()

@@ -1,5 +1,6 @@
 """How long a provider asks to be left alone, in every form that one of them is known to use."""
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
@@ -36,6 +37,17 @@ WALL = NOW.timestamp()
 def test_retry_after(text: str, seconds: float) -> None:
     assert waits.retry_after({"retry-after": text}, WALL) == pytest.approx(seconds)
     assert waits.asked({"retry-after": text}, WALL) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["Sat, 21 Nov 2026 12:00:09 -0000", "Sat Nov 21 12:00:09 2026"])
+def test_a_date_without_a_zone_is_not_in_ours(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert waits.retry_after({"retry-after": text}, WALL) == 9.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 GARBAGE = [
@@ -119,12 +131,13 @@ class TestSeveralAllowances:
         assert waits.asked(headers, WALL) == 2.0
         assert waits.spent(headers, WALL) == 2.0
 
-    def test_of_two_that_are_used_up_the_longer(self) -> None:
+    @pytest.mark.parametrize(("requests", "tokens"), [(3, 8), (8, 3)])
+    def test_of_two_that_are_used_up_the_longer(self, requests: int, tokens: int) -> None:
         headers = {
             "anthropic-ratelimit-requests-remaining": "0",
-            "anthropic-ratelimit-requests-reset": "2026-11-21T12:00:03Z",
+            "anthropic-ratelimit-requests-reset": f"2026-11-21T12:00:0{requests}Z",
             "anthropic-ratelimit-output-tokens-remaining": "0",
-            "anthropic-ratelimit-output-tokens-reset": "2026-11-21T12:00:08Z",
+            "anthropic-ratelimit-output-tokens-reset": f"2026-11-21T12:00:0{tokens}Z",
         }
         assert waits.spent(headers, WALL) == 8.0
 

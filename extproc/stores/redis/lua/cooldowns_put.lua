@@ -8,8 +8,8 @@ end
 for at = 2, #ARGV, 4 do
   local known = redis.call('HGET', KEYS[1], ARGV[at])
   local until_, keep = now + tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local old, old_keep = string.match(known or '0 0 ', '^(%d+) (%d+) ')
-  if until_ > tonumber(old) or old + old_keep <= now then
+  local old = string.match(known or '0 ', '^(%d+) ')
+  if until_ > tonumber(old) then
     redis.call('HSET', KEYS[1], ARGV[at], string.format('%.0f %.0f %s', until_, keep, ARGV[at + 3]))
   end
 end
