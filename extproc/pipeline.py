@@ -82,7 +82,7 @@ from extproc.refusals import (
     envoys,
     stream_error,
 )
-from extproc.stages import budget, cache, charge, forward, guard, relay, route, shortage, state, usage
+from extproc.stages import budget, cache, charge, forward, guard, judge, relay, route, shortage, state, usage
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
 from extproc.stages.state import Held
@@ -282,7 +282,8 @@ class Pipeline:
         if call.rules is None:
             call.form = FormReader(multipart.delimiter(content_type), required)
         else:
-            call.form = FormTexts(content_type, required)
+            changes, lenient = guard.may_change(call.rules), judge.lets_unread(call.rules)
+            call.form = FormTexts(content_type, required, changes=changes, lenient=lenient)
         call.content_length = content_length(headers)
         return WITHHOLD
 
@@ -509,8 +510,11 @@ class Pipeline:
                 text = next(texts) if clean is None else texts.send(clean)
             except StopIteration as done:
                 passes: bytes = done.value
-                return passes
+                break
             clean = await self._screening.clean_text(text, call.rules, call.inspection)
+        if end and form.unread:
+            judge.unread(call.rules, call.inspection)
+        return passes
 
     def _passport(self, call: Call, caller: Caller, chain: Chain) -> str | None:
         """The caller's signed identity, where a backend of the chain wants it; Envoy gives it to no other."""

@@ -7,6 +7,8 @@ import socket
 import time
 from pathlib import Path
 
+from extproc.contract import EXTPROC_CLUSTER
+
 _PARTS = {"lds": "the listener", "rds": "the routes", "cds": "the clusters", "sds": "a secret"}
 """What Envoy takes or refuses as one, by the part of a statistic's name that says so."""
 
@@ -50,6 +52,18 @@ def _ready(path: Path) -> bool:
 async def envoy_is_ready(path: Path) -> bool:
     """Whether Envoy has all its configuration and serves it."""
     return await asyncio.to_thread(_ready, path)
+
+
+def _found_well(path: Path) -> bool:
+    try:
+        return _stat(path, f"cluster.{EXTPROC_CLUSTER}.membership_healthy") > 0
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return False
+
+
+async def envoy_found_a_worker(path: Path) -> bool:
+    """Whether Envoy has found a policy worker well: before, it asks none of them, and refuses every call."""
+    return await asyncio.to_thread(_found_well, path)
 
 
 def _refused(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 
 from extproc.cli import processes, running
 from extproc.cli.console import Console
-from extproc.cli.envoy_admin import drain_envoy, envoy_is_ready, refused_by_envoy
+from extproc.cli.envoy_admin import drain_envoy, envoy_found_a_worker, envoy_is_ready, refused_by_envoy
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.schema import Gateway
 from extproc.identity import keys
@@ -105,7 +105,8 @@ async def _envoy_serves(admin: Path, others: list[Child]) -> None:
 
     async def decided() -> bool:
         nonlocal refused
-        ready = await envoy_is_ready(admin)  # asked first: what is refused is refused before it is ready
+        # Asked first: what is refused is refused before it is ready.
+        ready = await envoy_is_ready(admin) and await envoy_found_a_worker(admin)
         refused = await refused_by_envoy(admin)
         return ready or bool(refused)
 

@@ -15,9 +15,10 @@ from extproc.redaction.patterns import ALNUM, Candidate, Recognizer, bounded, ma
 _RUN = b"0123456789 .-"
 _TRIGGER = run_of(r"[0-9](?:[ .\-]?[0-9]){12}", _RUN)
 _WIDTH = 19 * 2
+_GROUP = r"[ .\-]?[0-9]{3,7}"
 _SHAPE = bounded(
     # Solid, or in groups of 3 to 7 after a first one of 4 to 6. What follows may be a check value or a date.
-    r"[0-9]{13,19}|[0-9]{4,6}(?>(?:[ .\-]?[0-9]{3,7}){2,3})(?:[ .\-]?[0-9]{1,4}+)?",
+    rf"[0-9]{{13,19}}|[0-9]{{4,6}}(?>{_GROUP}{_GROUP}(?:{_GROUP})?)(?:[ .\-]?[0-9]{{1,4}}+)?",
     ALNUM,
     "",
 )
@@ -25,6 +26,7 @@ _DIGIT_BY_DIGIT = bounded(
     r"(?<![0-9][ .\-])[0-9]([ .\-])[0-9](?>(?:\2[0-9]){11,17})", ALNUM, r"0-9A-Za-z\xc0]|[ .\-][0-9"
 )
 WEAK = 0.1
+_FEWEST, _MOST = 13, 19  # digits
 
 _FRACTION = re.compile(rb"[0-9]\.\Z")
 _SPREAD = re.compile(rb"[ .\-][0-9][ .\-][0-9][ .\-][0-9]")
@@ -69,7 +71,7 @@ def _lengths(prefix: bytes) -> frozenset[int]:
 
 def score(digits: bytes) -> float:
     """1 under a known prefix; weak under another, which no network of the table has, but some bank may."""
-    if not 13 <= len(digits) <= 19 or not luhn(digits) or len(set(digits)) == 1:
+    if not _FEWEST <= len(digits) <= _MOST or not luhn(digits) or len(set(digits)) == 1:
         return 0.0
     return 1.0 if len(digits) in _lengths(digits[:4]) else WEAK
 
@@ -90,14 +92,17 @@ def _find(source: Source, first: int, last: int) -> Iterator[Candidate]:
 
 def _cards(data: bytes, start: int, limit: int) -> list[Candidate]:
     """The cards from here that end where a group does. One under a known prefix is to come before a longer one."""
-    value = data[start:limit].translate(_SPACED)
-    digits, end, cards = value.replace(b" ", b""), start - 1, []
-    count = 0
-    for group in value.split(b" "):
-        count += len(group)
-        end += len(group) + 1
-        if 13 <= count <= 19 and (weight := score(digits[:count])) and not data[end : end + 1].isalpha():
-            cards.append(Candidate(start, end, "CREDIT_CARD", weight))
+    groups = data[start:limit].translate(_SPACED).split(b" ")
+    digits, end, cards = b"".join(groups), limit, []
+    count = len(digits)
+    while count >= _FEWEST:
+        if count <= _MOST and luhn(digits[:count]) and not data[end : end + 1].isalpha():
+            weight = score(digits[:count])
+            if weight:
+                cards.append(Candidate(start, end, "CREDIT_CARD", weight))
+        length = len(groups.pop())
+        count -= length
+        end -= length + 1
     return cards
 
 

@@ -1,7 +1,10 @@
 """Text to stand in place of other text."""
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class Change(NamedTuple):
@@ -10,6 +13,11 @@ class Change(NamedTuple):
     start: int
     end: int
     text: str
+
+
+def named(changes: Iterable[Change]) -> list[Change]:
+    """The changes with nothing but letters, digits, `_` and `-` in them: `EMAIL_ADDRESS_1` without its brackets."""
+    return [Change(start, end, _NOT_IN_NAME.sub("_", text.strip("<>[]"))) for start, end, text in changes]
 
 
 def apply(text: str, changes: Iterable[Change]) -> str:

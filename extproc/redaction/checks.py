@@ -6,6 +6,8 @@ _DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _OTHERS = bytes(byte for byte in range(256) if byte not in b"0123456789")
 _VALUES = bytes.maketrans(b"0123456789", bytes(range(10)))
 
+_NUMBERS = {byte: str(int(chr(byte), 36)) for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
 _D5 = (
     "0123456789",
     "1234067895",
@@ -65,8 +67,7 @@ def mod_11_10(digits: bytes) -> bool:
 
 def mod_97(text: bytes) -> bool:
     """ISO 7064 MOD 97-10 over digits and capital letters, the first four characters moved behind, as of an IBAN."""
-    moved = text[4:] + text[:4]
-    return int("".join(str(int(chr(byte), 36)) for byte in moved)) % 97 == 1
+    return int("".join([_NUMBERS[byte] for byte in text[4:] + text[:4]])) % 97 == 1
 
 
 def real_date(year: int, month: int, day: int) -> bool:

@@ -136,7 +136,7 @@ _AZURE = (
             r"[0-9A-Za-z+/]{86}==",
             _random_score,
             trigger="[0-9A-Za-z+/]{16}==",
-            not_after="0-9A-Za-z+/",
+            not_after=r"0-9A-Za-z+/\-",  # as in `sha512-…`, the digest of a package
             width=96,
         ),
         reach=96,
@@ -181,7 +181,8 @@ _LONGEST_KEY = 16_384
 _SHORTEST_KEY = 40  # characters of Base64
 _BEGIN = re.compile(rb"-----BEGIN (?:[A-Z0-9]{2,10} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _END = re.compile(rb"END (?:[A-Z0-9]{2,10} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
-_BODY = re.compile(rb"(?>(?:[0-9A-Za-z+/=:,. \r\n\t\"']|-(?!----)|\\[nrt])*)")
+# Lines as they come out of mails, logs and diffs, too: quoted, numbered, escaped more than once.
+_BODY = re.compile(rb"(?>(?:[0-9A-Za-z+/=:,. \r\n\t\"'>|#*]|-(?!----)|\\+[nrt])*)")
 
 
 def _find_private_key(source: Source, first: int, last: int) -> Iterator[Candidate]:

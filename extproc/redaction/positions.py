@@ -73,6 +73,10 @@ class Opened:
     layer: int
 
 
+_NAMES = frozenset(("call_id", "id", "name", "tool_call_id", "tool_use_id"))
+"""Keys of what APIs take letters, digits, `_` and `-` for, and nothing else."""
+
+
 @dataclass(slots=True, eq=False)
 class Position:
     """One text, as it is to be looked at. Its path may hold keys of the caller: only `place` of it may be told.
@@ -88,6 +92,11 @@ class Position:
     lead: int = 0
     path: Path = field(default=(), repr=False)
     outer: Opened | None = field(default=None, repr=False)
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it is a key, or stands where APIs take names only."""
+        return self.kind is Kind.KEY or (bool(self.path) and self.path[-1] in _NAMES)
 
 
 def read(body: bytes) -> list[Position]:

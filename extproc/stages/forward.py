@@ -161,7 +161,8 @@ def form_pass(call: Call, chain: Chain, place: Place, form: FormReader, held: by
     edit = _form_edit(form, by_body[0].model) if by_body else None
     body = json_spans.splice(held, [edit]) if edit else held
     length = None
-    if call.content_length is not None and not isinstance(form, FormTexts):  # whose texts may change: in chunks
+    changes = isinstance(form, FormTexts) and form.changes
+    if call.content_length is not None and not changes:  # else nobody knows it yet: the form goes in chunks
         length = call.content_length + len(body) - len(held)
     sent = Route(legs(chain, place, call.query, None), call.stripped, length=length)
     return Pass(body, call.request_ended, sent)

@@ -12,7 +12,7 @@ from urllib.parse import unquote_plus
 from extproc.call import Inspection, Rules
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
 from extproc.redaction import names, positions
-from extproc.redaction.changes import Change, apply
+from extproc.redaction.changes import Change, apply, named
 from extproc.redaction.detector import Detector, Finding
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.policy import Mode, OnError, Stateful
@@ -50,6 +50,11 @@ def rules(caller: Caller, catalogue: Catalogue) -> Rules | None:
     if redaction is None and guardrails is None:
         return None
     return Rules(redaction, guardrails, team.name if team else caller.owner)
+
+
+def may_change(rules: Rules) -> bool:
+    """Whether anything of a request may change."""
+    return rules.redaction is not None and rules.redaction.policy.mode is Mode.ENFORCE
 
 
 def _named(policies: Mapping[str, T], name: str) -> T | None:
@@ -169,7 +174,8 @@ def redact(
     changed: list[tuple[Position, list[Change]]] = []
     places: Counter[str] = Counter()
     for position, found in zip(texts, values, strict=True):
-        changed.append((position, redactor.changes(position.text, found, position.lead)))
+        changes = redactor.changes(position.text, found, position.lead)
+        changed.append((position, named(changes) if changes and position.is_name else changes))
         if found and len(places) < _PLACES:
             places[positions.place(position.path)] += len(found)
     seen.found, seen.places = Counter(seen.found) + redactor.counts, Counter(seen.places) + places

@@ -58,6 +58,24 @@ def judge(said: Sequence[Verdict], seen: Inspection) -> None:
             )
 
 
+def unread(rules: Rules, seen: Inspection) -> None:
+    """Note that no policy could look at some text of a form. Raises Refused unless all of them let it pass."""
+    why, asked = Unreadable("a text of its form cannot be read"), moderation_of(rules)
+    guard.not_redacted(why, rules, seen)
+    unjudged(why, rules, seen)
+    if asked is not None:
+        unmoderated(why, asked, seen)
+
+
+def lets_unread(rules: Rules) -> bool:
+    """Whether a call passes of which some text could not be looked at."""
+    try:
+        unread(rules, Inspection())
+    except Refused:
+        return False
+    return True
+
+
 def unjudged(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
     """Note that no guardrail could look at the texts. Raises Refused where one could have refused the call."""
     guardrails = rules.guardrails

@@ -116,6 +116,17 @@ async def test_values_can_be_masked_or_dropped(action: Action, text: str) -> Non
     await play.play()
 
 
+async def test_names_stay_names() -> None:
+    call = {"id": MAIL, "type": "function", "function": {"name": MAIL, "arguments": '{"to":"' + MAIL + '"}'}}
+    body = {"model": "gpt-4o", "messages": [{"role": "assistant", "tool_calls": [call]}], "metadata": {MAIL: MAIL}}
+    play = Playbook(policy(redaction()))
+    play >> request()
+    order = orjson.dumps(body).replace(b'"%s"' % MAIL.encode(), b'"EMAIL_ADDRESS_1"')
+    order = order.replace(b'\\"%s\\"' % MAIL.encode(), b'\\"<EMAIL_ADDRESS_1>\\"')
+    play >> RequestBody(orjson.dumps(body)) << _Sends(order.replace(b':"EMAIL_ADDRESS_1"}}', b':"<EMAIL_ADDRESS_1>"}}'))
+    await play.play()
+
+
 async def test_hashes_are_of_the_tenant() -> None:
     profile = redaction(input={EMAIL: Action.HASH}, hash_key=b"k" * 32)
     play = Playbook(policy(profile))
