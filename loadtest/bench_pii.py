@@ -74,7 +74,7 @@ class Hostile:
 
     name: str
     times: Mapping[int, float]
-    bound: float
+    bound: float | None = None
 
     @property
     def exponent(self) -> float:
@@ -88,7 +88,7 @@ class Hostile:
         if self.exponent > _EXPONENT:
             return f"{self.name}: exponent {self.exponent:.2f}, target {_EXPONENT}"
         taken = self.times[100 * _KB]
-        if taken > self.bound:
+        if self.bound is not None and taken > self.bound:
             return f"{self.name}: {taken * 1e3:.0f} ms for 100 kB, target {self.bound * 1e3:g} ms"
         return ""
 
@@ -146,9 +146,10 @@ def _row(dice: random.Random) -> str:
 
 
 def _access(dice: random.Random) -> str:
+    second = dice.randrange(86_400)
     return (
         f"10.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(256)} - - "
-        f"[{dice.randrange(1, 29):02}/Nov/2026:{dice.randrange(24):02}:{dice.randrange(60):02}:{dice.randrange(60):02} +0000] "
+        f"[{dice.randrange(1, 29):02}/Nov/2026:{second // 3_600:02}:{second // 60 % 60:02}:{second % 60:02} +0000] "
         f'"GET /items/{dice.randrange(10**7)}?page={dice.randrange(99)} HTTP/1.1" 200 {dice.randrange(10**5)} '
         f'"-" "Mozilla/5.0 (X11; Linux x86_64) Chrome/120.0.6099.{dice.randrange(300)}" 0.{dice.randrange(1_000):03}\n'
     )

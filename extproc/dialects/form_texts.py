@@ -27,6 +27,8 @@ from extproc.refusals import BAD_REQUEST, INVALID_VALUE, TOO_LARGE, Refused
 
 MAX_TEXT = 128 * 1024
 """Bytes of one text: the prompt of an image may have 32,000 characters, of four bytes each."""
+MOST_TEXTS = 64
+"""Texts of one form that are looked at: its fields, and the names of fields and files."""
 MAX_TEXTS = 256 * 1024
 """Bytes of all texts, and of the headers of all parts."""
 
@@ -85,7 +87,18 @@ class FormTexts(FormReader):
     be looked at, it and what follows pass as they are, and `unread` turns true; else that raises UnreadableForm.
     """
 
-    __slots__ = ("_in_data", "_is_file", "_lenient", "_name", "_pieces", "_sent", "_spent", "changes", "unread")
+    __slots__ = (
+        "_given",
+        "_in_data",
+        "_is_file",
+        "_lenient",
+        "_name",
+        "_pieces",
+        "_sent",
+        "_spent",
+        "changes",
+        "unread",
+    )
 
     def __init__(
         self, content_type: str, required: bool = True, *, changes: bool = True, lenient: bool = False
@@ -103,6 +116,7 @@ class FormTexts(FormReader):
         self._name = b""  # of the part in which the reader stands
         self._is_file = False
         self._in_data = False  # its value is a data URL
+        self._given = 0  # texts
         self._spent = 0  # bytes of texts and headers
         self._sent = 0  # bytes that have passed
 
@@ -228,6 +242,9 @@ class FormTexts(FormReader):
 
     def _hand_out(self, size: int) -> None:
         """Take so many bytes out of the body, as a text."""
+        self._given += 1
+        if self._given > MOST_TEXTS:
+            raise UnreadableForm(TOO_LARGE, f"This form has more than {MOST_TEXTS} fields.")
         raw = bytes(self._held[:size])
         text = _decoded(raw)
         if self._name.lower() == b"_charset_" and text.lower() not in _UTF_8:

@@ -1,7 +1,9 @@
 """What a request holds besides words: images, files, tools, servers of tools; and how many words."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from extproc.guardrails import tools
 from extproc.guardrails.tools import Object, Tool
@@ -11,11 +13,27 @@ from extproc.redaction.vocabulary import SEALED, SEALED_BYTES
 _IMAGES = frozenset(
     ("computer_screenshot", "image", "image_base64", "image_generation_call", "image_url", "input_image")
 )
+_SHOWN = ("image", "image_url", "image_urls", "images")
+"""Keys of nothing but images, or of objects that tell of one."""
 _INLINE_IMAGE = ("data", "image_base64", "result")
 _FILES = ("container", "file_id", "file_ids", "file_url", "skill_id", "vector_store_ids")
 """Keys of what the provider stores, or fetches, to be read as a file."""
-_LINKED = ("audio_url", "file_data", "video_url")
-"""Keys of bytes, or of a URL of them."""
+_TEXTS = """
+    arguments code content context current_url definition description documents error filename guided_choice
+    guided_grammar guided_json guided_regex input instructions logs message model models name output prompt
+    prompt_cache_key queries query reasoning reasoning_content refusal safety_identifier stderr stdout stop
+    stop_sequences suffix summary system text thinking title transcript user value
+"""
+_SAID = frozenset(_TEXTS.split())
+"""Keys of texts and names: an address that stands there is read as words. Under any other key it is one to fetch."""
+_TOLD = frozenset(("search_result", "web_fetch_result", "web_search_result"))
+"""Texts that came from somewhere, and say from where."""
+_FETCHED_BY_TOOLS = frozenset(("functions", "mcp_servers", "tools", *tools.SWITCHES))
+"""Where addresses are those of tools, for which there are other rules."""
+_ADDRESS = re.compile(r"\W{0,8}(?:https?:\S|(?:[a-z][a-z0-9+.-]+:)+[\\/])", re.IGNORECASE)
+_ADDRESS_HEAD = 64
+_BLANKS = "".join(map(chr, range(33)))
+_TORN = str.maketrans("", "", "\t\r\n")  # parsers of URLs pass over these wherever they stand
 _PRODUCED = frozenset(("bash_code_execution_output", "code_execution_output"))
 """Records of files that a hosted tool made: they come back with the conversation, and are not read again."""
 _OPAQUE = frozenset(
@@ -32,6 +50,7 @@ _OPAQUE = frozenset(
         "response_format",
         "results",
         "schema",
+        "structured_outputs",
         "tool_choice",
     )
 )
@@ -46,6 +65,14 @@ class Image:
     path: Path
     is_inline: bool
     url: str | None = None
+
+
+class _Part(NamedTuple):
+    """An object of the request; `image` is the path of the image that it is or tells of."""
+
+    path: Path
+    entry: Object
+    image: Path | None
 
 
 @dataclass(slots=True)
@@ -64,8 +91,13 @@ class Inventory:
 def take(document: Object) -> Inventory:
     """The inventory of a parsed request, of any surface."""
     found = Inventory(messages=_messages(document), text=_characters(document))
-    for path, entry in _objects(document):
-        _note(found, path, entry)
+    drawn = []
+    for part in _parts(document):
+        _note(found, part)
+        if part.image is not None and _kind(part.entry) in _IMAGES:
+            drawn.append(part.image)
+    shown = {image.path for image in found.images}
+    found.images += [Image(path, False) for path in drawn if path not in shown]  # however it is meant to be found
     found.tools += tools.listed(document.get("functions"), ("functions",))
     found.tools += tools.switched_on(document)
     found.servers += [(tool.path, _string(tool.given, "server_url")) for tool in found.tools if _is_server(tool)]
@@ -76,8 +108,8 @@ def take(document: Object) -> Inventory:
 
 
 def _messages(document: Object) -> int:
-    given = document.get("messages", document.get("input"))
-    return len(given) if isinstance(given, list) and any(isinstance(one, dict) for one in given) else 0
+    lists = [given for key in ("messages", "input") if isinstance(given := document.get(key), list)]
+    return max((len(given) for given in lists if any(isinstance(one, dict) for one in given)), default=0)
 
 
 def _characters(document: Object) -> int:
@@ -96,63 +128,107 @@ def _characters(document: Object) -> int:
 
 
 def _is_sealed(text: str) -> bool:
-    data = text.partition(",")[2] if _is_data_url(text) else text
-    return len(data) >= SEALED_BYTES and not data.encode(errors="replace").translate(None, _BASE64)
+    is_url = _is_data_url(text)
+    data = text.partition(",")[2] if is_url else text
+    return (is_url or len(data) >= SEALED_BYTES) and not data.encode(errors="replace").translate(None, _BASE64)
 
 
-def _objects(document: Object) -> Iterator[tuple[Path, Object]]:
+def _parts(document: Object) -> Iterator[_Part]:
     """Every object that a provider reads as a part of the request, and not as the caller's data."""
-    waiting: list[tuple[Path, object]] = [((), document)]
+    waiting: list[tuple[Path, object, Path | None]] = [((), document, None)]
     while waiting:
-        path, value = waiting.pop()
+        path, value, image = waiting.pop()
         if isinstance(value, list):
-            waiting += [((*path, index), value[index]) for index in reversed(range(len(value)))]
+            waiting += [((*path, index), value[index], image) for index in reversed(range(len(value)))]
         elif isinstance(value, dict):
-            yield path, value
+            if image is None and _kind(value) in _IMAGES:
+                image = path
+            yield _Part(path, value, image)
             inner = [(key, one) for key, one in value.items() if isinstance(one, dict | list)]
-            waiting += [((*path, key), one) for key, one in reversed(inner) if not _is_data(value, path, key)]
+            waiting += [
+                ((*path, key), one, _image_of(path, key, image))
+                for key, one in reversed(inner)
+                if not _is_data(value, path, key)
+            ]
+
+
+def _image_of(path: Path, key: str, image: Path | None) -> Path | None:
+    """The image that is told of under a key of an object."""
+    if key in _SHOWN:
+        return path if image is None else image
+    return image if key == "source" else None
 
 
 def _is_data(holder: Object, path: Path, key: str) -> bool:
     if key == "input" and path:
         return _kind(holder).endswith("tool_use")
+    if key in ("action", "actions"):
+        return _kind(holder).endswith("_call")
     return key in _OPAQUE
 
 
-def _note(found: Inventory, path: Path, entry: Object) -> None:
-    image = _image(path, entry)
-    if image:
-        found.images.append(image)
-    found.files += [(*path, key) for key in _files_of(entry)]
+def _note(found: Inventory, part: _Part) -> None:
+    path, entry, image = part
+    stored = list(_stored(entry))
+    found.files += [(*path, key) for key in stored]
+    if image is not None and stored:
+        found.images.append(Image(image, False))
+    for key, text in _strings(entry):
+        if _is_image(part, key, text):
+            is_inline = _is_inline(key, text)
+            found.images.append(Image(path if image is None else image, is_inline, None if is_inline else text))
+        elif key not in stored and _is_fetched(part, key, text):
+            found.files.append((*path, key))
     if entry.get("type") != "mcp_list_tools" and "tools" not in path:  # else they came with their parent
         found.tools += tools.listed(entry.get("tools"), (*path, "tools"))
 
 
-def _image(path: Path, entry: Object) -> Image | None:
-    holder = entry
-    source = entry.get("source")
-    if entry.get("type") == "image" and isinstance(source, dict):
-        holder, address = source, source.get("url")
-    else:
-        shown = entry.get("image_url", entry.get("image"))
-        address = shown.get("url") if isinstance(shown, dict) else shown
-        if not isinstance(address, str) and _kind(entry) not in _IMAGES:
-            return None
-    if isinstance(address, str):
-        is_inline = _is_data_url(address) or _is_sealed(address)
-        return Image(path, is_inline, None if is_inline else address)
-    return Image(path, any(isinstance(holder.get(key), str) for key in _INLINE_IMAGE))
+def _strings(entry: Object) -> Iterator[tuple[str, str]]:
+    """Those of an object and of the lists in it, without what is said there."""
+    for key, value in entry.items():
+        if isinstance(value, str):
+            if key not in _SAID:
+                yield key, value
+        elif isinstance(value, list) and key not in _SAID and key not in _OPAQUE:
+            waiting: list[object] = [value]
+            while waiting:
+                one = waiting.pop()
+                if isinstance(one, list):
+                    waiting += reversed(one)
+                elif isinstance(one, str):
+                    yield key, one
 
 
-def _files_of(entry: Object) -> Iterator[str]:
+def _is_image(part: _Part, key: str, text: str) -> bool:
+    """Whether a string is an image, or where one is found."""
+    if key in _SHOWN:
+        return True
+    if part.image is not None and (key == "url" or key in _INLINE_IMAGE):
+        return True
+    return (part.image is not None or "image" in key.lower()) and _is_address(text)
+
+
+def _is_inline(key: str, text: str) -> bool:
+    return _is_data_url(text) or _is_sealed(text) or (key in _INLINE_IMAGE and not _is_address(text))
+
+
+def _is_fetched(part: _Part, key: str, text: str) -> bool:
+    """Whether a provider may fetch what a string names, which is no image."""
+    path, entry, _ = part
+    if not _FETCHED_BY_TOOLS.isdisjoint(path):
+        return False
+    kind = _kind(entry)
+    if kind in _TOLD and key in ("source", "url"):
+        return False
+    if kind == "text" and key == "data" and path[-1:] == ("source",):  # a document in plain text
+        return False
+    return _is_address(text) or (kind == "url" and key == "url")
+
+
+def _stored(entry: Object) -> Iterator[str]:
     """The keys of an object under which it names files."""
-    if _kind(entry) in _PRODUCED:
-        return
-    yield from (key for key in _FILES if entry.get(key) and not _is_own(key, entry[key]))
-    yield from (key for key in _LINKED if _is_address(entry.get(key)))
-    source = entry.get("source")
-    if _kind(entry) not in _IMAGES and isinstance(source, dict) and source.get("type") == "url":
-        yield "source"
+    if _kind(entry) not in _PRODUCED:
+        yield from (key for key in _FILES if entry.get(key) and not _is_own(key, entry[key]))
 
 
 def _is_own(key: str, value: object) -> bool:
@@ -160,9 +236,10 @@ def _is_own(key: str, value: object) -> bool:
     return key == "container" and isinstance(value, dict) and not value.get("id")
 
 
-def _is_address(value: object) -> bool:
-    address = value.get("url") if isinstance(value, dict) else value
-    return isinstance(address, str) and not _is_data_url(address) and "://" in address[:20]
+def _is_address(text: str) -> bool:
+    """Whether some parser may read it as a URL, of any scheme but `data`."""
+    head = text.lstrip(_BLANKS)[:_ADDRESS_HEAD].translate(_TORN)
+    return ":" in head and not _is_data_url(head) and _ADDRESS.match(head) is not None
 
 
 def _is_data_url(address: str) -> bool:

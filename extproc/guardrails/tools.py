@@ -13,7 +13,16 @@ _LONGEST_TYPE = 64
 _AT_THE_CALLER = frozenset(("apply_patch", "bash", "computer", "computer_use", "local_shell", "memory", "text_editor"))
 """Types that a provider describes to the model, and whose calls the caller carries out."""
 _SAME = {"mcp_toolset": "mcp", "google_search": "web_search"}
-_SWITCHES = {
+_KEYED = {
+    "codeExecution": "code_execution",
+    "code_execution": "code_execution",
+    "googleSearch": "web_search",
+    "google_search": "web_search",
+    "urlContext": "url_context",
+    "url_context": "url_context",
+}
+"""Gemini's tools have no type, and are told by their only key."""
+SWITCHES = {
     "data_sources": "data_sources",
     "enable_search": "web_search",
     "enable_web_search": "web_search",
@@ -41,6 +50,8 @@ class Tool(NamedTuple):
 
 def listed(given: object, path: Path) -> Iterator[Tool]:
     """The tools of a list, and of the lists in it. What is not understood is one that the provider runs."""
+    if given and not isinstance(given, list):
+        yield from _enabled(given, path)
     for index, entry in enumerate(given if isinstance(given, list) else ()):
         at = (*path, index)
         if not isinstance(entry, dict):
@@ -52,8 +63,20 @@ def listed(given: object, path: Path) -> Iterator[Tool]:
             yield _tool(entry, at)
 
 
+def _enabled(given: object, path: Path) -> Iterator[Tool]:
+    """Tools that are not in a list: Groq names those that a system of models may use."""
+    names = given.get("enabled_tools") if isinstance(given, dict) else None
+    if not isinstance(names, list):
+        yield Tool(path, True, "", {})
+        return
+    for index, name in enumerate(names):
+        yield Tool((*path, "enabled_tools", index), True, name if isinstance(name, str) else "", {})
+
+
 def _tool(entry: Object, path: Path) -> Tool:
     kind = entry.get("type")
+    if kind is None and (not _own_name(entry) or not _KEYED.keys().isdisjoint(entry)):
+        return Tool(path, True, _KEYED.get(next(iter(entry), ""), "") if len(entry) == 1 else "", entry)
     if kind is None or kind in ("function", "custom"):
         return Tool(path, False, _own_name(entry), entry)
     if not isinstance(kind, str) or len(kind) > _LONGEST_TYPE:
@@ -69,17 +92,15 @@ def _is_local_shell(name: str, entry: Object) -> bool:
 
 
 def _own_name(entry: Object) -> str:
-    """Chat completions have it one level deeper."""
-    for holder in (entry, entry.get("function"), entry.get("custom")):
-        name = holder.get("name") if isinstance(holder, dict) else None
-        if isinstance(name, str):
-            return name
-    return ""
+    """Chat completions have it one level deeper. Nothing where two differ: nobody knows which one counts."""
+    holders = (entry, entry.get("function"), entry.get("custom"))
+    names = {holder["name"] for holder in holders if isinstance(holder, dict) and isinstance(holder.get("name"), str)}
+    return names.pop() if len(names) == 1 else ""
 
 
 def switched_on(document: Object) -> Iterator[Tool]:
     """Hosted tools that top-level fields turn on."""
-    for field, name in _SWITCHES.items():
+    for field, name in SWITCHES.items():
         value = document.get(field)
         if value is not None and value is not False:
             yield Tool((field,), True, name, {})

@@ -4,7 +4,6 @@ Patterns run on the normalised text in an automaton of our own, in linear time. 
 which of them can occur in a text at all: it scans for an expression that each match fits.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from re import _constants as op  # type: ignore[attr-defined]
@@ -13,6 +12,7 @@ from typing import Any
 from extproc.redaction.automaton import Automaton, PatternError
 from extproc.redaction.normalise import Source, folded, plain
 from extproc.redaction.patterns import Candidate, Recognizer
+from extproc.redaction.wordlist import WordList, caseless
 
 MOST_WORDS = 10_000
 DENY_SCORE = 1.0
@@ -171,30 +171,27 @@ _CATEGORIES = {op.CATEGORY_DIGIT: "0-9", op.CATEGORY_SPACE: r"\s\x1c-\x1f", op.C
 
 # ---- words ----
 
-_SPACED = r"0-9A-Za-z_\u00c0-\u052f"
+_MOST_SCANNED = 1_000
+"""Characters of a list that Hyperscan scans for; the time to build an expression of words grows with their square."""
+_ANY_TEXT = rf"\A{_ANY_BYTE}"
 
 
 def _words(entity: str, name: str, words: Sequence[str], score: float) -> Recognizer:
     """Words as whole ones, in any case, longest first."""
-    known = sorted({word for word in map(plain, words) if word.strip()}, key=lambda word: (-len(word), word))
+    known = sorted({caseless(word) for word in words if plain(word).strip()})
     if not known or len(known) > MOST_WORDS:
         raise PatternError(f"deny list of {name!r}: from 1 to {MOST_WORDS} words are expected")
-    expression = re.compile("|".join(map(_word, known)), re.IGNORECASE)
+    listed = WordList(known)
 
     def find(source: Source, _first: int, _last: int) -> Iterator[Candidate]:
-        for match in expression.finditer(source.normalised()):
-            yield Candidate(*match.span(), entity, score)
+        for start, end in listed.spans(source.text):
+            yield Candidate(start, end, entity, score)
 
-    trigger = "(?i)(?:" + "|".join("".join(map(_bytes, word)) for word in known) + ")"
+    is_scanned = sum(map(len, known)) <= _MOST_SCANNED
+    trigger = "(?i)(?:" + "|".join(map(_any_case, known)) + ")" if is_scanned else _ANY_TEXT
     return Recognizer(entity, trigger, find, is_whole=True)
 
 
-def _word(word: str) -> str:
-    """With no letter of a script with spaces beside it, unless it begins or ends in a letter of one without."""
-    before = "" if _is_unspaced(word[0]) else rf"(?<![{_SPACED}])"
-    after = "" if _is_unspaced(word[-1]) else rf"(?![{_SPACED}])"
-    return before + re.escape(word) + after
-
-
-def _is_unspaced(character: str) -> bool:
-    return character.isalpha() and re.match(f"[{_SPACED}]", character) is None
+def _any_case(word: str) -> str:
+    """An expression on folded text. The `i` of ASCII has cases beyond it, in Turkish."""
+    return "".join(r"[i\xc0]" if character == "i" else _bytes(character) for character in word)

@@ -1,6 +1,8 @@
 """The words beside a value."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extproc.redaction.context import Surroundings, Words
 from extproc.redaction.normalise import Source
@@ -59,3 +61,21 @@ def test_phrases_and_scripts() -> None:
 
 def test_empty_words_speak_for_nothing() -> None:
     assert not _speaks(f"a {VALUE}", "", " - ")
+
+
+PIECES = (
+    *("sin ", "SIN:", "clientSin", "sins", "social ", "insurance ", "İ", "ΟΔΟΣ ", "身份号码", "ﬁ", "\u200b", "½"),
+    *("\n", "\n\n", ",", "name,sin\n", "x" * 60, " word" * 9, "1,", "|", VALUE + " "),
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30), st.lists(st.sampled_from(PIECES), max_size=12))
+def test_nothing_is_missed_where_no_surroundings_are_read(before: list[str], after: list[str]) -> None:
+    """Surroundings are read only where a word could be; that has to be wherever one is."""
+    lead = "".join(before)
+    source = Source(f"{lead} {VALUE} {''.join(after)}")
+    start = len(Source(lead + " ").data)
+    for words in (Words(["sin"]), Words(["social insurance", "身份号码"]), Words(["οδος"]), Words(["fi", "i"])):
+        surroundings = Surroundings(source)
+        expected = words.are_in(surroundings.of(start, start + len(VALUE)))
+        assert surroundings.have(words, start, start + len(VALUE)) == expected

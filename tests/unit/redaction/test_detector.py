@@ -4,6 +4,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -63,6 +65,17 @@ def test_each_value_is_where_its_trigger_says(plain: Detector) -> None:
             ends = PlainScanner([recognizer.trigger]).ends(source.data).get(0, []) if everywhere else []
             near = {c for w in recognizer.windows(source.data, ends) for c in recognizer.find(source, *w)}
             assert near == everywhere, (recognizer.entity, text)
+
+
+@given(st.text("0123456789 .-/()+,ax\n", max_size=400))
+def test_windows_of_runs_are_apart_and_hold_each_beginning(text: str) -> None:
+    source = Source(text)
+    for recognizer in (one for one in library(()) if one.run):
+        found = list(recognizer.windows(source.data, PlainScanner([recognizer.trigger]).ends(source.data).get(0, ())))
+        assert all(first <= last for first, last in found)
+        assert all(one[1] < other[0] for one, other in pairwise(found))
+        for candidate in recognizer.find(source, 0, len(source.data)):
+            assert any(first <= candidate.start <= last for first, last in found), (recognizer.entity, candidate)
 
 
 @given(st.text())
@@ -172,13 +185,16 @@ def test_long_base64_is_passed_over() -> None:
     assert len(Detector().findings("Ab+/ 4111111111111111")) == 1
 
 
-HOSTILE = {
+HOSTILE: dict[str, Callable[[int], str]] = {
     "base64 and one @": lambda n: "QUJD" * (n // 4) + "@example.com",
     "a:": lambda n: "a:" * (n // 2),
     "1-1-": lambda n: "1-" * (n // 2),
     "a@a@": lambda n: "a@" * (n // 2),
     "(((": lambda n: "(" * n,
     "4111 ": lambda n: "4111 " * (n // 5),
+    "groups": lambda n: "".join(f"{k * 7919 % 10_000:04} " for k in range(n // 5)),
+    "row": lambda n: "".join(f"{k * 104_729 % 1_000_003}," for k in range(n // 7)),
+    "+1 2": lambda n: "+49 30 " * (n // 7),
     "tokens": lambda n: "eyJhbGciOiJIUzI1NiJ9." * (n // 21),
     "pairs": lambda n: "server=a;password=" * (n // 18),
 }
