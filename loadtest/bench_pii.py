@@ -27,7 +27,7 @@ _KB = 1_000
 _SIZES = (_KB, 10 * _KB, 100 * _KB, 1_000 * _KB)
 _CLEAN_TIME = 0.1e-3  # seconds for 10 kB
 _HOSTILE_TIME = 50e-3  # seconds for 100 kB of what others stumble over
-_DENSE_TIME = 200e-3  # the same where a value is, or could be, at each group of characters
+_DENSE_TIME = 250e-3  # the same where a value is, or could be, at each group of characters
 _CLEAN_RATIO, _MIXED_RATIO = 150, 20
 _EXPONENT = 1.2
 

@@ -28,12 +28,12 @@ _SAID = frozenset(_TEXTS.split())
 """Keys of texts and names: an address that stands there is read as words. Under any other key it is one to fetch."""
 _TOLD = frozenset(("search_result", "web_fetch_result", "web_search_result"))
 """Texts that came from somewhere, and say from where."""
-_FETCHED_BY_TOOLS = frozenset(("functions", "mcp_servers", "tools", *tools.SWITCHES))
-"""Where addresses are those of tools, for which there are other rules."""
+_FOR_TOOLS = frozenset(("functions", "tools", *tools.SWITCHES))
+"""Fields of a request whose addresses are those of tools, for which there are other rules."""
 _ADDRESS = re.compile(r"\W{0,8}(?:https?:\S|(?:[a-z][a-z0-9+.-]+:)+[\\/])", re.IGNORECASE)
 _ADDRESS_HEAD = 64
+_LONGEST_URL = 4096
 _BLANKS = "".join(map(chr, range(33)))
-_TORN = str.maketrans("", "", "\t\r\n")  # parsers of URLs pass over these wherever they stand
 _PRODUCED = frozenset(("bash_code_execution_output", "code_execution_output"))
 """Records of files that a hosted tool made: they come back with the conversation, and are not read again."""
 _OPAQUE = frozenset(
@@ -91,11 +91,11 @@ class Inventory:
 def take(document: Object) -> Inventory:
     """The inventory of a parsed request, of any surface."""
     found = Inventory(messages=_messages(document), text=_characters(document))
-    drawn = []
+    drawn: dict[Path, None] = {}
     for part in _parts(document):
         _note(found, part)
         if part.image is not None and _kind(part.entry) in _IMAGES:
-            drawn.append(part.image)
+            drawn[part.image] = None
     shown = {image.path for image in found.images}
     found.images += [Image(path, False) for path in drawn if path not in shown]  # however it is meant to be found
     found.tools += tools.listed(document.get("functions"), ("functions",))
@@ -128,9 +128,9 @@ def _characters(document: Object) -> int:
 
 
 def _is_sealed(text: str) -> bool:
-    is_url = _is_data_url(text)
-    data = text.partition(",")[2] if is_url else text
-    return (is_url or len(data) >= SEALED_BYTES) and not data.encode(errors="replace").translate(None, _BASE64)
+    head, comma, data = text.partition(",") if _is_data_url(text) else ("", "", text)
+    is_media = len(head) <= _ADDRESS_HEAD if comma else len(data) >= SEALED_BYTES
+    return is_media and not data.encode(errors="replace").translate(None, _BASE64)
 
 
 def _parts(document: Object) -> Iterator[_Part]:
@@ -162,7 +162,7 @@ def _image_of(path: Path, key: str, image: Path | None) -> Path | None:
 def _is_data(holder: Object, path: Path, key: str) -> bool:
     if key == "input" and path:
         return _kind(holder).endswith("tool_use")
-    if key in ("action", "actions"):
+    if key in ("action", "actions", "outputs"):
         return _kind(holder).endswith("_call")
     return key in _OPAQUE
 
@@ -186,17 +186,18 @@ def _note(found: Inventory, part: _Part) -> None:
 def _strings(entry: Object) -> Iterator[tuple[str, str]]:
     """Those of an object and of the lists in it, without what is said there."""
     for key, value in entry.items():
+        if key in _SAID or key in _OPAQUE:
+            continue
         if isinstance(value, str):
-            if key not in _SAID:
-                yield key, value
-        elif isinstance(value, list) and key not in _SAID and key not in _OPAQUE:
-            waiting: list[object] = [value]
-            while waiting:
-                one = waiting.pop()
-                if isinstance(one, list):
-                    waiting += reversed(one)
-                elif isinstance(one, str):
-                    yield key, one
+            yield key, value
+            continue
+        waiting = list(value) if isinstance(value, list) else []
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, list):
+                waiting += one
+            elif isinstance(one, str):
+                yield key, one
 
 
 def _is_image(part: _Part, key: str, text: str) -> bool:
@@ -215,7 +216,7 @@ def _is_inline(key: str, text: str) -> bool:
 def _is_fetched(part: _Part, key: str, text: str) -> bool:
     """Whether a provider may fetch what a string names, which is no image."""
     path, entry, _ = part
-    if not _FETCHED_BY_TOOLS.isdisjoint(path):
+    if "tools" in path or (path and path[0] in _FOR_TOOLS):
         return False
     kind = _kind(entry)
     if kind in _TOLD and key in ("source", "url"):
@@ -238,7 +239,10 @@ def _is_own(key: str, value: object) -> bool:
 
 def _is_address(text: str) -> bool:
     """Whether some parser may read it as a URL, of any scheme but `data`."""
-    head = text.lstrip(_BLANKS)[:_ADDRESS_HEAD].translate(_TORN)
+    head = text.lstrip(_BLANKS)[:_LONGEST_URL]
+    for torn in "\t\r\n":  # parsers pass over these wherever they stand
+        head = head.replace(torn, "")
+    head = head[:_ADDRESS_HEAD]
     return ":" in head and not _is_data_url(head) and _ADDRESS.match(head) is not None
 
 

@@ -6,7 +6,6 @@ Guards look at what the model said, before anything is put back: else the caller
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 
 from extproc.edits import Edit
 from extproc.redaction import positions
@@ -20,15 +19,8 @@ _ECHOED = frozenset(
     ("instructions", "metadata", "prompt", "prompt_cache_key", "safety_identifier", "tool_choice", "tools", "user")
 )
 """What an answer repeats of its request: no guard of answers looks at it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    """What has been counted so far."""
-
-    counts: list[Counter[str]] = field(default_factory=list)
-    restored: int = 0
-    unrestored: int = 0
+_TOLD = frozenset(("arguments", "code", "input", "refusal", "text", "transcript"))
+"""Keys of texts that come piece by piece before they come whole."""
 
 
 class Ear:
@@ -82,7 +74,10 @@ class AnswerTexts:
     @property
     def counts(self) -> Counter[str]:
         """What all guards found, by entity."""
-        return sum((guard.redactor.counts for guard in self._guards), Counter())
+        total: Counter[str] = Counter()
+        for guard in self._guards:
+            total.update(guard.redactor.counts.copy())  # a thread that nobody waits for any more may still count
+        return total
 
     @property
     def blocked(self) -> bool:
@@ -124,33 +119,48 @@ class AnswerTexts:
     def document(self, body: bytes, again: bool = False) -> list[Edit]:
         """The edits of all strings, keys and long numbers of a JSON text. They do not overlap.
 
-        `again`: all this has been told before; what is found in it is not counted, but still changed or blocked.
+        `again`: its texts have been told before, piece by piece; what is found in them is not counted, but still
+        changed or blocked. What else it holds, such as what a tool gave, is new.
         """
-        tally = self._tally() if again else None
         edits: list[Edit] = []
         if self._guards or self._ear is not None:
             said = [position for position in positions.read(body) if not _is_echo(position)]
-            changed: list[tuple[Position, list[Change]]] = [(position, []) for position in said]
+            old = [position for position in said if _was_told(position)] if again else []
+            new = [position for position in said if not _was_told(position)] if again else said
+            changed: list[tuple[Position, list[Change]]] = [(position, []) for position in new]
             for guard in self._guards:
-                changed = [(position, guard.changes(position.text, position.lead)) for position in said]
-                edits = _joined(edits, positions.edits(body, changed))
-            if self._ear is not None and not again:
+                repeated = _uncounted(guard, old)
+                changed = [(position, guard.changes(position.text, position.lead)) for position in new]
+                edits = _joined(edits, positions.edits(body, [*repeated, *changed]))
+            if self._ear is not None:
                 for position, changes in changed:
                     self._ear.hear(position.path, apply(position.text, changes)[position.lead :])
         if self._restorer:
+            restored, unrestored = self._restorer.restored, self._restorer.unrestored
             edits = _joined(edits, self._restorer.document(body))
-        if tally is not None:
-            self._reset(tally)
+            if again:
+                self._restorer.restored, self._restorer.unrestored = restored, unrestored
         return edits
 
-    def _tally(self) -> _Tally:
-        return _Tally([guard.redactor.counts.copy() for guard in self._guards], self.restored, self.unrestored)
 
-    def _reset(self, tally: _Tally) -> None:
-        for guard, counts in zip(self._guards, tally.counts, strict=True):
-            guard.redactor.counts = counts
-        if self._restorer:
-            self._restorer.restored, self._restorer.unrestored = tally.restored, tally.unrestored
+def _uncounted(guard: OutputGuard, told: Sequence[Position]) -> list[tuple[Position, list[Change]]]:
+    """What a guard changes in texts that it has seen before. They count again only where they end the answer."""
+    redactor = guard.redactor
+    counts = redactor.counts.copy()
+    changed = [(position, guard.changes(position.text, position.lead)) for position in told]
+    if not redactor.blocked:
+        redactor.counts = counts
+    return changed
+
+
+def _was_told(position: Position) -> bool:
+    """Whether it is, or stands inside, a text that comes piece by piece before it comes whole."""
+    at: Position | None = position
+    while at is not None:
+        if at.path != () and at.path[-1] in _TOLD:
+            return True
+        at = None if at.outer is None else at.outer.position
+    return False
 
 
 def _is_echo(position: Position) -> bool:

@@ -19,6 +19,7 @@ _V6_SHAPE = bounded(rf"[0-9A-Fa-f:]{{1,40}}:{_V4}|[0-9A-Fa-f:]{{2,45}}+(?!\.[0-9
 
 _LOOKED_BACK = 80
 _PART_BEFORE = re.compile(rb"(?:[0-9A-Za-z_]\.|[0-9A-Za-z]-|(?:^|[^/\w.:\-])[A-Za-z]{1,20}/|[=~><!]=\ ?|[\^~])\Z")
+_JOINTS = b".-/=^~"  # with which that ends, but for a space
 _PART_AFTER = re.compile(rb"\.[0-9a-z]|[\-+][A-Za-z]|-[0-9]+(?![0-9.])")
 _WORD = re.compile(rb"[A-Za-z_]+")
 _ENDS_PHRASE = re.compile(rb"[,;!?\n]|\. ")
@@ -91,7 +92,8 @@ def _is_part(source: Source, start: int, end: int) -> bool:
     """Whether the four numbers are part of more, or a version, or a heading's."""
     data = source.data
     before = data[max(0, start - _LOOKED_BACK) : start]
-    if _PART_BEFORE.search(before[-24:]) or _PART_AFTER.match(data, end) or _is_version(before):
+    has_joint = before.rstrip(b" ")[-1:] in _JOINTS
+    if (has_joint and _PART_BEFORE.search(before[-24:])) or _PART_AFTER.match(data, end) or _is_version(before):
         return True
     if b"\xc2" in before[-2:] and "§" in source.value(start - 2, start):
         return True

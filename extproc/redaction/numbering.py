@@ -57,7 +57,7 @@ class Table(NamedTuple, Generic[Mark]):
             start = len(rows) - 1
         return Table(tuple(rows), tuple(marks), start)
 
-    def mapped(self, change: Callable[[Mark], Mapped]) -> "Table[Mapped]":
+    def mapped(self, change: Callable[[Mark], Mapped | None]) -> "Table[Mapped]":
         """The same table with other marks."""
         return Table(self.rows, tuple(None if mark is None else change(mark) for mark in self.marks), self.start)
 

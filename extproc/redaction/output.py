@@ -7,14 +7,16 @@ how it came in pieces, so every split gives the same result.
 A run ends between two words without digits: no card, phone number or account number goes on over such a place, and an
 e-mail address or a key has no blank in it. So usually one word is held back, and the next. A run that finds no such
 place is ended after `RUN` characters, but where what is found in it begins, and a token without a blank, or a private
-key, after `TOKEN`.
+key, after `TOKEN`. A run of JSON ends in no escape and in no number.
 """
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from extproc.redaction import json_parts
 from extproc.redaction.changes import Change, apply
+from extproc.redaction.json_parts import Kind, Part, Place
 from extproc.redaction.redactor import Found, Redactor
 
 RUN = 256
@@ -32,8 +34,10 @@ _QUIET = re.compile(rf"(?:(?<![^{_S}{_C}]){_WORD}(?=[{_S}{_C}])|[{_C}])[{_S}]*+(
 _BLOCK = "-----BEGIN"  # of a private key, whose lines are one finding
 _END_OF_BLOCK = re.compile(r"-----END [A-Z0-9 ]{1,40}-----")
 _LAST_SEPARATOR = re.compile(rf".*[{_S}]", re.DOTALL)
-_OPEN_ESCAPE = re.compile(r"\\+(?:u[0-9a-fA-F]{0,3})?\Z")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\"\\/bfnrt]))")
+_ESCAPE = re.compile(
+    r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([\"\\/bfnrt]))"
+)
+_LONGEST_ESCAPE = 12
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -50,6 +54,7 @@ class Located:
 class _Channel:
     before: str = ""  # what went out last, as the model said it
     run: str = ""
+    place: Place = json_parts.BEGINNING  # where the run begins, of JSON
 
 
 class OutputGuard:
@@ -90,7 +95,8 @@ class OutputGuard:
 
     def changes(self, text: str, lead: int = 0, json: bool = False) -> list[Change]:
         """What to change in a whole text, behind its first `lead` characters."""
-        return self.redactor.changes(text, self._findings(text, json), lead)
+        changes = self.redactor.changes(text, self._findings(text, json), lead)
+        return json_parts.fitted(changes, json_parts.parts(text, lead)) if json and changes else changes
 
     def open_channels(self) -> list[Hashable]:
         """The channels that hold something back."""
@@ -101,16 +107,19 @@ class OutputGuard:
         lead = len(state.before)
         text = state.before + run[:seen]
         findings = self._findings(text, json)
-        cut += lead
-        for finding in findings:
-            if finding.start < cut < finding.end:
-                cut = finding.start if finding.start > lead else finding.end
-        if json and cut < len(text) and (escape := _OPEN_ESCAPE.search(text, lead + 1, cut)):
-            cut = escape.start()
+        parts = json_parts.parts(text, lead, state.place) if json else []
+        cut = _apart(cut + lead, lead, findings, parts)
+        if json:
+            cut = _before_escape(text, lead, cut)
         passed = text[:cut]
         inside = [finding for finding in findings if finding.start < cut]
+        changes = self.redactor.changes(passed, inside, lead)
         state.before = passed[-_IN_VIEW:]
-        return apply(passed, self.redactor.changes(passed, inside, lead))[lead:], cut - lead
+        if json:
+            changes = json_parts.fitted(changes, parts, state.place)
+            state.place = json_parts.place(cut, parts, state.place, changes)
+            state.before = state.before.lstrip("\\")  # it may be half an escape
+        return apply(passed, changes)[lead:], cut - lead
 
     def _findings(self, text: str, json: bool) -> Sequence[Found]:
         if not json or "\\" not in text:
@@ -149,6 +158,34 @@ def _cut_of_words(run: str, reach: int) -> tuple[int, int] | None:
     return (TOKEN - _OVERLAP, TOKEN) if len(run) >= TOKEN else None
 
 
+def _apart(cut: int, lead: int, findings: Iterable[Found], parts: Iterable[Part]) -> int:
+    """The cut, moved out of findings and of JSON's literals: before them, or behind where the run begins with one."""
+    whole = [(finding.start, finding.end) for finding in findings]
+    whole += [(part.start, part.end) for part in parts if part.kind in (Kind.LITERAL, Kind.REST)]
+    start = end = 0
+    for first, last in sorted(whole):
+        if first < end:
+            end = max(end, last)
+        elif start < cut < end:
+            break
+        else:
+            start, end = first, last
+    if not start < cut < end:
+        return cut
+    return start if start > lead else end
+
+
+def _before_escape(text: str, lead: int, cut: int) -> int:
+    """The cut, moved out of an escape."""
+    if "\\" in text[max(lead, cut - _LONGEST_ESCAPE) : cut]:
+        for escape in _ESCAPE.finditer(text, lead):
+            if escape.start() < cut < escape.end():
+                return escape.start() if escape.start() > lead else escape.end()
+            if escape.start() >= cut:
+                break
+    return cut
+
+
 def _unescaped(text: str) -> tuple[str, list[int]]:
     """What JSON's escapes mean, and where each of the characters, and the end, stand in the text."""
     parts: list[str] = []
@@ -164,7 +201,10 @@ def _unescaped(text: str) -> tuple[str, list[int]]:
 
 
 def _meaning(escape: re.Match[str]) -> str:
-    if escape[1] is not None:
-        number = int(escape[1], 16)
+    high, low, code, letter = escape.groups()
+    if high is not None:
+        return chr(0x10000 + (int(high, 16) - 0xD800 << 10) + int(low, 16) - 0xDC00)
+    if code is not None:
+        number = int(code, 16)
         return "\ufffd" if 0xD800 <= number < 0xE000 else chr(number)  # one half of a character
-    return _ESCAPED.get(escape[2], escape[2])
+    return _ESCAPED.get(letter, letter)

@@ -8,7 +8,7 @@ needs a word.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from itertools import accumulate
 from re import _parser  # type: ignore[attr-defined]
 from typing import NamedTuple
@@ -112,19 +112,20 @@ def _plan(code: int, trunk: str) -> Table[_Reading]:
     """The numbers of regions under a country code, without it, as the main one of them writes them."""
     forms = [_form(trunk, form) for form in _metadata(COUNTRY_CODE_TO_REGION_CODE[code][0]).number_format]
 
-    def reading(has_trunk: bool, matching: frozenset[int], length: int) -> _Reading | None:
+    def reading(matching: frozenset[int], length: int) -> _Reading:
         for place, form in enumerate(forms):
             if {2 * place + 1, 2 * place + 2} <= matching:
-                is_written = has_trunk or not form.needs_trunk
-                return _Reading(form.ends(length), form.needs_trunk, len(trunk) * has_trunk) if is_written else None
-        return _Reading(frozenset(), False, len(trunk) * has_trunk)
+                return _Reading(form.ends(length), form.needs_trunk, 0)
+        return _Reading(frozenset(), False, 0)
 
     expressions = [_valid(code)]
     for form in forms:
         expressions += (f"(?:{form.leading})[0-9]*", form.pattern)
-    tables = [table(expressions, partial(reading, False))]
+    numbers = table(expressions, reading)
+    tables = [numbers.mapped(lambda reading: None if reading.needs_trunk else reading)]
     if trunk:
-        tables.insert(0, table(expressions, partial(reading, True)).after(trunk))
+        # Digits that can be read both ways are read with the prefix.
+        tables.insert(0, numbers.mapped(lambda reading: reading._replace(trunk=len(trunk))).after(trunk))
     return together(tables).mapped(lambda readings: readings[0])
 
 

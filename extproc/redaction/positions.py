@@ -27,6 +27,9 @@ MAX_OPENED = 20_000
 """Brackets and commas of all strings that are opened, so that no parser is kept busy with what is only quoted."""
 _LEAD_CHARACTERS = 200
 """Longer values than this say by themselves what they are."""
+_LEAST_CHARACTERS = 4
+"""Shorter values than this say nothing, whatever their key."""
+_LONGEST_LEAD = 48
 _LEAST_DIGITS = 9
 
 Path = tuple[str | int, ...]
@@ -280,7 +283,7 @@ class _Reader:
         if len(self._found) == MAX_POSITIONS:
             raise TooMany
         lead = ""
-        if kind is not Kind.KEY and len(text) <= _LEAD_CHARACTERS:
+        if kind is not Kind.KEY and _LEAST_CHARACTERS <= len(text) <= _LEAD_CHARACTERS:
             lead = _lead(self._name())
         position = Position(kind, start, end, lead + text, len(lead), tuple(self._path), self._outer)
         self._found.append(position)
@@ -298,7 +301,7 @@ def _whole(number: str) -> str | None:
 
 def _lead(key: str) -> str:
     """`socialSecurity_number` as `social Security number: `; nothing for the words of an API."""
-    if not key or len(key) > _LEAD_CHARACTERS or key.encode() in vocabulary.KEYS:
+    if not key or len(key) > _LONGEST_LEAD or key.encode() in vocabulary.KEYS:
         return ""
     return f"{_WORDS_OF_KEY.sub(' ', key)}: "
 

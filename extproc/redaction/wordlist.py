@@ -1,13 +1,13 @@
 """Lists of words, found in a text as whole ones, in any case.
 
-Words are looked up and not searched for, so time grows with the text, however many there are: the first token of a word
-leads to what may follow it. A token is a run of letters and digits of scripts that write spaces, or any other character.
-A run is always a whole one, so most borders of words come of themselves. Texts are read in pieces, so that no call holds
-the interpreter's lock for long.
+Words are looked up and not searched for, so time grows with the text, however many there are: the first token of a
+word leads to what may follow it. A token is a run of letters and digits of scripts that write spaces, or any other
+character. A run is always a whole one, so most borders of words come of themselves. Texts are read in pieces, so that
+no call holds the interpreter's lock for long.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from extproc.redaction.normalise import plain
 
@@ -48,13 +48,21 @@ def caseless(text: str) -> str:
 
 
 class _Node:
-    """What may follow the tokens so far, and whether they are a word."""
+    """What may follow the tokens so far, what that begins with, and whether the tokens are a word."""
 
-    __slots__ = ("is_word", "nexts")
+    __slots__ = ("beginnings", "is_word", "nexts")
 
     def __init__(self) -> None:
         self.is_word = False
         self.nexts: dict[str, _Node] = {}
+        self.beginnings: set[str] = set()
+
+    def add(self, tokens: Sequence[str]) -> None:
+        node = self
+        for token in tokens:
+            node.beginnings.add(token[0])
+            node = node.nexts.setdefault(token, _Node())
+        node.is_word = True
 
 
 class WordList:
@@ -63,15 +71,9 @@ class WordList:
     def __init__(self, words: Iterable[str]) -> None:
         self._root = _Node()
         for word in words:
-            self._add(_TOKEN.findall(caseless(word)))
+            self._root.add(_TOKEN.findall(caseless(word)))
         signs = "".join(re.escape(token) for token in self._root.nexts if not _IN_RUN.match(token))
         self._beginnings = re.compile(f"[{_SPACED}]+|[{signs}]" if signs else f"[{_SPACED}]+")
-
-    def _add(self, tokens: Iterable[str]) -> None:
-        node = self._root
-        for token in tokens:
-            node = node.nexts.setdefault(token, _Node())
-        node.is_word = True
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Where words are in the normalised text, apart and ascending: at each place the longest one.
@@ -91,26 +93,32 @@ class WordList:
     def _words(self, text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Those that begin from `first` to before `last`."""
         end = first
+        nodes = self._root.nexts
         for token in self._beginnings.finditer(text, first, last):
-            start = token.start()
-            if start < end or token[0] not in self._root.nexts or not _may_touch(text[start], text[start - 1 : start]):
+            node = nodes.get(token[0])
+            if node is None or token.start() < end:
                 continue
-            if longest := self._longest(text, start):
+            start = token.start()
+            longest = _longest(node, text, token.end())
+            if longest and _may_touch(text[start], text[start - 1 : start]):
                 end = longest
                 yield start, end
 
-    def _longest(self, text: str, at: int) -> int:
-        """The end of the longest word that begins there, 0 where none does."""
-        longest = 0
-        node = self._root
-        while node.nexts and (token := _TOKEN.match(text, at)):
-            following = node.nexts.get(token[0])
-            if following is None:
-                break
-            node, at = following, token.end()
-            if node.is_word and _may_touch(text[at - 1], text[at : at + 1]):
-                longest = at
-        return longest
+
+def _longest(node: _Node, text: str, at: int) -> int:
+    """The end of the longest word whose first token ends there and led to the node, 0 where there is none."""
+    longest = 0
+    while True:
+        beside = text[at : at + 1]
+        if node.is_word and _may_touch(text[at - 1], beside):
+            longest = at
+        if beside not in node.beginnings:
+            return longest
+        token = _TOKEN.match(text, at)
+        following = token and node.nexts.get(token[0])
+        if not token or not following:
+            return longest
+        node, at = following, token.end()
 
 
 def _piece_end(text: str, start: int) -> int:

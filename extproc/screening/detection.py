@@ -33,6 +33,7 @@ _MOST_FINDINGS = 1_000  # of one
 _KEPT_S = 600.0  # for so long after the text came last
 _SHORTEST = 64  # characters; to remember a shorter text costs more than to look through it
 _THREADS = 2
+_TOO_LONG = "it took too long"
 _ASKED = 8  # texts of one call about which a service is asked at once
 
 P = ParamSpec("P")
@@ -115,6 +116,7 @@ class Detection:
         self._wait = wait
         self._models = models
         self._services = services
+        self._clock = clock
         self._memory = _Memory(clock)
         self._threads = ThreadPoolExecutor(_THREADS, "detection")
 
@@ -126,13 +128,14 @@ class Detection:
         try:
             return await asyncio.wait_for(done, self._wait)
         except TimeoutError:
-            raise DetectionFailed("it took too long") from None
+            raise DetectionFailed(_TOO_LONG) from None
 
     async def findings(self, finder: Finder, texts: Sequence[str]) -> Sequence[Findings]:
         """What it finds in each of the texts. Raises DetectionFailed."""
 
         async def look(new: Sequence[str]) -> Sequence[Findings]:
-            return await self.run(sum(map(len, new)), _all_found, finder, new)
+            until = self._clock() + self._wait
+            return await self.run(sum(map(len, new)), self._all_found, finder, new, until)
 
         return await self._remembering(finder, texts, look)
 
@@ -175,11 +178,18 @@ class Detection:
         except (TimeoutError, ServiceFailed, ValueError):
             raise DetectionFailed("the service that finds names gave no answer that can be used") from None
 
-
-def _all_found(finder: Finder, texts: Sequence[str]) -> Sequence[Findings]:
-    try:
-        return [finder.findings(text) for text in texts]
-    except Exception as error:  # a fault of ours, whose words may hold words of the text
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("texts could not be looked through: %s at %s:%s", type(error).__name__, where.name, where.lineno)
-        raise DetectionFailed("an error of the gateway") from None
+    def _all_found(self, finder: Finder, texts: Sequence[str], until: float) -> Sequence[Findings]:
+        """Gives up when nobody waits any more."""
+        found: list[Findings] = []
+        try:
+            for text in texts:
+                if self._clock() > until:
+                    raise DetectionFailed(_TOO_LONG)
+                found.append(finder.findings(text))
+        except DetectionFailed:
+            raise
+        except Exception as error:  # a fault of ours, whose words may hold words of the text
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("texts could not be looked through: %s at %s:%s", type(error).__name__, where.name, where.lineno)
+            raise DetectionFailed("an error of the gateway") from None
+        return found

@@ -3,11 +3,12 @@
 Pure: the pipeline hands in what was found in the texts.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
-from urllib.parse import unquote_plus
+from urllib.parse import unquote
 
 from extproc.call import Inspection, Rules
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
@@ -15,9 +16,9 @@ from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply, named
 from extproc.redaction.detector import Detector, Finding
 from extproc.redaction.placeholders import Placeholders
-from extproc.redaction.policy import Mode, OnError, Stateful
+from extproc.redaction.policy import Action, Mode, OnError, Stateful
 from extproc.redaction.positions import Position
-from extproc.redaction.profile import DetectionFailed, Unreadable, UnreadableAnswer
+from extproc.redaction.profile import DetectionFailed, Profile, Unreadable, UnreadableAnswer
 from extproc.redaction.redactor import Redactor
 from extproc.refusals import (
     INVALID_VALUE,
@@ -32,6 +33,14 @@ from extproc.refusals import (
 from extproc.surfaces import Place
 
 Findings = Sequence[Finding]
+
+_QUERY = ""
+_API_VERSION = re.compile(r"(?:^|&)api-version=[0-9]{4}-[0-9]{2}-[0-9]{2}(?:-preview)?(?=&|$)")
+_KNOWN = re.compile(
+    # A date of an API, names of its features, a UUID.
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[a-z][a-z-]*(?:-[0-9]{4}-[0-9]{2}-[0-9]{2})(?:, ?[a-z][a-z0-9-]*)*"
+    r"|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+)
 
 _PLACES = 16
 """Places of a call that its record names, at most."""
@@ -76,9 +85,15 @@ def read(prompt: Prompt, rules: Rules) -> list[Position]:
     except positions.TooMany:
         raise Unreadable("it has more texts than are looked through") from None
     most = None if rules.redaction is None else rules.redaction.policy.max_text
-    if most is not None and len(prompt.body) > most and sum([len(one.text.encode()) for one in found]) > most:
+    if most is not None and _is_longer(found, most, len(prompt.body)):
         raise Unreadable("it has more text than is looked through")
     return found
+
+
+def _is_longer(found: Sequence[Position], most: int, size: int) -> bool:
+    """Whether the texts, with the words before them, have more bytes; of a body of so many bytes."""
+    characters = sum([len(position.text) for position in found])
+    return characters > most or (size > most and sum([len(position.text.encode()) for position in found]) > most)
 
 
 def failed(why: DetectionFailed, what: str, on_error: OnError, mode: Mode, seen: Inspection) -> None:
@@ -104,15 +119,22 @@ def telling(headers: Mapping[str, str], query: str, rules: Rules) -> tuple[str, 
     profile = rules.redaction
     if profile is None or profile.input is None or profile.policy.mode is not Mode.ENFORCE:
         return ()
-    texts = {name: f"{name}: {text}" for name, text in headers.items()} | {"": unquote_plus(query)}
+    texts = {name: f"{name}: {text}" for name, text in headers.items() if not _KNOWN.fullmatch(text)}
+    texts[_QUERY] = unquote(_API_VERSION.sub("", query))
     if not profile.input.findings("\n\n".join(texts.values())):
         return ()
-    found = [name for name, text in texts.items() if profile.input.findings(text)]
-    if "" in found:
-        raise Refused(SENSITIVE_DATA, "The query of the URL holds a value that may not be sent.")
-    if "content-type" in found:
-        raise Refused(SENSITIVE_DATA, "The content-type holds a value that may not be sent.")
+    found = [name for name, text in texts.items() if _may_not_leave(profile, text)]
+    for where, name in ((_QUERY, "query of the URL"), ("content-type", "content-type")):
+        if where in found:
+            raise Refused(SENSITIVE_DATA, f"The {name} holds a value that may not be sent.")
     return tuple(found)
+
+
+def _may_not_leave(profile: Profile, text: str) -> bool:
+    if profile.input is None:
+        return False
+    found = [*profile.input.findings(text), *profile.input.findings(text.replace("+", " "))]
+    return any(profile.policy.input.get(finding.entity) is not Action.FLAG for finding in found)
 
 
 def check_model(named: str | None, place: Place, catalogue: Catalogue) -> None:

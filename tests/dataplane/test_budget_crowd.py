@@ -136,10 +136,12 @@ def test_what_a_provider_overspends_is_told_by_its_cause(number: int, site: Site
     told = asyncio.run(Crowd(site.urls).ask(asks, AT_ONCE))
     records = site.records(told)
     spent = site.spent(f"unruly-{number}", f"unruly-{number}-claude")
+    assert sum(not keeps_its_word(ask) for ask in asks) > 10  # which of them are admitted is chance
+    excess = sum(excess_of(record) for record in records.values())
     for measure, amount in UNRULY.items():
         verdict = judge(measure, amount, told, spent, records)
         assert verdict.explained, verdict
-        assert verdict.causes["output_above_cap"] > 0, verdict
+        assert verdict.causes["output_above_cap"] == excess, verdict
         assert min(verdict.admitted, verdict.refused) > 10, verdict
     for one in told:
         assert_to_blame(one.ask, records[one.request_id])
@@ -173,9 +175,14 @@ def assert_to_blame(ask: Ask, record: Json) -> None:
     above = record.get("overspent", {})
     if keeps_its_word(ask):
         assert above == {}, (ask, record)
-    if "usage" in record and "held" in record:
-        excess = max(0, record["usage"]["output"] - record["held"]["output"])
-        assert above.get("output_above_cap", 0) == excess, (ask, record)
+    assert above.get("output_above_cap", 0) == excess_of(record), (ask, record)
+
+
+def excess_of(record: Json) -> int:
+    """Tokens that were made above what was held for the answer."""
+    if "usage" not in record or "held" not in record:
+        return 0
+    return max(0, int(record["usage"]["output"]) - int(record["held"]["output"]))
 
 
 def record_tokens(record: Json) -> int:

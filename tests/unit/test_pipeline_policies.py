@@ -225,6 +225,30 @@ async def test_headers_that_tell_a_value_stay_behind() -> None:
     assert set(order.remove) == {"authorization", "user-agent"}
 
 
+async def test_what_an_api_itself_has_in_headers_and_queries_stays() -> None:
+    dates = redaction(input={"DATE_TIME": Action.PLACEHOLDER, "UUID": Action.PLACEHOLDER, EMAIL: Action.FLAG})
+    of = policy(dates)
+    call = of.pipeline.begin()
+    told = request(
+        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        anthropic_version="2023-06-01",
+        anthropic_beta="prompt-caching-2024-07-31",
+        idempotency_key="0b1c2d3e-4f50-4a6b-8c7d-8e9f0a1b2c3d",
+        user_agent=f"app ({MAIL})",
+    )
+    await told.tell(of.pipeline, call)
+    assert call.stripped == ("authorization",)
+    of.pipeline.end(call)
+
+
+@pytest.mark.parametrize("query", ["note=%2B14155550123", "note=+14155552671", "a=1&user=ada@acme.com"])
+async def test_a_query_is_looked_at_as_it_may_be_read(query: str) -> None:
+    every = redaction(input=dict.fromkeys((EMAIL, "PHONE_NUMBER"), Action.PLACEHOLDER))
+    play = Playbook(policy(every))
+    play >> request(f"/v1/chat/completions?{query}") << Refusal(refusals.SENSITIVE_DATA)
+    await play.play()
+
+
 async def test_a_query_that_tells_a_value_is_refused() -> None:
     play = Playbook(policy(redaction()))
     play >> request("/v1/chat/completions?user=ada%40acme.com") << Refusal(refusals.SENSITIVE_DATA)

@@ -119,6 +119,16 @@ REMOTE = [
     {"prompt": {"id": "pmpt_1", "variables": {"cat": {"type": "input_image", "image_url": FAR}}}},
     {"input": [{"image": FAR}]},
     {"tools": [{"type": "image_generation", "input_image_mask": {"image_url": FAR}}]},
+    chat({"image_url": None, "image": FAR}),
+    chat({"type": "image_url", "image_url": {"url": PNG}, "image": FAR}),
+    chat({"type": "image_url", "image_url": {"url": PNG, "fallback": FAR}}),
+    chat({"type": "image", "source": {"type": "base64", "data": FAR}}),
+    chat({"type": "image", "source": None}),
+    chat({"type": "image", "source": {"type": "file", "file_id": "file_1", "data": "iVBOR"}}),
+    responses({"role": "user", "content": [{"type": "input_image", "file_id": "file-1", "data": "iVBOR"}]}),
+    {"messages": [{"role": "user", "content": "x", "images": ["iVBOR" * 1000, FAR]}]},
+    chat({"type": "x", "cat_image": {"image": {"url": FAR}}}),
+    chat({"type": "x", "cat_image": FAR}),
 ]
 
 
@@ -140,6 +150,8 @@ NO_IMAGES = [
     {"text": {"format": {"type": "json_schema", "schema": {"properties": {"image": {"type": "image"}}}}}},
     {"messages": [{"role": "user", "content": f"Look at {FAR}"}]},
     {"metadata": {"image_url": FAR}},
+    {"input": [{"type": "code_interpreter_call", "outputs": [{"type": "image", "url": FAR}]}]},
+    {"modalities": ["text", "image"], "image_config": {"aspect_ratio": "16:9"}},
 ]
 
 
@@ -154,6 +166,19 @@ def test_an_image_may_be_fetched_from_the_hosts_that_are_named() -> None:
     assert broken(image({"url": "https://a.b.cdn.example/x"}), **rules) == {}
     for url in ("https://cdn.example/x", "https://evil.example/x", "ftp://images.example.com/x", ""):
         assert broken(image({"url": url}), **rules) == {"image_hosts": (1, ("messages[0].content[0]",))}
+
+
+def test_each_address_of_an_image_is_looked_at() -> None:
+    body = chat({"type": "image_url", "image_url": {"url": FAR}, "image": ["https://evil.example/x"]})
+    assert broken(body, image_hosts=("images.example.com",)) == {"image_hosts": (1, ("messages[0].content[0]",))}
+    assert broken(body, max_images=1) == {"max_images": (2, ())}
+
+
+def test_what_stands_beside_an_image_is_none() -> None:
+    body = {"messages": [{"image": PNG, "content": [{"type": "video", "video": FAR}]}]}
+    assert broken(body, files=False, images=Images.INLINE) == {"files": (1, ("messages[0].content[0].*",))}
+    inside = chat({"type": "image", "source": {"data": "iVBOR"}, "content": [{"type": "video", "video": FAR}]})
+    assert list(broken(inside, files=False, images=Images.INLINE)) == ["files"]
 
 
 # ---- tools ----
@@ -221,6 +246,10 @@ HOSTED = [
     ({"plugins": [{"id": "web"}]}, "plugins"),
     ({"messages": [{"attachments": [{"tools": [{"type": "file_search"}]}]}]}, "file_search"),
     ({"tools": [{"type": "namespace", "tools": [{"type": "web_search"}]}]}, "web_search"),
+    ({"tools": [{"google_search": {}}]}, "web_search"),
+    ({"tools": [{"urlContext": {}}]}, "url_context"),
+    ({"extra_body": {"google": {"tools": [{"googleSearch": {}}]}}}, "web_search"),
+    ({"compound_custom": {"tools": {"enabled_tools": ["web_search"]}}}, "web_search"),
 ]
 
 
@@ -233,11 +262,31 @@ def test_hosted_tools_are_told_by_type_without_version(body: Body, kind: str) ->
 
 @pytest.mark.parametrize(
     "tool",
-    [{"type": "telepathy"}, {"type": 7}, {"type": ["function"]}, "web_search", None, {"type": "x" * 65}, {"type": ""}],
-)
+    [
+        {"type": "telepathy"}, {"type": 7}, {"type": ["function"]}, "web_search", None, {"type": "x" * 65},
+        {"type": ""}, {}, {"telepathy": {}}, {"type": None, "name": ""}, {"name": "mine", "google_search": {}},
+        {"google_search": {}, "code_execution": {}}, {"name": "mine", "function": {"name": "other"}},
+    ],
+)  # fmt: skip
 def test_a_tool_that_nobody_knows_is_hosted(tool: Any) -> None:
     allowed = frozenset(("function", "web_search"))
     assert broken({"tools": [tool]}, hosted_tools=allowed) == {"hosted_tools": (1, ("tools[0]",))}
+
+
+@pytest.mark.parametrize("tools", [{"telepathy": {}}, "telepathy", {"enabled_tools": "x"}, {"enabled_tools": [7]}])
+def test_tools_that_are_no_list_are_hosted(tools: Any) -> None:
+    assert broken({"tools": tools}, hosted_tools=frozenset(("web_search",)))["hosted_tools"][0] == 1
+
+
+def test_a_tool_of_two_names_is_under_neither() -> None:
+    tool = {"type": "function", "name": "get_weather", "function": {"name": "other"}}
+    assert broken({"tools": [tool]}, tools=("get_weather", "other")) == {"tools": (1, ("tools[0]",))}
+
+
+def test_no_tools_are_none() -> None:
+    nothing: list[Any] = [None, [], {}]
+    for tools in nothing:
+        assert broken({"tools": tools, "functions": None}, tools=(), hosted_tools=frozenset(), max_tools=0) == {}
 
 
 def test_a_switch_that_is_off_turns_nothing_on() -> None:
@@ -299,6 +348,20 @@ FILES = [
     {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]},
     {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
     {"messages": [{"role": "user", "attachments": [{"file_id": "file-1", "tools": []}]}]},
+    chat({"type": "document_url", "document_url": FAR}),
+    chat({"type": "document_url", "document_url": {"url": FAR}}),
+    chat({"type": "input_audio", "input_audio": FAR}),
+    chat({"type": "input_audio", "input_audio": {"data": FAR, "format": "mp3"}}),
+    chat({"type": "video", "video": FAR}),
+    chat({"type": "video", "video": [[FAR], "iVBOR"]}),
+    chat({"type": "file", "file": {"url": FAR}}),
+    chat({"type": "document", "source": FAR}),
+    chat({"type": "document", "source": {"type": "url", "url": "images.example.com/x.pdf"}}),
+    chat({"type": "document", "source": {"type": "content", "content": [{"type": "x", "y": FAR}]}}),
+    chat({"type": "tool_result", "content": [{"type": "x", "fileData": {"fileUri": "gs://bucket/x.pdf"}}]}),
+    chat({"type": "input_text", "text": "x", "telepathy": FAR}),
+    chat({"type": "text", "input_audio": {"type": "text", "data": FAR}}),
+    {"document": {"type": "document_url", "document_url": FAR}},
 ]
 
 
@@ -318,12 +381,62 @@ NO_FILES = [
     chat({"type": "code_execution_tool_result", "content": [{"type": "code_execution_output", "file_id": "file_1"}]}),
     {"messages": [{"content": [{"type": "tool_use", "input": {"file_id": "mine"}}]}]},
     {"messages": [{"role": "user", "content": "file_id: file-1"}]},
+    {"messages": [{"role": "user", "content": FAR, "name": FAR}], "user": FAR, "stop": ["http://"]},
+    {"messages": [{"role": "tool", "tool_call_id": "call_1", "content": FAR}]},
+    {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": FAR}}]}]},
+    {"messages": [{"role": "user", "content": [FAR]}]},
+    chat({"type": "text", "text": FAR}),
+    chat({"type": "input_audio", "input_audio": {"data": "//uQxAAAAA", "format": "mp3"}}),
+    chat({"type": "input_audio", "input_audio": {"data": "data:audio/mp3;base64,//uQxAAAAA"}}),
+    chat({"type": "document", "title": FAR, "context": FAR, "source": {"type": "text", "data": f"{FAR} is a cat"}}),
+    chat({"type": "search_result", "source": FAR, "title": "x", "content": [{"type": "text", "text": FAR}]}),
+    chat({"type": "web_search_tool_result", "content": [{"type": "web_search_result", "url": FAR}]}),
+    chat({"type": "tool_use", "input": {"document_url": FAR}}),
+    chat({"type": "thinking", "thinking": FAR, "signature": "Zm9v"}),
+    chat({"type": "bash_code_execution_result", "stdout": FAR, "stderr": FAR, "content": []}),
+    responses({"type": "web_search_call", "action": {"type": "open_page", "url": FAR, "sources": [{"url": FAR}]}}),
+    responses({"type": "computer_call_output", "output": {"type": "computer_screenshot", "current_url": FAR}}),
+    responses({"type": "function_call_output", "call_id": "call_1", "output": FAR}),
+    responses({"type": "shell_call_output", "output": [{"stdout": FAR, "stderr": ""}]}),
+    responses({"type": "mcp_call", "arguments": FAR, "output": FAR, "error": FAR}),
+    responses({"type": "reasoning", "summary": [{"type": "summary_text", "text": FAR}]}),
+    {"input": FAR, "instructions": FAR},
+    {"input": [FAR, FAR]},
+    {"prompt": [FAR]},
+    {"system": [{"type": "text", "text": FAR}]},
+    {"tools": [{"type": "mcp", "server_url": FAR}], "mcp_servers": [{"type": "url", "url": FAR}]},
+    {"tools": [{"type": "custom", "name": "f", "format": {"type": "grammar", "x": FAR}}], "web_search": {"x": FAR}},
+    {
+        "response_format": {"json_schema": {"schema": {"$schema": FAR}}},
+        "structured_outputs": {"json": {"$schema": FAR}},
+    },
+    {"metadata": {"document_url": FAR}},
+    {"input": [{"type": "tool_search_output", "tools": [{"type": "function", "name": "f", "x": FAR}]}]},
+    chat({"type": "x", "at": "12:30", "note": "and/or: see https://example.com", "folder": "C:\\temp"}),
 ]
 
 
 @pytest.mark.parametrize("body", NO_FILES)
 def test_what_stands_in_the_body_or_was_made_before_is_no_file_to_be_read(body: Body) -> None:
     assert broken(body, files=False) == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://x", "HTTPS://x", "ftp://x", "file:/etc/x", "s3://bucket/x", "blob+https://x", "view-source:https://x",
+        " \n\x00https://x", "ht\ttps://x", "h" + "\n" * 500 + "ttps://x", "https:\\\\x", "https:x", "<https://x>",
+        "\N{ZERO WIDTH SPACE}https://x", "https://x/a b.pdf",
+    ],
+)  # fmt: skip
+def test_an_address_is_what_any_parser_may_read_as_one(url: str) -> None:
+    assert broken(chat({"type": "x", "y": url}), files=False)["files"][0] == 1
+
+
+def test_of_messages_and_input_the_longer_one_counts() -> None:
+    shorter: list[Body] = [{"messages": None}, {"messages": []}, {"messages": [{}]}]
+    for others in shorter:
+        assert broken({**others, "input": [{}, {}]}, max_messages=1) == {"max_messages": (2, ())}
 
 
 def test_a_stored_prompt_is_text_that_nobody_saw() -> None:
@@ -356,9 +469,12 @@ JSON = st.recursive(
                     "functions",
                     "server_url",
                     "prompt",
+                    "image",
+                    "images",
+                    "video",
                 ]
             ),
-            inner | st.sampled_from(["mcp", "image", "function"]),
+            inner | st.sampled_from(["mcp", "image", "function", FAR]),
         )
     ),
     max_leaves=30,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.dialects.json_spans import splice
-from extproc.redaction.answer import AnswerTexts
+from extproc.redaction.answer import AnswerTexts, Ear
 from extproc.redaction.output import OutputGuard
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
@@ -152,14 +152,23 @@ def test_a_guard_in_the_shadow_only_counts(say: Callable[[AnswerTexts, str], str
 
 def test_what_is_told_again_counts_once_but_may_still_block() -> None:
     answer = texts(Mode.ENFORCE)
-    said = [f"<EMAIL_ADDRESS_1> <EMAIL_ADDRESS_7> {EVE}"]
-    expected = [f"{BOB} <EMAIL_ADDRESS_7> [EMAIL_ADDRESS]"]
+    said = {"text": f"<EMAIL_ADDRESS_1> <EMAIL_ADDRESS_7> {EVE}"}
+    expected = {"text": f"{BOB} <EMAIL_ADDRESS_7> [EMAIL_ADDRESS]"}
     assert told(answer, said) == told(answer, said, again=True) == expected
     assert (answer.restored, answer.unrestored, answer.counts) == (1, 1, {"EMAIL_ADDRESS": 1})
-    told(answer, ["project falcon"], again=True)
+    told(answer, {"text": "project falcon"}, again=True)
     assert answer.blocked
+    assert answer.counts.total() == 2  # what ends an answer is told
+    assert told(texts(), said, again=True) == {"text": f"{BOB} <EMAIL_ADDRESS_7> {EVE}"}
+
+
+def test_what_a_tool_gave_is_new_in_an_item_whose_arguments_were_told() -> None:
+    ear = Ear()
+    answer = AnswerTexts(None, texts(Mode.ENFORCE)._guards, ear)
+    item = {"item": {"type": "mcp_call", "arguments": f'{{"to":"{EVE}"}}', "output": f"from {EVE}"}}
+    told(answer, item, again=True)
     assert answer.counts == {"EMAIL_ADDRESS": 1}
-    assert told(texts(), said, again=True) == [f"{BOB} <EMAIL_ADDRESS_7> {EVE}"]
+    assert ear.take() == ["from [EMAIL_ADDRESS]"]
 
 
 def test_no_guard_looks_at_what_an_answer_repeats_of_its_request() -> None:

@@ -1,17 +1,21 @@
 """An answer that streams is redacted the same however it is cut, and little of it is held back."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.redaction import output
+from extproc.redaction.changes import apply
 from extproc.redaction.output import OutputGuard
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 from extproc.redaction.redactor import Redactor
-from tests.unit.redaction.finding import findings
+from tests.unit.redaction.finding import Finding, findings
 
 BOB = "bob@example.com"
 CARD = "4111 1111 1111 1111"
@@ -118,10 +122,33 @@ def test_escapes_of_json_are_understood_and_stay_whole() -> None:
             assert json.loads(_streamed([text[:at], text[at:]], json_text=True)) == expected
 
 
-def test_a_bound_falls_into_no_escape() -> None:
-    for shift in range(8):
-        said = {"text": "x" * shift + "\u00e9\n\\" * 2000}
-        assert json.loads(_streamed([json.dumps(said)], json_text=True)) == said
+@pytest.mark.parametrize("letters", ["\u00e9\n\\", "\\", "\U0001d7d2"])
+def test_a_bound_falls_into_no_escape(letters: str) -> None:
+    for shift in range(12):
+        said = {"text": "x" * shift + letters * 2000}
+        guard = _guard()
+        pieces = [guard.feed(0, json.dumps(said), json=True), guard.finish(0, json=True)]
+        assert json.loads("".join(pieces)) == said
+        assert all(re.search(r"\\(u(?!d8)[0-9a-f]{0,3})?\Z", piece.replace("\\\\", "")) is None for piece in pieces)
+
+
+def test_many_backslashes_are_looked_at_once() -> None:
+    seen = 0
+
+    def find(text: str) -> list[Finding]:
+        nonlocal seen
+        seen += len(text)
+        return []
+
+    guard = OutputGuard(find, Redactor(RedactionPolicy(), {}))
+    guard.feed(0, "\\" * 100_000, json=True)
+    assert seen < 100_000
+
+
+def test_a_character_in_two_escapes_is_one() -> None:
+    text = json.dumps({"to": "\U0001d51e@example.com"})
+    assert "\\ud835\\udd1e@" in text
+    assert json.loads(_streamed([text], json_text=True)) == {"to": "[EMAIL_ADDRESS]"}
 
 
 _TEXTS = st.lists(
@@ -168,3 +195,148 @@ def test_channels_do_not_touch_each_other(events: list[tuple[int, str]]) -> None
     for channel in range(3):
         shown[channel] += guard.finish(channel)
         assert shown[channel] == _streamed(["".join(text for at, text in events if at == channel)])
+
+
+# ---- literals of JSON ------------------------------------------------------------------------------------
+
+N = "4111111111111111"
+NUMBERS = [
+    (f'{{"x":{N}}}', '{"x":"…"}'),
+    (f'{{"x":{N}.0, "y": true}}', '{"x":"…", "y": true}'),
+    (f"[-{N},{N}e+2,-{N}.25E-3\t]", '["…","…","…"\t]'),
+    (f'[ {N} , "{N}"]', '[ "…" , "…"]'),
+    (f'["a: [{N}, 1]", "\\"", {N}, "\\\\", {N}]', '["a: […, 1]", "\\"", "…", "\\\\", "…"]'),
+    (f'{{"a\\": [": {N}}}', '{"a\\": [": "…"}'),
+    (f'{{"{N}":{N}}}', '{"…":"…"}'),
+    (f'{{"x":1{N},"y":12.5}}', f'{{"x":1{N},"y":12.5}}'),
+    (N, '"…"'),
+    (f'{{"a":{N}}}\n{{"a":{N}}}\n', '{"a":"…"}\n{"a":"…"}\n'),
+    (f'{{"a":{N}.{N},"b":""}}', '{"a":"…","b":""}'),
+    (f"[Music] my card: {CARD}.", "[Music] my card: …."),
+    (f'5" and ["{N}", {N}]', '5" and ["…", …]'),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), NUMBERS)
+def test_a_number_is_replaced_whole_by_a_string(text: str, expected: str) -> None:
+    assert apply(text, _guard().changes(text, json=True)) == expected
+    assert _streamed(list(text), json_text=True) == expected
+    for at in range(len(text)):
+        assert _streamed([text[:at], text[at:]], json_text=True) == expected
+
+
+def test_what_is_only_flagged_stays_a_number() -> None:
+    guard = _guard(CREDIT_CARD=Action.FLAG)
+    assert guard.changes(f"[{N}.0]", json=True) == []
+    assert guard.feed(0, f"[{N}.0]", json=True) + guard.finish(0, json=True) == f"[{N}.0]"
+    assert guard.redactor.counts == {"CREDIT_CARD": 2}
+
+
+@pytest.mark.parametrize("length", [3_900, *range(4_000, 4_035), 4_096, 9_000])
+def test_no_window_makes_two_of_a_number(length: int) -> None:
+    for text, expected in (
+        (f'{{"a":"{"9" * length}","b":-{N}.5}}', f'{{"a":"{"9" * length}","b":"…"}}'),
+        (f'["{"9" * length}",-1{N}.5e-{N}]', f'["{"9" * length}","…"]'),
+        (f'["{"9" * length}",-1{N}.5]', f'["{"9" * length}",-1{N}.5]'),
+    ):
+        assert _streamed([text], json_text=True) == _streamed(list(text), json_text=True) == expected
+
+
+@pytest.mark.parametrize("length", [3_900, 4_030, 4_077, 4_096, 9_000])
+def test_a_number_that_is_longer_than_a_window_stays_one(length: int) -> None:
+    for text in (
+        f"[0.{'3' * length},{N}]",
+        f"[{'1' * length}.{N}]",
+        f"[{'1' * length}.{N}.{N}{'0' * length}, {N}]",
+        f"[{N}.{'0' * length}]",
+        f"[{N}e{'0' * length}, 1]",
+    ):
+        said = _streamed([text], json_text=True)
+        whole = json.loads(said, parse_float=str, parse_int=str)
+        assert len(whole) == text.count(",") + 1
+        assert not any(N in value for value in whole)
+        assert _streamed(list(text), json_text=True) == said
+
+
+Found = Callable[[str], Sequence[Finding]]
+
+
+def _sprawling(text: str) -> list[Finding]:
+    """Values as nobody would look for them: across quotes and brackets."""
+    return [Finding(*found.span(), "SPRAWL") for found in re.finditer(r"7.{0,30}?8|null|a\W*b", text, re.DOTALL)]
+
+
+def _shape(text: str) -> Any:
+    """What stands where; literals may have become strings."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(bare(one) for one in value)
+        return [bare(one) for one in value] if isinstance(value, list) else None
+
+    return bare(json.loads(text, object_pairs_hook=lambda pairs: tuple(value for _, value in pairs)))
+
+
+_LEAVES = (
+    st.sampled_from((N, BOB, CARD, "7", "8", "a", "b", "x" * 70, '"', "\\", "\U0001d7d2", "ssn: 123456789"))
+    | st.sampled_from((int(N), -int(N), float(N) + 0.5, 1e300, -7, 8, 0.78, None, True, False, 10**90, ""))
+    | st.text(st.characters(codec="utf-8"), max_size=4)
+    | st.integers()
+)
+_VALUES = st.recursive(
+    _LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from((N, "7", "a", "ssn: ", "word one", "n")), inner, max_size=3)
+        | inner.map(json.dumps)
+    ),
+    max_leaves=12,
+)
+_OUTPUT = [action for action in Action if action is not Action.PLACEHOLDER]
+
+
+@given(
+    value=_VALUES,
+    action=st.sampled_from(_OUTPUT),
+    find=st.sampled_from((findings, _sprawling)),
+    is_ascii=st.booleans(),
+    indent=st.sampled_from((None, 1)),
+    reach=st.sampled_from((0, 14)),
+    is_small=st.booleans(),
+    data=st.data(),
+)
+def test_json_stays_json(
+    value: Any,
+    action: Action,
+    find: Found,
+    is_ascii: bool,
+    indent: int | None,
+    reach: int,
+    is_small: bool,
+    data: st.DataObject,
+) -> None:
+    text = json.dumps(value, ensure_ascii=is_ascii, indent=indent)
+    policy = RedactionPolicy(
+        output=dict.fromkeys(("CREDIT_CARD", "EMAIL_ADDRESS", "US_SSN", "SPRAWL"), action), hash_key=b"k"
+    )
+
+    def streamed(pieces: Sequence[str]) -> str:
+        guard = OutputGuard(find, Redactor(policy, policy.output), reach)
+        return "".join([guard.feed(0, piece, json=True) for piece in pieces]) + guard.finish(0, json=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if is_small:  # so that there are many
+            patch.setattr(output, "TOKEN", 60)
+            patch.setattr(output, "RUN", 40)
+            patch.setattr(output, "_OVERLAP", 20)
+        marks = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+        pieces = [text[start:end] for start, end in zip([0, *marks], [*marks, len(text)], strict=True)]
+        said = streamed([text])
+        assert streamed(pieces) == said
+        assert streamed(list(text)) == said
+    whole = apply(text, OutputGuard(find, Redactor(policy, policy.output)).changes(text, json=True))
+    for result in (said, whole):
+        assert _shape(result) == _shape(text)
+        if action is Action.FLAG:
+            assert result == text
+    orjson.loads(whole)
