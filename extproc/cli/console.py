@@ -78,10 +78,24 @@ def _call(record: dict[str, object]) -> str:
         parts.append(seconds or f"{about}{usage.get('input')} in + {usage.get('output')} out")
     parts += ["stream"] if record.get("stream") else []
     parts += [str(record["refusal"])] if "refusal" in record else []
+    parts += _screened(record)
     parts += ["cut off"] if record.get("ending") == "cut" else []
     parts += [f"key {record['key']}"] if "key" in record else []
     to = f" -> {record['backend']}" if "backend" in record else ""
     return f"{at} {record.get('status')} {what}{to}  {', '.join(parts)}"
+
+
+def _screened(record: dict[str, object]) -> list[str]:
+    """What policies found: `redacted 2 EMAIL_ADDRESS`, `content/competitors`, `UNSCREENED redaction`."""
+    told: list[str] = []
+    redaction, verdicts, failed = record.get("redaction"), record.get("guardrails"), record.get("unscreened")
+    if isinstance(redaction, dict):
+        for name, word in (("found", "found" if redaction.get("mode") == "shadow" else "redacted"), ("said", "said")):
+            if found := redaction.get(name):
+                told.append(f"{word} " + " ".join(f"{count} {entity}" for entity, count in found.items()))
+    if isinstance(verdicts, list):
+        told += dict.fromkeys(f"{verdict['guardrail']}/{verdict['rule']}" for verdict in verdicts)
+    return [*told, *([f"UNSCREENED {' '.join(failed)}"] if isinstance(failed, list) else [])]
 
 
 def _facts(record: dict[str, object]) -> str:

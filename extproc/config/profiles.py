@@ -131,7 +131,7 @@ def _resolved(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tier(names: Names | None, actions: Mapping[str, Action]) -> NameTier | None:
-    wanted = frozenset(names.entities if names else ()) & actions.keys()
+    wanted = frozenset(names.entities if names else ()).intersection(actions)
     if names is None or not wanted:
         return None
     return NameTier(

@@ -178,7 +178,7 @@ _ANY_TEXT = rf"\A{_ANY_BYTE}"
 
 def _words(entity: str, name: str, words: Sequence[str], score: float) -> Recognizer:
     """Words as whole ones, in any case, longest first."""
-    known = sorted({caseless(word) for word in words if plain(word).strip()})
+    known = sorted({" ".join(caseless(word).split()) for word in words if plain(word).strip()})
     if not known or len(known) > MOST_WORDS:
         raise PatternError(f"deny list of {name!r}: from 1 to {MOST_WORDS} words are expected")
     listed = WordList(known)
@@ -192,6 +192,10 @@ def _words(entity: str, name: str, words: Sequence[str], score: float) -> Recogn
     return Recognizer(entity, trigger, find, is_whole=True)
 
 
+_BYTES_OF = {"i": r"[i\xc0]", " ": r"[\s\x1c-\x1f]{1,8}"}
+"""A letter that has other cases elsewhere, and a blank, which stands for a few of any kind."""
+
+
 def _any_case(word: str) -> str:
     """An expression on folded text. The `i` of ASCII has cases beyond it, in Turkish."""
-    return "".join(r"[i\xc0]" if character == "i" else _bytes(character) for character in word)
+    return "".join(_BYTES_OF.get(character) or _bytes(character) for character in word)

@@ -99,7 +99,8 @@ class Position:
     @property
     def is_name(self) -> bool:
         """Whether it is a key, or stands where APIs take names only."""
-        return self.kind is Kind.KEY or (bool(self.path) and self.path[-1] in _NAMES)
+        path = self.path
+        return self.kind is Kind.KEY or (path != () and (path[-1] in _NAMES or path[-2:-1] == ("required",)))
 
 
 def read(body: bytes) -> list[Position]:

@@ -45,9 +45,11 @@ ISSUED = frozenset(
     ("call_id", "file_id", "id", "item_id", "previous_response_id", "response_id", "tool_call_id", "tool_use_id")
 )
 ISSUED_ID = re.compile(
-    # By a prefix that providers give, and with letters among the digits, which no number of a person has.
+    # By a prefix that providers give, and with letters among the digits, which no number of a person has; or a call's,
+    # whose digits some count up: with fewer than a card's number has.
     rb"(?:asst|batch|call|chatcmpl|ci|cmpl|cntr|conv|ctc|cu|fc|fco|file|fs|ig|item|lsh|mcp|mcpl|mcpr|msg|pmpt|prompt|req"
     rb"|resp|rs|run|srvtoolu|thread|toolu|vs|ws)[_-](?=(?:[0-9]*[A-Za-z]){3})[A-Za-z0-9]{6,128}"
+    rb"|(?:call|func|function|tool|toolu)[_-](?!.*[0-9]{13})[A-Za-z0-9_-]{1,128}"
 )
 
 SEALED = frozenset(

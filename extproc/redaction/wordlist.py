@@ -1,9 +1,9 @@
 """Lists of words, found in a text as whole ones, in any case.
 
 Words are looked up and not searched for, so time grows with the text, however many there are: the first token of a
-word leads to what may follow it. A token is a run of letters and digits of scripts that write spaces, or any other
-character. A run is always a whole one, so most borders of words come of themselves. Texts are read in pieces, so that
-no call holds the interpreter's lock for long.
+word leads to what may follow it. A token is a run of letters and digits of scripts that write spaces, or a few blanks,
+which are as one, or any other character. A run is always a whole one, so most borders of words come of themselves.
+Texts are read in pieces, so that no call holds the interpreter's lock for long.
 """
 
 import re
@@ -17,7 +17,8 @@ _SPACED = r"0-9A-Za-z_\u00c0-\u052f\u2c65\u2c66"
 """The last two are the small letters of two that come before."""
 _IN_RUN = re.compile(f"[{_SPACED}]")
 _NOT_IN_RUN = re.compile(f"[^{_SPACED}]")
-_TOKEN = re.compile(rf"[{_SPACED}]+|[^{_SPACED}]")
+_TOKEN = re.compile(rf"[{_SPACED}]+|\s{{1,8}}|[^{_SPACED}]")
+_BLANK = " "
 
 
 class _Folding(dict[int, str]):
@@ -71,7 +72,7 @@ class WordList:
     def __init__(self, words: Iterable[str]) -> None:
         self._root = _Node()
         for word in words:
-            self._root.add(_TOKEN.findall(caseless(word)))
+            self._root.add([_BLANK if token.isspace() else token for token in _TOKEN.findall(caseless(word))])
         signs = "".join(re.escape(token) for token in self._root.nexts if not _IN_RUN.match(token))
         self._beginnings = re.compile(f"[{_SPACED}]+|[{signs}]" if signs else f"[{_SPACED}]+")
 
@@ -109,13 +110,13 @@ def _longest(node: _Node, text: str, at: int) -> int:
     """The end of the longest word whose first token ends there and led to the node, 0 where there is none."""
     longest = 0
     while True:
-        beside = text[at : at + 1]
+        beside = _BLANK if text[at : at + 1].isspace() else text[at : at + 1]
         if node.is_word and _may_touch(text[at - 1], beside):
             longest = at
         if beside not in node.beginnings:
             return longest
         token = _TOKEN.match(text, at)
-        following = token and node.nexts.get(token[0])
+        following = token and node.nexts.get(_BLANK if beside == _BLANK else token[0])
         if not token or not following:
             return longest
         node, at = following, token.end()

@@ -51,7 +51,7 @@ class Screening:
             return clean
         said = guard.said(texts)
         try:
-            values = await self._values(rules.redaction, texts)
+            values = await self._values(rules.redaction, texts, seen)
             clean, said = await run(size, guard.redact, prompt, texts, values, rules, seen)
         except DetectionFailed as failed:
             guard.not_redacted(failed, rules, seen)
@@ -96,8 +96,8 @@ class Screening:
         said: str = orjson.loads(json_spans.splice(body, list(clean.edits)))["prompt"]
         return said
 
-    async def _values(self, profile: Profile | None, texts: Sequence[Position]) -> Sequence[Findings]:
-        """What is personal or secret in each of the texts. Raises DetectionFailed."""
+    async def _values(self, profile: Profile | None, texts: Sequence[Position], seen: Inspection) -> Sequence[Findings]:
+        """What is personal or secret in each of the texts. Raises DetectionFailed or Refused."""
         if profile is None:
             return ()
         said = [position.text for position in texts]
@@ -105,7 +105,12 @@ class Screening:
         tier = profile.policy.names
         if tier is None:
             return values
-        return guard.with_names(texts, values, await self._detection.names(tier, said), profile.input)
+        try:
+            names = await self._detection.names(tier, said)
+        except DetectionFailed as failed:  # what patterns found holds all the same
+            guard.failed(failed, "names", profile.policy.on_error, profile.policy.mode, seen)
+            return values
+        return guard.with_names(texts, values, names, profile.input)
 
     async def _verdicts(
         self, guardrails: Guardrails | None, prompt: Prompt, texts: Sequence[Position]

@@ -42,6 +42,8 @@ _KNOWN = re.compile(
     r"|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 )
 
+_TOLD_PLACES = 3
+"""Places that a refusal names, at most: of all values that were found, not of those alone that are refused."""
 _PLACES = 16
 """Places of a call that its record names, at most."""
 _TRUSTED = frozenset(("system", "developer"))  # roles whose texts are the application's own
@@ -79,7 +81,9 @@ def _named(policies: Mapping[str, T], name: str) -> T | None:
 def read(prompt: Prompt, rules: Rules) -> list[Position]:
     """The texts of a request. Raises DetectionFailed where they are too many or too long, or no texts."""
     if prompt.input.coded:
-        raise Unreadable("it has text as numbers of tokens")
+        raise Unreadable(
+            "it has text as numbers of tokens; send the text itself (LangChain: check_embedding_ctx_length=False)"
+        )
     try:
         found = positions.read(prompt.body)
     except positions.TooMany:
@@ -202,7 +206,7 @@ def redact(
             places[positions.place(position.path)] += len(found)
     seen.found, seen.places = Counter(seen.found) + redactor.counts, Counter(seen.places) + places
     if redactor.blocked and enforced:
-        raise Refused(SENSITIVE_DATA, _blocked(redactor.blocked))
+        raise Refused(SENSITIVE_DATA, _blocked(redactor.blocked, places))
     edits = tuple(positions.edits(prompt.body, [(position, changes) for position, changes in changed if changes]))
     clean = CleanPrompt(_longer(prompt, sum([len(edit.text) for edit in edits])), edits)
     return clean, [apply(one.text, changes)[one.lead :] for one, changes in changed]
@@ -218,6 +222,7 @@ def _longer(prompt: Prompt, added: int) -> Prompt:
     return replace(prompt, input=replace(prompt.input, marks=prompt.input.marks + added)) if added else prompt
 
 
-def _blocked(found: Mapping[str, int]) -> str:
+def _blocked(found: Mapping[str, int], places: Mapping[str, int]) -> str:
     values = ", ".join(f"{count} × {entity}" for entity, count in sorted(found.items()))
-    return f"The request holds values that may not be sent: {values}. Take them out, and send it again."
+    at = ", ".join(list(places)[:_TOLD_PLACES])
+    return f"The request holds values that may not be sent: {values}. Look at {at}; take them out, and send it again."

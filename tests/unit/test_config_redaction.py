@@ -384,3 +384,10 @@ def test_an_editor_knows_policies(before: str, after: str, told: list[str]) -> N
     text = EXAMPLE.read_text()
     assert before in text
     assert mistakes(json_schema(), YAML(typ="safe").load(text.replace(before, after))) == told
+
+
+def test_a_tier_of_names_can_be_remembered_by() -> None:
+    """What finds something is known by its hash; a set in it has none."""
+    given = Redaction.model_validate({"names": {"service": "analyzer"}, "entities": ["EMAIL_ADDRESS", "PERSON"]})
+    tier = profiles.profiles({"default": given}, {})["default"].policy.names
+    assert hash(tier) == hash(tier)

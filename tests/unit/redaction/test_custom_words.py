@@ -37,7 +37,12 @@ def _invented(count: int) -> list[str]:
         (["acme", "acme corp"], "acme corporation, Acme Corp", ["acme", "Acme Corp"]),
         (["acme corp", "corp of ten"], "acme corp of ten", ["acme corp"]),
         (["a b c", "b"], "a b x", ["b"]),
-        (["acme corp"], "acme\u00a0\u200bcorp, acme  corp", ["acme\u00a0\u200bcorp"]),
+        (
+            ["acme corp"],
+            "acme\u00a0\u200bcorp, acme  corp, acme\n\tcorp",
+            ["acme\u00a0\u200bcorp", "acme  corp", "acme\n\tcorp"],
+        ),
+        (["acme  corp"], "acme corp", ["acme corp"]),
         (["Müller & Söhne"], "MÜLLER & SÖHNE Müller & Söhnen", ["MÜLLER & SÖHNE"]),
         (["Проект"], "проект, проекты", ["проект"]),
         (["公司", "我的公"], "我的公司公司", ["我的公", "公司"]),
