@@ -1,5 +1,6 @@
 """What a configuration says and hardly means: `sluice check` warns of it, and the gateway serves it all the same."""
 
+import difflib
 from collections.abc import Iterator, Mapping
 
 from extproc.config.limits import GatewayLimit, compile_limit
@@ -24,6 +25,8 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     yield from _forgotten(gateway)
     yield from _empty(gateway)
     yield from _uncommon(gateway)
+    yield from _without_default("redaction", gateway.policies.redaction)
+    yield from _without_default("guardrails", gateway.policies.guardrails)
     if teams is not None:
         yield from _unnamed("redaction", gateway.policies.redaction, {team.redaction for team in teams.values()})
         yield from _unnamed("guardrails", gateway.policies.guardrails, {team.guardrails for team in teams.values()})
@@ -96,6 +99,13 @@ def _uncommon(gateway: Gateway) -> Iterator[Doubt]:
         for category in thresholds.keys() - CATEGORIES:
             steps = ("policies", "guardrails", name, "moderation", "thresholds", category)
             yield steps, f"is no category that is known here{did_you_mean(category, CATEGORIES)}"
+
+
+def _without_default(kind: str, policies: Mapping[str, object]) -> Iterator[Doubt]:
+    if policies and DEFAULT_POLICY not in policies:
+        said = f"none is called `{DEFAULT_POLICY}`: callers whose team names no policy, or who have no team, have none"
+        near = difflib.get_close_matches(DEFAULT_POLICY, policies, 1)
+        yield ("policies", kind), said + (f" (is `{near[0]}` meant to be it?)" if near else "")
 
 
 def _unnamed(kind: str, policies: Mapping[str, object], named: set[str]) -> Iterator[Doubt]:

@@ -14,6 +14,7 @@ from extproc.redaction.redactor import OMISSION
 
 _STRUCTURE = r'"\[\]{},:'
 _OUTSIDE = re.compile(rf'"|[^\s{_STRUCTURE}][^{_STRUCTURE}]*+')
+# With an end of its own, as the group must not fail half-way (see `positions`).
 _STRING = re.compile(r'[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+', re.DOTALL)
 _LITERAL = re.compile(r"[-+.0-9A-Za-z]*+")
 
@@ -75,7 +76,7 @@ def _bare(text: str, start: int, end: int) -> Part:
     return Part(Kind.LITERAL if is_literal else Kind.OTHER, start, end)
 
 
-def place(cut: int, found: Sequence[Part], before: Place, changes: Sequence[Change]) -> Place:
+def place(cut: int, found: Sequence[Part], changes: Sequence[Change]) -> Place:
     """The place where a text is cut, that has these parts, and these changes as `fitted` gives them."""
     for part in found:
         if not part.holds(cut):
@@ -83,8 +84,7 @@ def place(cut: int, found: Sequence[Part], before: Place, changes: Sequence[Chan
         if part.kind is Kind.STRING:
             return Place(in_string=True)
         if part.kind is not Kind.OTHER:
-            is_replaced = part.kind is Kind.REST and before.is_replaced
-            return Place(False, True, is_replaced or any(change.start == part.start for change in changes))
+            return Place(False, True, any(change.start == part.start for change in changes))
     return BEGINNING
 
 

@@ -117,8 +117,7 @@ class OutputGuard:
         state.before = passed[-_IN_VIEW:]
         if json:
             changes = json_parts.fitted(changes, parts, state.place)
-            state.place = json_parts.place(cut, parts, state.place, changes)
-            state.before = state.before.lstrip("\\")  # it may be half an escape
+            state.place = json_parts.place(cut, parts, changes)
         return apply(passed, changes)[lead:], cut - lead
 
     def _findings(self, text: str, json: bool) -> Sequence[Found]:

@@ -557,7 +557,7 @@ def test_case_53_no_position_of_a_request_lets_a_value_pass(site: Redacting, sur
     assert answer.status_code == 200, answer.text
     sent = site.raw(backend)
     assert re.findall(r"canary\d+", sent) == []
-    assert len(set(re.findall(r"<EMAIL_ADDRESS_\d+>", sent))) == canaries.count
+    assert len(set(re.findall(r"EMAIL_ADDRESS_\d+", sent))) == canaries.count
     record = site.gateway.record(answer.headers["x-request-id"])
     assert record["redaction"]["found"] == {"EMAIL_ADDRESS": canaries.count}
     assert "canary" not in site.everything_told()

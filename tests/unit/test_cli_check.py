@@ -171,6 +171,15 @@ def test_a_policy_that_no_team_names_is_a_warning_where_the_team_files_are_at_ha
     ]
 
 
+def test_policies_without_one_for_everybody_are_a_warning() -> None:
+    text = "models: {m: {targets: [[{backend: one}]]}}\npolicies: {redaction: {defualt: {}}}\n"
+    (warning,) = _run("check", text, 0).stderr.splitlines()
+    assert warning.startswith("warning: gateway.yaml:3: policies.redaction: none is called `default`: callers whose")
+        "warning: gateway.yaml:2: policies.redaction: none is called `default`: callers whose team"
+    )
+    assert warning.endswith("(is `defualt` meant to be it?)")
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_without_team_files_nobody_knows_what_they_name(broken: bool) -> None:
     if broken:

@@ -86,6 +86,22 @@ def test_values_are_escaped_in_json() -> None:
     assert json.loads(told(texts(Mode.ENFORCE), {"arguments": text})["arguments"]) == expected
 
 
+def test_in_json_numbers_become_strings_and_values_come_back_into_theirs() -> None:
+    text = '{"key": "a \\\\\\"<API_KEY_1>\\"", "n": [4111111111111111.0, 17], "<EMAIL_ADDRESS_1>": "\\u003cAPI_KEY_1>"}'
+    expected = {"key": f'a \\"{KEY}"', "n": ["[CREDIT_CARD]", 17], BOB: KEY}
+
+    def answer() -> AnswerTexts:
+        masks = Redactor(policy(), {"CREDIT_CARD": Action.MASK})
+        return AnswerTexts(placeholders(), [OutputGuard(findings, masks), guard()])
+
+    assert json.loads(answer().text(text, True)) == expected
+    for at in range(len(text)):
+        streamed = answer()
+        said = [streamed.feed(0, piece, True) for piece in (text[:at], text[at:])]
+        assert json.loads("".join(said) + streamed.finish(0, True)) == expected
+    assert told(answer(), {"arguments": text})["arguments"] == answer().text(text, True)
+
+
 def test_what_is_held_back_is_told() -> None:
     answer = texts(Mode.ENFORCE)
     answer.feed("a", "one two", False)

@@ -283,6 +283,17 @@ def _shape(text: str) -> Any:
     return bare(json.loads(text, object_pairs_hook=lambda pairs: tuple(value for _, value in pairs)))
 
 
+@pytest.mark.parametrize("before", range(85, 100))
+def test_what_reaches_over_literals_is_found_once_and_leaves_their_commas(before: int) -> None:
+    text = f"[{'0,' * before}17,0,0,8{',0' * 90}]"
+    policy = RedactionPolicy(output={"SPRAWL": Action.MASK})
+    for pieces in ([text], list(text)):
+        guard = OutputGuard(_sprawling, Redactor(policy, policy.output))
+        said = "".join([guard.feed(0, piece, json=True) for piece in pieces]) + guard.finish(0, json=True)
+        assert said == text.replace("17,0,0,8", '"[SPRAWL]","…","…","…"')
+        assert guard.redactor.counts == {"SPRAWL": 1}
+
+
 _LEAVES = (
     st.sampled_from((N, BOB, CARD, "7", "8", "a", "b", "x" * 70, '"', "\\", "\U0001d7d2", "ssn: 123456789"))
     | st.sampled_from((int(N), -int(N), float(N) + 0.5, 1e300, -7, 8, 0.78, None, True, False, 10**90, ""))
