@@ -238,6 +238,7 @@ def test_no_window_makes_two_of_a_number(length: int) -> None:
         (f'{{"a":"{"9" * length}","b":-{N}.5}}', f'{{"a":"{"9" * length}","b":"…"}}'),
         (f'["{"9" * length}",-1{N}.5e-{N}]', f'["{"9" * length}","…"]'),
         (f'["{"9" * length}",-1{N}.5]', f'["{"9" * length}",-1{N}.5]'),
+        (f"[0.{'3' * length},{N}]", f'[0.{"3" * length},"…"]'),
     ):
         behind = f'\n["{"9" * 100}"]'
         for pieces in ([text + behind], _in_sevens(text + behind)):
