@@ -6,8 +6,8 @@ how it came in pieces, so every split gives the same result.
 
 A run ends between two words without digits: no card, phone number or account number goes on over such a place, and an
 e-mail address or a key has no blank in it. So usually one word is held back, and the next. A run that finds no such
-place is ended after `RUN` characters, but where what is found in it begins, and a token without a blank, or a private
-key, after `TOKEN`. A run of JSON ends in no escape and in no number.
+place is ended after `RUN` characters, but where what is found in it begins, a token without a blank after `TOKEN`, and a
+private key after `BLOCK`. A run of JSON ends in no escape and in no number.
 """
 
 import re
@@ -31,6 +31,8 @@ _C = r"\u0e00-\u0e4f\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"  # letters 
 _PART = rf"[^{_S}{_C}\d]"
 _WORD = rf"(?={_PART}*?[^\W\d_{_C}]){_PART}++"  # a token without digits and with a letter
 _QUIET = re.compile(rf"(?:(?<![^{_S}{_C}]){_WORD}(?=[{_S}{_C}])|[{_C}])[{_S}]*+(?=([{_C}]|{_WORD}[{_S}{_C}]))")
+BLOCK = 16_384
+"""Characters that are held back, at most, of a private key."""
 _BLOCK = "-----BEGIN"  # of a private key, whose lines are one finding
 _END_OF_BLOCK = re.compile(r"-----END [A-Z0-9 ]{1,40}-----")
 _LAST_SEPARATOR = re.compile(rf".*[{_S}]", re.DOTALL)
@@ -80,7 +82,7 @@ class OutputGuard:
         state = self._channels.setdefault(channel, _Channel())
         run, at = state.run + text, 0
         parts = []
-        while (cut := _cut(window := run[at : at + TOKEN], self._reach)) is not None:
+        while (cut := _cut(window := run[at : at + _window(run, at)], self._reach)) is not None:
             out, passed = self._release(state, window, *cut, json)
             parts.append(out)
             at += passed
@@ -138,10 +140,15 @@ def _cut(run: str, reach: int) -> tuple[int, int] | None:
 
 
 def _cut_of_block(run: str) -> tuple[int, int] | None:
-    end = _END_OF_BLOCK.search(run, 0, TOKEN)
+    end = _END_OF_BLOCK.search(run, 0, BLOCK)
     if end is not None:
         return end.end(), end.end()
-    return (TOKEN - _OVERLAP, TOKEN) if len(run) >= TOKEN else None
+    return (BLOCK - _OVERLAP, BLOCK) if len(run) >= BLOCK else None
+
+
+def _window(run: str, at: int) -> int:
+    """How much of what is left is looked at."""
+    return BLOCK if run.startswith(_BLOCK, at) else TOKEN
 
 
 def _cut_of_words(run: str, reach: int) -> tuple[int, int] | None:
