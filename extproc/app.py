@@ -153,6 +153,24 @@ def _models(catalogue: Catalogue) -> dict[str, LocalModel]:
     return {tier.model: LocalModel(tier.model) for tier in tiers if tier is not None and tier.model is not None}
 
 
+def _screening(catalogue: Catalogue, socket: str) -> Screening:
+    services = Services(str(Path(socket).with_name(SERVICES_SOCKET)), metrics.count_service)
+    if any(one.injection is not None for one in catalogue.guardrails.values()):
+        heuristics()  # takes a second or two, which no call should wait for
+    return Screening(Detection(_DETECTION_WAIT, _models(catalogue), services), services)
+
+
+def _server(gateway: Gateway, socket: str, pipeline: Pipeline, journal: RecordWriter) -> Server:
+    limits, times = gateway.limits, gateway.timeouts
+    patience = Patience(times.policy.total_seconds(), times.policy_longest.total_seconds())
+    return Server(
+        socket,
+        ExternalProcessor(pipeline, patience),
+        AccessLog(journal),
+        largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
+    )
+
+
 async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured.
 
@@ -170,9 +188,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
             return "draining"
         return None if roster.loaded else "the keys are not known"
 
-    services = Services(str(Path(socket).with_name(SERVICES_SOCKET)), metrics.count_service)
-    models = _models(catalogue)
-    screening = Screening(Detection(_DETECTION_WAIT, models, services), services)
+    screening = _screening(catalogue, socket)
     pipeline = Pipeline(
         catalogue=lambda: catalogue,
         roster=roster,
@@ -183,17 +199,9 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
         journal=journal,
         signing_key=_signing_key(gateway),
     )
-    limits, times = gateway.limits, gateway.timeouts
-    server = Server(
-        socket,
-        ExternalProcessor(pipeline, Patience(times.policy.total_seconds(), times.policy_longest.total_seconds())),
-        AccessLog(journal),
-        largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
-    )
+    server = _server(gateway, socket, pipeline, journal)
     _on_signal(stopping.set)
-    if any(one.injection is not None for one in catalogue.guardrails.values()):
-        heuristics()  # takes seconds, which no call should wait for
-    await asyncio.gather(*(model.load() for model in models.values()))
+    await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(roster.keep_fresh(), holds.run(), _publish(pipeline, holds, journal))
     tune()
@@ -204,9 +212,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
-    services.close()
-    for model in models.values():
-        await model.close()
+    await screening.close()
     with contextlib.suppress(StoreUnavailable):
         await asyncio.to_thread(roster.write_used)
     await asyncio.to_thread(journal.close)

@@ -6,7 +6,7 @@ how it came in pieces, so every split gives the same result.
 
 A run ends between two words without digits: no card, phone number or account number goes on over such a place, and an
 e-mail address or a key has no blank in it. So usually one word is held back, and the next. A run that finds no such
-place is ended after `RUN` characters, but where what is found in it begins, a token without a blank after `TOKEN`, and a
+place is ended after `RUN` characters, but where what is found in it begins, a token without a blank after `TOKEN`, a
 private key after `BLOCK`. A run of JSON ends in no escape and in no number.
 """
 

@@ -45,13 +45,16 @@ Look = Callable[[Sequence[str]], Awaitable[Sequence[Findings]]]
 class Model(Protocol):
     """A model in a process of its own. Raises DetectionFailed."""
 
+    async def load(self) -> None: ...
     async def findings(self, tier: NameTier, texts: Sequence[str]) -> Sequence[Findings]: ...
+    async def close(self) -> None: ...
 
 
 class Services(Protocol):
     """What is asked over the network, by Envoy. Raises ServiceFailed."""
 
     async def ask(self, service: str, path: str, body: bytes, timeout: float) -> bytes: ...  # noqa: ASYNC109
+    def close(self) -> None: ...
 
 
 class Finder(Protocol):
@@ -119,6 +122,14 @@ class Detection:
         self._clock = clock
         self._memory = _Memory(clock)
         self._threads = ThreadPoolExecutor(_THREADS, "detection")
+
+    async def open(self) -> None:
+        """Load the models: seconds."""
+        await asyncio.gather(*(model.load() for model in self._models.values()))
+
+    async def close(self) -> None:
+        for model in self._models.values():
+            await model.close()
 
     async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work on so many bytes, on the loop where they are few. Raises DetectionFailed when it takes too long."""

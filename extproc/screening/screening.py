@@ -32,6 +32,15 @@ class Screening:
         self._detection = detection
         self._services = services
 
+    async def open(self) -> None:
+        """Load what takes long. Raises DetectionFailed, saying what to do."""
+        await self._detection.open()
+
+    async def close(self) -> None:
+        """End the processes of models, and close what leads to services."""
+        await self._detection.close()
+        self._services.close()
+
     async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work on so many bytes of text, beside the event loop where they are many. Raises DetectionFailed."""
         return await self._detection.run(size, work, *args, **kwargs)

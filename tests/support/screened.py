@@ -25,6 +25,9 @@ class Answers:
         self.asked.append((service, path, body))
         return self.answering(service, path, body)
 
+    def close(self) -> None:
+        """There is nothing to close."""
+
 
 def screening(services: Answers | None = None) -> Screening:
     """Without models of names."""
