@@ -21,6 +21,20 @@ from extproc.refusals import POLICY_VIOLATION, Refused
 from extproc.stages import guard
 from extproc.stages.guard import Findings
 
+_HINTS = {
+    "files": " Send texts in the request: files that the provider keeps or fetches are not allowed.",
+    "hosted_tools": " This tool, which the provider runs, is not allowed.",
+    "image_hosts": " Images of this host are not allowed; send them in the request, as data: URLs.",
+    "images": " Send images in the request, as data: URLs, if at all.",
+    "max_images": " Send fewer images.",
+    "max_messages": " Send fewer messages.",
+    "max_text": " Send less text.",
+    "max_tools": " Send fewer tools.",
+    "mcp_hosts": " This MCP server is not allowed.",
+    "stored_prompts": " Send the prompt itself: one that the provider keeps is not allowed.",
+    "tools": " A tool of this name is not allowed.",
+}
+"""What a caller can do about a rule on the structure of requests; nothing in it is secret."""
 _TRUSTED = frozenset(("system", "developer"))  # roles whose texts are the application's own
 
 
@@ -53,8 +67,10 @@ def judge(said: Sequence[Verdict], seen: Inspection) -> None:
     for verdict in said:
         if verdict.blocks:
             at = f" at {verdict.places[0]}" if verdict.places else ""
+            hint = _HINTS.get(verdict.rule, "") if verdict.guardrail == "structure" else ""
             raise Refused(
-                POLICY_VIOLATION, f"A guardrail does not let this call pass: {verdict.guardrail}, {verdict.rule}{at}."
+                POLICY_VIOLATION,
+                f"A guardrail does not let this call pass: {verdict.guardrail}, {verdict.rule}{at}.{hint}",
             )
 
 

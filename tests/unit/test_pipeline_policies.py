@@ -9,11 +9,13 @@ import pytest
 
 from extproc import refusals
 from extproc.call import BodyMode, Emit, Relay, Route, Withhold
+from extproc.guardrails import structure
 from extproc.guardrails.policy import Action as Step
 from extproc.guardrails.policy import Api, ContentRule, Guardrails, Injection, Moderation, Structure
 from extproc.model import Catalogue, Team
 from extproc.redaction.policy import Action, Mode, OnError, Stateful
 from extproc.redaction.profile import Profile
+from extproc.stages import judge
 from tests.support.playbook import (
     DIRECTORY,
     Playbook,
@@ -322,6 +324,10 @@ async def test_tools_of_the_provider_that_are_not_allowed() -> None:
     play >> request("/v1/responses")
     play >> RequestBody(orjson.dumps(body)) << Refusal(refusals.POLICY_VIOLATION)
     await play.play()
+
+
+def test_every_rule_on_structure_says_what_to_do() -> None:
+    assert set(judge._HINTS) == structure.RULES
 
 
 async def test_attempts_to_talk_a_model_out_of_its_instructions() -> None:
