@@ -9,7 +9,7 @@ TIERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST := $(BIN)/pytest --quiet
 # A file runs in one process, so that its gateway is started once.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
-COVERAGE := --cov --cov-append --cov-report=term:skip-covered
+COVERAGE := --cov --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help
 
@@ -110,13 +110,11 @@ check-sizes: $(VENV)/dev.stamp
 # ---- test ---------------------------------------------------------------------------------------
 .PHONY: test
 test: $(VENV)/dev.stamp ## all tests; says what was skipped and why
-	@$(PYTEST) tests/contract # one after the other: they share a PostgreSQL
-	@$(PYTEST) $(PARALLEL) --ignore=tests/contract tests
+	@$(PYTEST) $(PARALLEL) tests
 
 .PHONY: coverage
 coverage: $(VENV)/dev.stamp ## all tests again, with the lines that none of them runs
-	@$(PYTEST) --cov --cov-report= tests/contract
-	@$(PYTEST) $(PARALLEL) $(COVERAGE) --ignore=tests/contract tests
+	@$(PYTEST) $(PARALLEL) $(COVERAGE) tests
 
 .PHONY: $(TIERS:%=test-%)
 $(TIERS:%=test-%): test-%: $(VENV)/dev.stamp

@@ -40,8 +40,8 @@ from tests.support.gitops import (
     planned,
     wished,
 )
+from tests.support.stores import POSTGRES
 
-POSTGRES = os.environ.get("SLUICE_TEST_POSTGRES", "")
 OLD = wished(checkout=CHECKOUT)
 NEW = wished(checkout=CHECKOUT.replace("name: ci,", "name: ci-2,").replace("prod", "test"), ledger=LEDGER)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from extproc.identity import keys
 from extproc.stores import sql
@@ -28,7 +28,23 @@ from extproc.stores.sql.affinity import SqlAffinity
 from extproc.stores.sql.directory import SqlDirectory
 from extproc.stores.sql.engine import connect
 
-POSTGRES = os.environ.get("SLUICE_TEST_POSTGRES", "")
+
+def _postgres() -> str:
+    """The database that this process has for itself: beside others, one of its own. Empty where there is none."""
+    url, process = os.environ.get("SLUICE_TEST_POSTGRES", ""), os.environ.get("PYTEST_XDIST_WORKER")
+    if not url or not process:
+        return url
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    own = make_url(url).set(database=f"sluice_{process}")
+    with engine.connect() as connection:
+        there = text("SELECT 1 FROM pg_database WHERE datname = :name")
+        if connection.execute(there, {"name": own.database}).scalar() is None:
+            connection.execute(text(f"CREATE DATABASE {own.database} TEMPLATE template0"))
+    engine.dispose()
+    return own.render_as_string(hide_password=False)
+
+
+POSTGRES = _postgres()
 START = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 
 

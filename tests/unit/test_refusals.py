@@ -37,6 +37,9 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "rate_limit_exceeded": (429, "client", True, "rate_limit_error", "rate_limit_error"),
     "insufficient_quota": (429, "client", False, "rate_limit_error", "rate_limit_error"),
     "idempotency_conflict": (409, "client", True, "invalid_request_error", "conflict_error"),
+    "sensitive_data": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "policy_violation": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "unreadable_text": (400, "client", False, "invalid_request_error", "invalid_request_error"),
     "upstream_unavailable": (503, "upstream", True, "api_error", "overloaded_error"),
     "upstream_timeout": (504, "upstream", True, "api_error", "timeout_error"),
     "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
@@ -44,6 +47,8 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "store_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
     "issuer_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
     "model_unpriced": (503, "gateway", False, "api_error", "overloaded_error"),
+    "policy_unknown": (503, "gateway", False, "api_error", "overloaded_error"),
+    "policy_failed": (503, "gateway", True, "api_error", "overloaded_error"),
     "gateway_error": (500, "gateway", False, "api_error", "api_error"),
 }
 KINDS = {value.code: value for value in vars(refusals).values() if isinstance(value, Kind)}

@@ -24,7 +24,7 @@ def said(text: str, rules: tuple[ContentRule, ...] = RULES) -> dict[str, int]:
 
 
 def test_words_and_patterns_are_found_under_the_name_of_their_rule() -> None:
-    assert said("What of BLUE  heron?", (PROJECT,)) == {}  # two spaces: the words are taken as they stand
+    assert said("What of BLUE\n heron?", (PROJECT,)) == {"project names": 1}  # blanks of any kind are as one
     assert said("What of BLUE heron and prj-0042?", (PROJECT,)) == {"project names": 2}
     assert said("Nothing of ours, not even XPRJ-00421.", (PROJECT,)) == {}
 
