@@ -578,10 +578,11 @@ class Pipeline:
             try:
                 out = await self._fed(call, call.answer, chunk, end)
             except (DetectionFailed, TooMany):
-                return relay.unread(call, call.answer)
-            emit = UNCHANGED if out is None else Emit(out)
-            if call.texts is not None and not isinstance(call.answer, answers.Opaque):
-                emit = relay.spoken(call, call.answer, emit)
+                emit = relay.unread(call, call.answer)
+            else:
+                emit = UNCHANGED if out is None else Emit(out)
+                if call.texts is not None and not isinstance(call.answer, answers.Opaque):
+                    emit = relay.spoken(call, call.answer, emit)
         if call.gate is not None and call.rules is not None:
             emit = await self._heard(call, call.rules, call.gate, emit, chunk, end)
         call.answer_ended = end or emit.last

@@ -598,6 +598,24 @@ async def test_an_answer_of_more_texts_than_are_looked_through(
     assert (await play.play())["unscreened"] == ["redaction"]
 
 
+async def test_nothing_follows_an_event_that_could_not_be_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extproc.redaction.positions.MAX_POSITIONS", 3)
+    of = policy(redaction(output={EMAIL: Action.MASK}))
+    call = of.pipeline.begin()
+    await request().tell(of.pipeline, call)
+    body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+    await RequestBody(body).tell(of.pipeline, call)
+    await answer(content_type="text/event-stream").tell(of.pipeline, call)
+    odd = b'data: {"odd":["one","two","three","four"]}\n\n'
+    first = await ResponseBody(odd, end=False).tell(of.pipeline, call)
+    assert isinstance(first, Emit)
+    assert first.last
+    assert b"four" not in (first.body or b"")
+    assert await ResponseBody(delta("more"), end=False).tell(of.pipeline, call) == Emit(b"")
+    of.pipeline.end(call)
+    assert of.records[-1]["ending"] == "blocked"
+
+
 @pytest.mark.parametrize("kind", ["application/json; note=ada@acme.com", f'application/json; x="{NUMBER}"'])
 async def test_a_content_type_that_tells_a_value_is_refused(kind: str) -> None:
     play = Playbook(policy(redaction()))
