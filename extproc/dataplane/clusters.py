@@ -209,13 +209,16 @@ def sink_cluster() -> Cluster:
 
 
 def _worker_health() -> HealthCheck:
-    """A refused connection fails a check at once; the timeout is for a loop that hangs, not a busy one."""
+    """Two checks in vain: one alone may be a machine that was busy for a second, and would refuse every call.
+
+    A worker that died is left sooner, by `_dead_worker` and by the stream's own retries.
+    """
     interval = timedelta(milliseconds=250)
     return HealthCheck(
         timeout=timedelta(seconds=1),
         interval=interval,
         no_traffic_interval=interval,
-        unhealthy_threshold=1,
+        unhealthy_threshold=2,
         healthy_threshold=1,
         grpc_health_check=HealthCheckGrpcHealthCheck(),
     )
