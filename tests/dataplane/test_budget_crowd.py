@@ -62,16 +62,21 @@ class Site:
         return [gateway.url for gateway in self.gateways]
 
     def records(self, told: Sequence[Told]) -> dict[str, Json]:
-        """The records of these calls, waited for."""
-        wanted = {one.request_id for one in told}
+        """The records of these calls, waited for; which of the calls have none is told where they do not come."""
+        wanted = {one.request_id: one for one in told}
+        found: dict[str, Json] = {}
 
-        def found() -> dict[str, Json] | None:
-            all_of_them = [record for gateway in self.gateways for record in gateway.records()]
-            of_these = {record["request_id"]: record for record in all_of_them if record["request_id"] in wanted}
-            return of_these if len(of_these) == len(wanted) else None
+        def complete() -> bool:
+            records = (record for gateway in self.gateways for record in gateway.records())
+            found.update({record["request_id"]: record for record in records if record["request_id"] in wanted})
+            return len(found) == len(wanted)
 
-        records: dict[str, Json] = until(found, 20, "the records")
-        return records
+        try:
+            until(complete, 60, "the records")
+        except AssertionError as in_vain:
+            in_vain.add_note(f"without one: {[one for name, one in wanted.items() if name not in found]}")
+            raise
+        return found
 
     def spent(self, *models: str) -> list[Spent]:
         counted = spent_at(self.provider.totals())
