@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -18,21 +19,26 @@ from extproc.adapter.external_processor import ExternalProcessor
 from extproc.adapter.patience import Patience
 from extproc.adapter.server import Server
 from extproc.config import compile as compiled
+from extproc.config import routing
 from extproc.config.schema import MEMORY, Gateway
 from extproc.contract import SERVICES_SOCKET
+from extproc.cooling import Cooler
 from extproc.guardrails.injection import heuristics
 from extproc.holds import Holds
 from extproc.model import Catalogue
 from extproc.pipeline import Pipeline
 from extproc.roster import Roster
+from extproc.routing.health import Health
 from extproc.screening.detection import Detection
 from extproc.screening.ner import LocalModel
 from extproc.screening.screening import Screening
 from extproc.screening.services import Services
 from extproc.stores import spool, sql
+from extproc.stores.cooldowns import Cooldowns, MemoryCooldowns
 from extproc.stores.counters import Counters
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.ports import Affinity, AffinityStore, DirectoryStore, StoreUnavailable
+from extproc.stores.redis.cooldowns import RedisCooldowns
 from extproc.stores.redis.counters import RedisCounters
 from extproc.telemetry import metrics
 from extproc.telemetry.records import RecordWriter
@@ -130,6 +136,14 @@ def _counters(gateway: Gateway) -> Counters:
     return RedisCounters(stores.counters, stores.counters_wait.total_seconds(), stores.counters_prefix)
 
 
+def _cooldowns(gateway: Gateway) -> Cooldowns:
+    """Those of a gateway without Redis each worker keeps for itself: it learns by a refused attempt."""
+    stores = gateway.stores
+    if stores.counters == MEMORY:
+        return MemoryCooldowns(lambda: time.monotonic_ns() // 1_000_000)
+    return RedisCooldowns(stores.counters, stores.counters_wait.total_seconds(), stores.counters_prefix)
+
+
 def _holds(gateway: Gateway, warns: bool) -> Holds:
     if warns and gateway.limits_refused:
         log.warning("stores.counters: each worker counts up to its part of a limit only: %s", gateway.limits_refused)
@@ -160,13 +174,13 @@ def _screening(catalogue: Catalogue, socket: str) -> Screening:
     return Screening(Detection(_DETECTION_WAIT, _models(catalogue), services), services)
 
 
-def _server(gateway: Gateway, socket: str, pipeline: Pipeline, journal: RecordWriter) -> Server:
+def _server(gateway: Gateway, socket: str, pipeline: Pipeline, records: AccessLog) -> Server:
     limits, times = gateway.limits, gateway.timeouts
     patience = Patience(times.policy.total_seconds(), times.policy_longest.total_seconds())
     return Server(
         socket,
         ExternalProcessor(pipeline, patience),
-        AccessLog(journal),
+        records,
         largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
     )
 
@@ -189,21 +203,23 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
         return None if roster.loaded else "the keys are not known"
 
     screening = _screening(catalogue, socket)
+    cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
     pipeline = Pipeline(
         catalogue=lambda: catalogue,
         roster=roster,
         not_ready=not_ready,
         affinity=ThreadedAffinity(stores.affinity),
+        health=cooler.health,
         holds=holds,
         screening=screening,
         journal=journal,
         signing_key=_signing_key(gateway),
     )
-    server = _server(gateway, socket, pipeline, journal)
+    server = _server(gateway, socket, pipeline, AccessLog(journal, cooler.take))
     _on_signal(stopping.set)
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
-    background = asyncio.gather(roster.keep_fresh(), holds.run(), _publish(pipeline, holds, journal))
+    background = asyncio.gather(roster.keep_fresh(), holds.run(), cooler.run(), _publish(pipeline, holds, journal))
     tune()
     await server.start()
     log.info("worker serves on %s", socket)
@@ -212,6 +228,7 @@ async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
+    await cooler.close()
     await screening.close()
     with contextlib.suppress(StoreUnavailable):
         await asyncio.to_thread(roster.write_used)

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from extproc.dialects.answers import Answer
 from extproc.dialects.meters import Meter
 from extproc.dialects.multipart import FormReader
+from extproc.dialects.translate.reading import Translated
 from extproc.guardrails.gate import Gate
 from extproc.guardrails.policy import Guardrails
 from extproc.guardrails.verdict import Verdict
@@ -113,6 +114,7 @@ class Call:
     content_length: int | None = None
     form: FormReader | None = None  # of a multipart body
     stripped: tuple[str, ...] = ()  # request headers that no provider may see
+    asking: tuple[tuple[str, str], ...] = ()  # the ASKING_HEADERS that it came with
     retries: str = ""  # the client's own retry count, where its SDK tells it
 
     pending: bytes = b""  # the start of a multipart body, until its model is known
@@ -126,6 +128,8 @@ class Call:
     hold: Hold | None = None  # what it has reserved
     repeat: str = ""  # its Idempotency-Key
     told: tuple[tuple[str, str], ...] = ()  # headers that tell where the caller stands, for the answer
+    notices: tuple[tuple[str, str], ...] = ()  # headers that tell other things of the call, for the answer
+    bound: Mapping[str, str] = field(default_factory=dict)  # headers that can bind it to a backend
     output_cap: int | None = None  # tokens, that the gateway wrote into the request
     shadowed: tuple[str, ...] = ()  # limits that would have refused it
     warned: tuple[tuple[str, int], ...] = ()  # limits with the percent of them that it was the first to pass
@@ -139,6 +143,8 @@ class Call:
     status: int = 0
     backend: str | None = None
     meter: Meter | None = None
+    sent: bytes = b""  # the request, where a leg is translated: an answer may have to repeat some of it
+    translated: Translated | None = None  # what turns the answer of another dialect into one of the surface
     answer: Answer | None = None
     first_byte: float | None = None
     answer_ended: bool = False
@@ -183,11 +189,17 @@ class Withhold:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One attempt: the backend, the path there, and the model's name where the body must say another."""
+    """One attempt: the backend, the path there, and the model that is deployed there.
+
+    `model` is its name again where the body must say it in place of what it says. `translate` is the surface of the
+    call where the backend does not speak it.
+    """
 
     backend: str
     path: str
+    deployed: str
     model: str | None = None
+    translate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +217,8 @@ class Route:
     at: int = 0
     to: int = 0
     identity: str | None = None  # for the backends that are told who calls
+    asking: tuple[tuple[str, str], ...] = ()  # the caller's ASKING_HEADERS, where a leg is translated
+    first_byte: float | None = None  # seconds that each leg may take until its answer begins
 
 
 @dataclass(frozen=True, slots=True)

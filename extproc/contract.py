@@ -2,8 +2,11 @@
 
 # Dynamic metadata that the policy returns and that Envoy's route and cluster filters read.
 ORDER = "sluice.order"  # the chain, in the form of the priority_group cluster specifier
-CHAIN = "sluice.chain"  # {path: {cluster: ":path" there}, model: {cluster: deployed model name}}
-# {cl: content-length, at, to: byte offsets of the model's JSON string content, identity: a signed token}; all strings
+# Each by cluster: {path: ":path" there, deployed: the model's name there, model: that name where the body gets it,
+# translate: the surface of the call where the backend speaks another dialect}
+CHAIN = "sluice.chain"
+# {cl: content-length, at, to: byte offsets of the model's JSON string content, identity: a signed token,
+# of a chain with translated attempts the ASKING_HEADERS, too, that the caller sent}; all strings
 CALL = "sluice.call"
 
 # Dynamic metadata that Envoy sends to the policy: what its token filter found, under names made of the issuer's.
@@ -11,6 +14,11 @@ TOKENS = "envoy.filters.http.jwt_authn"  # Envoy's own constant
 
 # Filters are matched by name in per-route overrides, upstream ones too: no two may share a name.
 POLICY_FILTER = "sluice.policy"
+TRANSLATION_FILTER = "sluice.upstream"
+
+# In gRPC's metadata of a stream that translates one attempt's request; the stream of a call has neither.
+CLUSTER_KEY = "x-sluice-cluster"
+DIALECT_KEY = "x-sluice-dialect"
 
 SERVICES_SOCKET = "services.sock"  # of Envoy, beside the workers' own
 
@@ -20,6 +28,12 @@ SINK_STATUS = 421  # no retry rule matches it, and no provider answers it
 
 IDENTITY_HEADER = "x-sluice-identity"  # to backends that are told who calls
 ROUTED_HEADER = "x-sluice-routed"  # a reply clears the route cache only if it also mutates a header
+
+DEPLOYED_HEADER = "x-sluice-deployed"  # of an answer, up to the listener: tells Envoy's record which model was asked
+
+# In which callers ask for a version of their surface's own API; at a backend of another dialect they mean nothing.
+ASKING_HEADERS = ("anthropic-beta", "anthropic-version", "openai-beta")
+ANTHROPIC_VERSION = "2023-06-01"  # of the API, in a header that every call must have
 
 ATTEMPT_LOG = "attempt"
 LISTENER_LOG = "listener"

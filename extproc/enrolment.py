@@ -178,6 +178,8 @@ def _team(record: TeamRecord) -> Team:
         limits=_kept(record.limits),
         redaction=record.redaction,
         guardrails=record.guardrails,
+        providers=None if record.providers is None else frozenset(record.providers),
+        regions=None if record.regions is None else frozenset(record.regions),
     )
 
 

@@ -30,6 +30,11 @@ class Headers:
             return [] if value is None else [value]
         return [value.decode("latin-1") for given, value in self._pairs if given == name]
 
+    def replaced(self, name: str, value: bytes) -> "Headers":
+        """With one value in the place of all there were."""
+        pairs = None if self._pairs is None else [pair for pair in self._pairs if pair[0] != name] + [(name, value)]
+        return Headers({**self._first, name: value}, pairs)
+
     def __contains__(self, name: str) -> bool:
         return name in self._first
 

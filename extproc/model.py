@@ -20,6 +20,7 @@ class Dialect(StrEnum):
     OPENAI = "openai"
     AZURE = "azure-openai"
     ANTHROPIC = "anthropic"
+    GEMINI = "gemini"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class Backend:
     version: str = "/v1"
     wants_identity: bool = False  # is told who calls, in a signed header
     cap_field: str = "max_tokens"  # in which chat completions bound their output there
+    provider: str | None = None  # whose it is; None: nobody said
+    region: str | None = None  # where it is; None: nobody said
+    surfaces: frozenset[Surface] | None = None  # those of its dialect that it serves; None: all
 
     def reads_cap(self, names: Collection[str]) -> bool:
         """Whether it reads a cap on the output in one of these fields. Those that know the newer name know both."""
@@ -87,6 +91,68 @@ class Bounds:
     max_seconds: int | None = None  # the longest audio that it takes; None: not known
 
 
+class Modality(StrEnum):
+    """What a model is for."""
+
+    CHAT = "chat"
+    EMBEDDINGS = "embeddings"
+    TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
+    IMAGE = "image"
+    MODERATION = "moderation"
+    RERANK = "rerank"
+
+    @property
+    def surfaces(self) -> frozenset[Surface]:
+        """Where such a model can be called."""
+        return _SURFACES[self]
+
+
+_SURFACES = {
+    Modality.CHAT: frozenset(
+        {
+            Surface.CHAT,
+            Surface.COMPLETIONS,
+            Surface.RESPONSES,
+            Surface.RESPONSE_ITEM,
+            Surface.MESSAGES,
+            Surface.COUNT_TOKENS,
+        }
+    ),
+    Modality.EMBEDDINGS: frozenset({Surface.EMBEDDINGS}),
+    Modality.TRANSCRIPTION: frozenset({Surface.TRANSCRIPTIONS, Surface.TRANSLATIONS}),
+    Modality.SPEECH: frozenset({Surface.SPEECH}),
+    Modality.IMAGE: frozenset({Surface.IMAGES, Surface.IMAGE_EDITS}),
+    Modality.MODERATION: frozenset({Surface.MODERATIONS}),
+    Modality.RERANK: frozenset({Surface.RERANK}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """Of a name that still works. Unix times in seconds."""
+
+    since: int  # it is not to be used any more
+    sunset: int | None = None  # it is expected to stop working; None: nobody said when
+
+
+class Binding(StrEnum):
+    """What calls have in common that go to one backend as long as it serves."""
+
+    TEAM = "team"
+    HEADER = "header"
+    COOKIE = "cookie"
+    PROMPT = "prompt"  # how it begins
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """By what a call is bound to one of the backends of a group. `name`: of the header, in lower case, or cookie."""
+
+    by: Binding
+    name: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PublicModel:
     """A model as callers name it, with its targets in groups of falling preference."""
@@ -95,6 +161,15 @@ class PublicModel:
     groups: tuple[tuple[Target, ...], ...]
     tiers: frozenset[str] | None = None  # teams of these tiers may use it; None: every caller
     bounds: Bounds = Bounds()
+    modality: Modality | None = None  # None: whatever its backends serve
+    retired: Mapping[str, Retirement] = field(default_factory=dict)  # by those of its names that are
+    affinity: Affinity | None = None  # None: every call is drawn anew
+    first_byte: float | None = None  # seconds that a backend may take until its answer begins; None: as long as a call
+
+    @property
+    def surfaces(self) -> frozenset[Surface] | None:
+        """Where it can be called; None: wherever its backends can be."""
+        return None if self.modality is None else self.modality.surfaces
 
 
 Network = IPv4Network | IPv6Network
@@ -120,6 +195,14 @@ class Team:
     limits: tuple[Limit, ...] = ()
     redaction: str = DEFAULT_POLICY  # the name of its policy
     guardrails: str = DEFAULT_POLICY  # the name of its policy
+    providers: frozenset[str] | None = None  # whose backends its calls may go to; None: anybody's
+    regions: frozenset[str] | None = None  # where its calls may go; None: anywhere
+
+    def admits(self, backend: Backend) -> bool:
+        """Whether its calls may go there. A backend of which nobody said whose or where it is fits no list."""
+        return (self.providers is None or backend.provider in self.providers) and (
+            self.regions is None or backend.region in self.regions
+        )
 
 
 class CredentialKind(StrEnum):
@@ -185,6 +268,9 @@ class Catalogue:
     tells_priority: bool = False  # on that route the answer tells its class and the tokens left
     redaction: Mapping[str, Profile] = field(default_factory=dict)  # policies by name
     guardrails: Mapping[str, Guardrails] = field(default_factory=dict)  # policies by name
+    attempts: int = 5  # the most backends that a call is tried at
+    tells_backend: bool = False  # answers say who served, and at which attempt
+    binding_headers: frozenset[str] = frozenset()  # those that bind calls of some model to a backend
 
     def listed(self) -> list[PublicModel]:
         """The models once each, in the order of the configuration, without their aliases."""

@@ -38,7 +38,7 @@ from extproc.call import (
     Withhold,
 )
 from extproc.contract import SINK_CLUSTER, backend_of
-from extproc.dialects import answers, listing, multipart, registry, withheld
+from extproc.dialects import answers, listing, multipart, registry
 from extproc.dialects.form_texts import FormTexts
 from extproc.dialects.multipart import FormReader
 from extproc.guardrails.gate import Gate
@@ -64,7 +64,6 @@ from extproc.model import (
     PublicModel,
     StateReference,
 )
-from extproc.redaction.positions import TooMany
 from extproc.redaction.profile import DetectionFailed
 from extproc.refusals import (
     BAD_REQUEST,
@@ -80,9 +79,23 @@ from extproc.refusals import (
     Refused,
     encode,
     envoys,
-    stream_error,
 )
-from extproc.stages import budget, cache, charge, forward, guard, judge, relay, route, shortage, state, usage
+from extproc.stages import (
+    binding,
+    budget,
+    cache,
+    charge,
+    forward,
+    guard,
+    judge,
+    notices,
+    relay,
+    route,
+    shortage,
+    state,
+    translation,
+    usage,
+)
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
 from extproc.stages.state import Held
@@ -145,7 +158,7 @@ class Screening(Protocol):
     async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
         """Ask the service that judges texts."""
 
-    async def hear(self, gate: Gate, rules: Rules, seen: Inspection) -> None:
+    async def hear(self, gate: Gate, seen: Inspection) -> None:
         """Have judged what an answer said since the last time."""
 
     async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
@@ -168,6 +181,7 @@ class Pipeline:
         roster: Roster,
         not_ready: Callable[[], str | None],
         affinity: Affinity,
+        health: route.Health,
         holds: Holds,
         screening: Screening,
         journal: Journal,
@@ -178,6 +192,7 @@ class Pipeline:
         self._signing_key = signing_key
         self._not_ready = not_ready
         self._affinity = affinity
+        self._health = health
         self._holds = holds
         self._screening = screening
         self._sums = Sums()
@@ -211,7 +226,8 @@ class Pipeline:
             call.priority = budget.priority(headers.get("x-priority"), call.caller)
             call.repeat = headers.get("idempotency-key") or ""
             call.rules = guard.rules(call.caller, call.catalogue)
-            call.stripped = forward.stripped(headers)
+            call.stripped, call.asking = forward.stripped(headers), forward.asking(headers)
+            call.bound = binding.headers(headers, call.catalogue.binding_headers)
             if call.rules is not None:
                 call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
             call.phase = Phase.IDENTIFIED
@@ -294,7 +310,7 @@ class Pipeline:
         backend = state.holder(caller, reference, known)
         model = state.maker(call.catalogue, known[place.item or ""].model, backend)
         call.pinned = True
-        call.chain = chain = route.pinned(model, place, backend or "")
+        call.chain = chain = route.pinned(model, place, backend or "", caller.team)
         if call.method == "GET":  # to end what is made in the background is never refused
             await self._reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
         call.phase = Phase.ROUTED
@@ -327,6 +343,7 @@ class Pipeline:
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
         prompt = registry.READERS[place.surface](body)
         model = route.model_for(caller, place, prompt.model, call.catalogue)
+        call.notices = notices.of_model(model, route.written(place, prompt.model))
         clean = await self._clean(call, place, prompt)
         cache.key(caller, clean)
         chain = await self._chain(call, caller, place, model, clean)
@@ -334,8 +351,13 @@ class Pipeline:
         await self._moderate(call, clean)
         chain = chain if cap is None else forward.same_cap_field(chain, place)
         self._routed(call, chain, clean.prompt)
-        call.hides_usage = forward.asks_usage(clean.prompt, chain)
+        call.hides_usage = forward.asks_usage(clean.prompt, chain, place)
         sent = forward.body_route(clean, chain, place, call.query, call.stripped, cap)
+        if model.first_byte is not None:
+            sent = replace(sent, first_byte=model.first_byte)
+        if any(leg.translate for leg in sent.legs):
+            call.sent = body if sent.body is None else sent.body
+            sent = replace(sent, asking=call.asking)
         signed = self._passport(call, caller, chain)
         return sent if signed is None else replace(sent, identity=signed)
 
@@ -359,8 +381,20 @@ class Pipeline:
             holder = state.holder(caller, leans_on, known)
             if holder is not None:
                 call.pinned = True
-                return route.pinned(model, place, holder)
-        return route.chain(model, place, clean, self._dice.random)
+                return route.pinned(model, place, holder, caller.team)
+        return self._drawn(call, caller, place, model, clean)
+
+    def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
+        """The targets in an order that is drawn for this call. Raises Refused."""
+        conditions = route.Conditions(
+            self._dice.random,
+            self._health,
+            time.monotonic(),
+            caller.team,
+            None if model.affinity is None else binding.of(model.affinity, caller, call.bound, clean),
+            call.catalogue.attempts,
+        )
+        return route.chain(model, place, clean, conditions)
 
     async def _reserve(
         self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain
@@ -381,7 +415,7 @@ class Pipeline:
             raise refused
         try:
             model = route.model_for(caller, Place(place.surface, place.face), then.model, call.catalogue)
-            chain = route.chain(model, place, clean, self._dice.random)
+            chain = self._drawn(call, caller, place, model, clean)
             terms = self._terms(call, caller, place, clean.prompt, chain)
             again = await self._take(call, terms)
         except Refused:
@@ -488,7 +522,8 @@ class Pipeline:
         named = call.form.model.model if call.form.model else None
         clean = CleanPrompt(Prompt(b"", named, None, images=call.form.images or 0))
         model = route.model_for(caller, place, named, call.catalogue)
-        chain = forward.same_form(route.chain(model, place, clean, self._dice.random), place)
+        call.notices = notices.of_model(model, route.written(place, named))
+        chain = forward.same_form(self._drawn(call, caller, place, model, clean), place)
         reserved, _ = await self._reserve(call, caller, place, clean, chain)
         chain = forward.same_form(reserved, place)
         self._routed(call, chain, clean.prompt)
@@ -539,17 +574,26 @@ class Pipeline:
         call.phase = Phase.RESPONDING
         call.status, call.backend = status, backend_of(origin.cluster)
         call.first_byte = time.monotonic()
-        if status >= 400:
-            call.ending = Ending.FAILED
-            return Relay(BodyMode.NONE, headers=call.told, limited=call.hold is not None)
-        call.answer_ended = end
         try:
-            order = Relay(BodyMode.NONE) if end else relay.expect(call, headers)
+            order = self._expected(call, headers, end)
         except Refused as refused:
             return self._withdraw(call, refused.refusal)
-        if call.hold is None and not call.told:
+        if call.catalogue.tells_backend:
+            call.notices += notices.of_backend(call)
+        if call.hold is None and not call.told and not call.notices:
             return order
-        return Relay(order.mode, order.resized, call.told, limited=call.hold is not None)
+        headers_too = (*order.headers, *call.notices, *call.told)
+        return replace(order, headers=headers_too, limited=call.hold is not None)
+
+    def _expected(self, call: Call, headers: Headers, end: bool) -> Relay:
+        """How the body of the answer shall come. Raises Refused."""
+        if call.sent and not end:
+            headers = translation.begin(call, headers, int(time.time()))
+        if call.status >= 400:
+            call.ending = Ending.FAILED
+            return translation.relayed(call, translation.error(call, headers))
+        call.answer_ended = end
+        return Relay(BodyMode.NONE) if end else translation.relayed(call, relay.expect(call, headers))
 
     def _recognise(self, call: Call, origin: Origin) -> None:
         """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""
@@ -568,23 +612,32 @@ class Pipeline:
             return self._withdraw(call, refused.refusal)
 
     async def _answer_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
-        if call.answer is None:
-            return UNCHANGED
         if call.answer_ended:
             return Emit(b"")  # a repeated end: the answer has been sent
+        if call.translated is None:
+            return await self._surface_body(call, chunk, end)
+        chunk = translation.feed(call.translated, chunk, end)
+        emit = await self._surface_body(call, chunk, end)
+        return Emit(chunk, emit.last) if emit.body is None else emit
+
+    async def _surface_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
+        """A piece of an answer as the surface that was called has it."""
+        if call.answer is None:
+            call.answer_ended = end and call.translated is not None
+            return UNCHANGED
         if isinstance(call.answer, answers.LeasedStream):
             emit = await self._leased(call, call.answer, chunk, end)
         else:
             try:
                 out = await self._fed(call, call.answer, chunk, end)
-            except (DetectionFailed, TooMany):
+            except DetectionFailed:
                 emit = relay.unread(call, call.answer)
             else:
                 emit = UNCHANGED if out is None else Emit(out)
                 if call.texts is not None and not isinstance(call.answer, answers.Opaque):
                     emit = relay.spoken(call, call.answer, emit)
-        if call.gate is not None and call.rules is not None:
-            emit = await self._heard(call, call.rules, call.gate, emit, chunk, end)
+        if call.gate is not None:
+            emit = await self._heard(call, call.gate, emit, chunk, end)
         call.answer_ended = end or emit.last
         if call.meter is not None and (made := call.meter.made_ids()):
             await self._remember(call, made)
@@ -593,23 +646,20 @@ class Pipeline:
     async def _fed(self, call: Call, answer: relay.Read, chunk: bytes, end: bool) -> bytes | None:
         """Hand a piece to what reads the answer. A body that was held back is looked through whole at its end."""
         if end and isinstance(answer, answers.Document | answers.PlainText) and call.texts is not None:
-            return await self._screening.run(answer.held + len(chunk), answer.feed, chunk, end)
+            answer.take(chunk, end)  # at once: who stops waiting for the rest still has all of it
+            return await self._screening.run(answer.held, answer.changed, end)
         return answer.feed(chunk, end)
 
-    async def _heard(self, call: Call, rules: Rules, gate: Gate, emit: Emit, chunk: bytes, end: bool) -> Emit:
+    async def _heard(self, call: Call, gate: Gate, emit: Emit, chunk: bytes, end: bool) -> Emit:
         """Hold an answer back until what it says has been judged."""
         gate.held.append(chunk if emit.body is None else emit.body)
         over = end or emit.last
         if not over and not gate.is_due:
             return Emit(b"" if gate.is_shut else gate.release())
         try:
-            await self._screening.hear(gate, rules, call.inspection)
+            await self._screening.hear(gate, call.inspection)
         except Refused as refused:
-            call.blocked = True
-            if isinstance(call.answer, answers.Stream | answers.LeasedStream):
-                # No ending of the surface's own: what was held back may have begun what that would close.
-                return Emit(stream_error(refused.refusal, call.face, call.request_id), last=True)
-            return Emit(withheld.document(gate.release()), last=True)
+            return relay.judged(call, refused, gate.release())
         return Emit(gate.release(), emit.last)
 
     async def _leased(self, call: Call, answer: answers.LeasedStream, chunk: bytes, end: bool) -> Emit:
@@ -702,7 +752,7 @@ class Pipeline:
 
     def _refuse(self, call: Call, refusal: Refusal) -> Reply:
         body, headers = encode(refusal, call.face, call.request_id)
-        headers += call.told
+        headers += (*call.notices, *call.told)
         call.refusal = refusal
         call.status = refusal.status
         call.ending = Ending.REFUSED

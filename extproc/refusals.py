@@ -60,6 +60,7 @@ POLICY_VIOLATION = Kind("policy_violation", 400, Blame.CLIENT)
 UNREADABLE_TEXT = Kind("unreadable_text", 400, Blame.CLIENT)
 IDEMPOTENCY_CONFLICT = Kind("idempotency_conflict", 409, Blame.CLIENT, retry=True)
 # upstream
+UPSTREAM_RATE_LIMITED = Kind("upstream_rate_limited", 429, Blame.UPSTREAM, retry=True)
 UPSTREAM_UNAVAILABLE = Kind("upstream_unavailable", 503, Blame.UPSTREAM, retry=True)
 UPSTREAM_TIMEOUT = Kind("upstream_timeout", 504, Blame.UPSTREAM, retry=True)
 STATEFUL_BACKEND_UNAVAILABLE = Kind("stateful_backend_unavailable", 503, Blame.UPSTREAM)

@@ -19,6 +19,7 @@ from extproc.adapter.server import Server
 from extproc.call import BodyMode, Leg, Relay, Route
 
 _PATH = "/v1/chat/completions"
+_MODEL = "gpt-4o"
 _LARGEST_BODY = 8 * 2**20
 
 
@@ -26,7 +27,7 @@ def replies(backend: str) -> Mapping[str, bytes]:
     """A reply for every kind of message; chat calls go to `backend`."""
     return {
         "request_headers": codec.PROCEED_REQUEST_HEADERS,
-        "request_body": codec.route_after_body(Route(legs=(Leg(backend, _PATH),))),
+        "request_body": codec.route_after_body(Route(legs=(Leg(backend, _PATH, _MODEL),))),
         "response_headers": codec.relay(Relay(BodyMode.STREAMED)),
         "response_body": codec.UNCHANGED_RESPONSE_BODY,
     }

@@ -51,6 +51,9 @@ def settings(port: int, provider_port: int, folder: Path) -> Gateway:
     )
 
 
+_OF_THE_POLICY = ("sluice.rewrite", contract.TRANSLATION_FILTER)  # filters of clusters that do what it orders
+
+
 def without_policy(files: Mapping[str, str]) -> dict[str, str]:
     """The same listener, routes and backend, but no worker is asked or told anything."""
     trees = {name: YAML().load(text) for name, text in files.items()}
@@ -62,7 +65,7 @@ def without_policy(files: Mapping[str, str]) -> dict[str, str]:
     trees["clusters.yaml"]["resources"] = clusters
     for cluster in clusters:
         for options in cluster.get("typed_extension_protocol_options", {}).values():
-            options["http_filters"] = [one for one in options["http_filters"] if one["name"] != "sluice.rewrite"]
+            options["http_filters"] = [one for one in options["http_filters"] if one["name"] not in _OF_THE_POLICY]
     return {name: _dumped(tree) for name, tree in trees.items()}
 
 

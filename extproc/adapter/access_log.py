@@ -11,9 +11,8 @@ from typing import Protocol
 
 import grpc
 
-from extproc.contract import ATTEMPT_LOG, LISTENER_LOG, backend_of
+from extproc.contract import ATTEMPT_LOG, DEPLOYED_HEADER, LISTENER_LOG, backend_of
 from extproc.routing.attempt import Attempt
-from extproc.routing.waits import MODEL_HEADER
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
 
@@ -78,7 +77,7 @@ class AccessLog:
         status, flag = entry.response.response_code.value, _flag(entry)
         metrics.count(metrics.ATTEMPTS, backend, str(status or flag))
         headers = dict(entry.response.response_headers)
-        self._learn(Attempt(backend, status, _flags(entry), headers, headers.get(MODEL_HEADER)))
+        self._learn(Attempt(backend, status, _flags(entry), headers, headers.get(DEPLOYED_HEADER)))
         if status < 400 and not flag:
             return
         self._tell(entry, "attempt", backend=backend, retry_after=headers.get("retry-after"))

@@ -104,6 +104,7 @@ def relay(order: Relay, replaced: tuple[str, ...] = ()) -> bytes:
 def _fields(legs: tuple[Leg, ...]) -> dict[str, Any]:
     """The order of the clusters, and each one's path and model name, as dynamic metadata."""
     clusters = [cluster_of(leg.backend) for leg in legs]
+    translate = {cluster: leg.translate for cluster, leg in zip(clusters, legs, strict=True) if leg.translate}
     return {
         ORDER: {
             "priority_groups": [
@@ -113,21 +114,23 @@ def _fields(legs: tuple[Leg, ...]) -> dict[str, Any]:
         },
         CHAIN: {
             "path": {cluster: leg.path for cluster, leg in zip(clusters, legs, strict=True)},
+            "deployed": {cluster: leg.deployed for cluster, leg in zip(clusters, legs, strict=True)},
             "model": {cluster: leg.model for cluster, leg in zip(clusters, legs, strict=True) if leg.model},
+            **({"translate": translate} if translate else {}),
         },
     }
 
 
-def _steer(phase: str, legs: tuple[Leg, ...], remove: tuple[str, ...]) -> bytes:
+def _steer(phase: str, legs: tuple[Leg, ...], remove: tuple[str, ...], first_byte: float | None) -> bytes:
     """What all calls with these legs and headers have in common. `phase` is the message that is answered.
 
     Clearing the route cache counts only in a reply that also mutates a header.
     """
+    headers = [_header(ROUTED_HEADER, "1"), _header("x-envoy-max-retries", str(len(legs) - 1))]
+    if first_byte is not None:  # once the answer has begun, Envoy lets it go on
+        headers.append(_header("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, round(first_byte * 1000)))))
     common = CommonResponse(
-        header_mutation=HeaderMutation(
-            set_headers=[_header(ROUTED_HEADER, "1"), _header("x-envoy-max-retries", str(len(legs) - 1))],
-            remove_headers=remove,
-        ),
+        header_mutation=HeaderMutation(set_headers=headers, remove_headers=remove),
         clear_route_cache=True,
     )
     reply = ProcessingResponse(**{phase: _ANSWERS[phase](response=common)})  # type: ignore[arg-type]
@@ -145,7 +148,7 @@ _steer_often = lru_cache(maxsize=1024)(_steer)
 def _steering(phase: str, route: Route) -> bytes:
     size = sum(len(leg.path) for leg in route.legs) + sum(map(len, route.remove))
     steer = _steer_often if size <= _LONGEST_KEPT else _steer
-    return steer(phase, route.legs, route.remove)
+    return steer(phase, route.legs, route.remove, route.first_byte)
 
 
 def _call_metadata(facts: Mapping[str, str]) -> bytes:
@@ -171,6 +174,7 @@ def _facts(route: Route) -> bytes:
         facts |= {"at": str(route.at), "to": str(route.to)}
     if route.identity is not None:
         facts["identity"] = route.identity
+    facts |= dict(route.asking)
     if facts.keys() != {"cl"}:
         return _call_metadata(facts) if facts else b""
     length = facts["cl"].encode()

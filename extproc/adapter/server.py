@@ -1,6 +1,10 @@
-"""The gRPC server of one worker: three services on one Unix socket and one event loop."""
+"""The gRPC server of one worker: three services on one Unix socket and one event loop.
+
+One of them has two roles: Envoy asks it about each call, and to translate the request of an attempt.
+"""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import grpc
@@ -10,8 +14,12 @@ from grpc_health.v1._async import HealthServicer
 
 from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import Stream
+from extproc.adapter.translator import translate
+from extproc.contract import DIALECT_KEY
 from protos.access_log_pb2 import StreamAccessLogsMessage
 from protos.ext_proc_pb2 import ProcessingRequest
+
+_PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 _OVERHEAD = 1 << 20
 """Bytes of a message beside the body: headers, attributes, framing."""
@@ -24,6 +32,28 @@ class Processor(Protocol):
     """Serves one stream of ExternalProcessor."""
 
     async def process(self, requests: object, stream: Stream, /) -> None: ...
+
+
+class ByRole:
+    """Gives each stream of ExternalProcessor to whom it is for: gRPC has read its metadata anyway.
+
+    `process` serves calls, whose messages `deserialize` reads; None leaves them as bytes.
+    """
+
+    def __init__(self, process: Callable[..., object], deserialize: Callable[[bytes], object] | None) -> None:
+        self._process = grpc.stream_stream_rpc_method_handler(process, request_deserializer=deserialize)
+        self._translate = grpc.stream_stream_rpc_method_handler(
+            translate, request_deserializer=ProcessingRequest.FromString
+        )
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """The method's handler, as gRPC asks for it; None: of another service."""
+        if details.method != _PROCESS:
+            return None
+        for name, _ in details.invocation_metadata:
+            if name == DIALECT_KEY:
+                return self._translate
+        return self._process
 
 
 class Server:
@@ -41,17 +71,12 @@ class Server:
                 ("grpc.http2.bdp_probe", 0),
             ]
         )
-        process = grpc.stream_stream_rpc_method_handler(
-            processor.process, request_deserializer=ProcessingRequest.FromString
-        )
         records = grpc.stream_unary_rpc_method_handler(
             access_log.stream, request_deserializer=StreamAccessLogsMessage.FromString
         )
         self._server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler(
-                    "envoy.service.ext_proc.v3.ExternalProcessor", {"Process": process}
-                ),
+                ByRole(processor.process, ProcessingRequest.FromString),
                 grpc.method_handlers_generic_handler(
                     "envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": records}
                 ),

@@ -28,7 +28,13 @@ _SIGNS = {
 }
 _COLOURS = {"+": "green", "~": "yellow", "±": "yellow", "-": "red", "!": "magenta"}
 _GRAVEST_FIRST = "-±~+"
-_USUAL = (("priority", "high"), ("redaction", "default"), ("guardrails", "default"))  # goes without saying
+_USUAL = (  # goes without saying
+    ("priority", "high"),
+    ("redaction", "default"),
+    ("guardrails", "default"),
+    ("providers", ["all"]),
+    ("regions", ["all"]),
+)
 
 REMOVES_EVERYTHING = "The folder has no team file: `sluice apply` removes every team only with --remove-all."
 

@@ -1,19 +1,27 @@
 """From the configuration tree to the immutable catalogue that calls are decided by."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from extproc.config import schema
+from extproc.config.backends import Backend as GivenBackend
 from extproc.config.identity import Identity, Issuer
 from extproc.config.limits import compile_limit
+from extproc.config.models import Model
+from extproc.config.models import Target as GivenTarget
 from extproc.config.profiles import profiles
 from extproc.config.rules import rules
 from extproc.identity.claims import IssuerPolicy, Rule
 from extproc.limits.limit import Mode
-from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
+from extproc.model import Backend, Binding, Catalogue, Dialect, Modality, PublicModel, Target
 from extproc.surfaces import Surface
+
+_FAMILIES = {Dialect.ANTHROPIC: "anthropic", Dialect.GEMINI: "google"}
+"""Of tokenizers, where it is not that of most."""
+_WITHOUT_VERSION = ".githubcopilot.com"
+"""The end of hosts that have their operations at the root: their SDKs put no version before them."""
 
 
 def catalogue(gateway: schema.Gateway, environ: Mapping[str, str] | None = None) -> Catalogue:
@@ -36,7 +44,7 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
     models = {name: _model(name, given, backends) for name, given in gateway.models.items()}
     limits = [compile_limit(name, given, public=public) for name, given in gateway.policies.limits.items()]
     return Catalogue(
-        models={spelled: models[name] for spelled, name in public.items()},
+        models={spelled: models[name] for spelled, name in public.items() if gateway.models[name].enabled},
         backends=backends,
         defaults={Surface(surface): name for surface, name in gateway.default_models.items()},
         answer_cap=int(gateway.limits.json_answer),
@@ -47,19 +55,37 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
         currency=gateway.policies.currency,
         low_prefix=gateway.listener.low_priority_prefix or "",
         tells_priority=gateway.listener.tells_priority,
+        attempts=gateway.routing.attempts,
+        tells_backend=gateway.routing.tell_backend,
+        binding_headers=_binding_headers(models.values()),
     )
 
 
-def _model(name: str, given: schema.Model, backends: Mapping[str, Backend]) -> PublicModel:
+def _model(name: str, given: Model, backends: Mapping[str, Backend]) -> PublicModel:
     groups = tuple(tuple(_target(name, given, target, backends) for target in group) for group in given.targets)
     tiers = None if given.tiers is None else frozenset(given.tiers)
     first = groups[0][0].backend.dialect
-    family = "anthropic" if first is Dialect.ANTHROPIC else "openai"
     names = [name, *(target.model for group in groups for target in group)]
-    return PublicModel(name, groups, tiers, given.bounds(family, names))
+    return PublicModel(
+        name,
+        groups,
+        tiers,
+        given.bounds(_FAMILIES.get(first, "openai"), names),
+        modality=None if given.modality is None else Modality(given.modality),
+        retired={spelled: one.compiled() for spelled, one in given.retired.items()},
+        affinity=given.bound(),
+        first_byte=None if given.first_byte is None else given.first_byte.total_seconds(),
+    )
 
 
-def _target(name: str, model: schema.Model, given: schema.Target, backends: Mapping[str, Backend]) -> Target:
+def _binding_headers(models: Iterable[PublicModel]) -> frozenset[str]:
+    """Those in which calls can say what binds them."""
+    affinities = [model.affinity for model in models if model.affinity is not None]
+    headers = {affinity.name for affinity in affinities if affinity.by is Binding.HEADER}
+    return frozenset(headers | {"cookie" for affinity in affinities if affinity.by is Binding.COOKIE})
+
+
+def _target(name: str, model: Model, given: GivenTarget, backends: Mapping[str, Backend]) -> Target:
     price = given.price or model.price
     return Target(
         backends[given.backend], given.model or name, given.weight, None if price is None else price.compiled()
@@ -86,24 +112,46 @@ def _accepted(identity: Identity) -> dict[Surface, str]:
     return {surface: kind for surface, kind in kinds.items() if kind != "either"}
 
 
-def _backend(name: str, given: schema.Backend) -> Backend:
-    """The URL is taken as the provider's own SDK takes it: OpenAI's wants the base with its version, or none."""
-    path = urlsplit(given.url).path.rstrip("/")
-    dialect = Dialect(given.dialect)
-    has_base = dialect is Dialect.OPENAI and path and not path.endswith("/v1")  # such as /v1beta/openai
-    root = path if has_base else path.removesuffix("/v1")
+def _backend(name: str, given: GivenBackend) -> Backend:
+    prefix, version = _base(given)
     return Backend(
         name,
-        dialect,
-        root.removesuffix("/openai") if dialect is Dialect.AZURE else root,
+        Dialect(given.dialect),
+        prefix,
         given.api_version,
-        version="" if has_base else "/v1",
+        version=version,
         wants_identity=given.identity_header,
         cap_field=given.cap_field or _cap_field(given),
+        provider=given.whose,
+        region=given.region,
+        surfaces=None if given.surfaces is None else _surfaces(given.surfaces),
     )
 
 
-def _cap_field(given: schema.Backend) -> str:
+def _surfaces(named: Iterable[str]) -> frozenset[Surface]:
+    """With those that belong to them: see Surface.key."""
+    return frozenset(surface for surface in Surface if surface.key in named)
+
+
+def _base(given: GivenBackend) -> tuple[str, str]:
+    """What stands before paths, and the version behind it.
+
+    The URL is taken as the provider's own SDK takes it: OpenAI's wants the base with its version, or none.
+    """
+    parts = urlsplit(given.url)
+    path = parts.path.rstrip("/")
+    if given.dialect == "azure-openai":
+        return path.removesuffix("/v1").removesuffix("/openai"), "/v1"
+    if given.dialect == "gemini":
+        return path.removesuffix("/v1beta").removesuffix("/v1"), "/v1beta"
+    if given.dialect == "openai":
+        is_bare = not path and (parts.hostname or "").endswith(_WITHOUT_VERSION)
+        if is_bare or (path and not path.endswith("/v1")):  # such as /v1beta/openai
+            return path, ""
+    return path.removesuffix("/v1"), "/v1"
+
+
+def _cap_field(given: GivenBackend) -> str:
     """OpenAI's own models with reasoning take no other than the new name, and most other servers only the old one."""
     is_openai = given.dialect == "azure-openai" or urlsplit(given.url).hostname == "api.openai.com"
     return "max_completion_tokens" if is_openai else "max_tokens"

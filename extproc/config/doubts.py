@@ -22,6 +22,7 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     """
     yield from _unpriced(gateway)
     yield from _past(gateway, now)
+    yield from _out_of_service(gateway)
     yield from _forgotten(gateway)
     yield from _empty(gateway)
     yield from _uncommon(gateway)
@@ -69,6 +70,28 @@ def _past(gateway: Gateway, now: float) -> Iterator[Doubt]:
         raised = compile_limit(name, given).raised
         if raised is not None and raised.until <= now * 1000:
             yield ("policies", "limits", name, "raise", "until"), "is past: the limit is back at its own amount"
+
+    for name, model in gateway.models.items():
+        for spelled, retired in model.retired.items():
+            sunset = retired.compiled().sunset
+            if sunset is not None and sunset <= now:
+                yield (
+                    ("models", name, "retired", spelled, "sunset"),
+                    "is past: the name still works while it stands here",
+                )
+
+
+def _out_of_service(gateway: Gateway) -> Iterator[Doubt]:
+    """Models that are named to serve, and are not enabled."""
+    public = gateway.public_names()
+    named: list[tuple[Steps, str | None]] = [
+        (("default_models", surface), name) for surface, name in gateway.default_models.items()
+    ]
+    for limit, given in gateway.policies.limits.items():
+        named.append((("policies", "limits", limit, "fallback"), given.fallback))
+    for steps, name in named:
+        if name is not None and not gateway.models[public[name]].enabled:
+            yield steps, f"{public[name]} is not enabled"
 
 
 def _forgotten(gateway: Gateway) -> Iterator[Doubt]:

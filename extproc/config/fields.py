@@ -100,12 +100,17 @@ def check_endpoint(url: str) -> None:
         raise ValueError("url has characters that an address does not have")
 
 
+_DURATION_AS_WRITTEN = WithJsonSchema(
+    {"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{DURATION.pattern}$"}]}
+)
 Duration = Annotated[
     timedelta,
+    Field(gt=timedelta(0)),  # first, so that what is said of a duration that may be absent names it in words, too
     BeforeValidator(duration),
-    Field(gt=timedelta(0)),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{DURATION.pattern}$"}]}),
+    _DURATION_AS_WRITTEN,
 ]
+Pause = Annotated[timedelta, Field(ge=timedelta(0)), BeforeValidator(duration), _DURATION_AS_WRITTEN]
+"""A duration that may be none."""
 Size = Annotated[
     ByteSize,
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9.]+ ?([kKMGT]i?)?B?$"}]}),

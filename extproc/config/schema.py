@@ -12,27 +12,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
-from extproc.config.fields import Credential, Duration, ModelName, Name, Port, Size, Strict, check_endpoint, has_port
+from extproc.config.backends import Backend, Cooling, cooling, cooling_problems
+from extproc.config.fields import Duration, ModelName, Name, Port, Size, Strict, has_port
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
 from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
-from extproc.config.prices import Bounded, Price
+from extproc.config.models import Model
 from extproc.config.problems import did_you_mean
 from extproc.config.services import MODERATING, Service
 
-_PROVIDERS = (
-    "api.openai.com",
-    "openai.azure.com",
-    "cognitiveservices.azure.com",
-    "ai.azure.com",  # of Azure AI Foundry: services.ai, models.ai, inference.ai
-    "api.anthropic.com",
-    "generativelanguage.googleapis.com",
-    "api.x.ai",
-    "models.github.ai",
-)
-"""Hosts, with those under them, that no company hosts for itself."""
-Dialect = Literal["openai", "azure-openai", "anthropic"]
 DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
 
 
@@ -112,75 +101,22 @@ class Stores(Strict):
     )
 
 
-class Backend(Strict):
-    """One provider endpoint: it becomes one Envoy cluster."""
-
-    dialect: Dialect = Field(description="what the endpoint speaks")
-    url: str = Field(description="as the provider's SDK takes it: host, port, and a path where it is not the usual /v1")
-    api_version: str | None = Field(
-        default=None,
-        pattern=r"^[0-9A-Za-z.-]+$",
-        description="azure-openai only: use the legacy deployment paths with this api-version",
-    )
-    credential: Credential | None = Field(default=None, description="absent: no credential is sent")
-    identity_header: bool = Field(
-        default=False,
-        description="send x-sluice-identity, a signed token that names the caller: for self-hosted backends only",
-    )
-    cap_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
-        default=None,
-        description="in which chat completions bound their output there; absent: max_completion_tokens for "
-        "azure-openai and api.openai.com, else max_tokens",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        check_endpoint(self.url)
-        if self.api_version is not None and self.dialect != "azure-openai":
-            raise ValueError("api_version is for the dialect azure-openai only")
-        if self.cap_field is not None and self.dialect == "anthropic":
-            raise ValueError("cap_field is for backends with chat completions")
-        return self
-
-
-def _is_provider(backend: Backend) -> bool:
-    """Whether it is known not to be of this company, so that it must not learn who calls."""
-    host = (urlsplit(backend.url).hostname or "").rstrip(".")
-    return backend.dialect != "openai" or any(host == known or host.endswith(f".{known}") for known in _PROVIDERS)
-
-
-class Target(Strict):
-    """A backend that can serve a model, under the name it has there."""
-
-    backend: Name = Field(description="name of an entry in `backends`")
-    model: ModelName | None = Field(default=None, description="deployed name; absent: the public name")
-    weight: int = Field(default=1, ge=0, le=1000, description="share within its group")
-    price: Price | None = Field(default=None, description="what it costs there; absent: the model's `price`")
-
-
-class Model(Bounded):
-    """A model as callers name it, and the most that a call of it can be."""
-
-    aliases: tuple[ModelName, ...] = Field(default=(), description="other names callers may use")
-    targets: tuple[tuple[Target, ...], ...] = Field(
-        min_length=1, description="groups in order of preference; weights share the calls inside a group"
-    )
-    tiers: tuple[Name, ...] | None = Field(
-        default=None, description="only teams of these tiers may use it, however they ask for it; absent: every caller"
-    )
-    price: Price | None = Field(
-        default=None,
-        description="what it costs, where a target has no price of its own; absent: calls under a limit of `money` are "
-        "refused",
-    )
-
-
 class Keys(Strict):
     """Keys that need no database."""
 
     quickstart: bool = Field(
         default=False, description="accept the published quickstart key; refused unless the listener is loopback"
     )
+
+
+class Routing(Strict):
+    """How calls find their backend."""
+
+    attempts: int = Field(default=5, ge=1, le=20, description="the most backends that one call is tried at")
+    tell_backend: bool = Field(
+        default=False, description="answers say in x-sluice-backend who served, and in x-sluice-attempts at which try"
+    )
+    cooling: Cooling = Field(default=Cooling(), description="how backends are spared when they refuse or fail")
 
 
 class FakeBackend(Strict):
@@ -212,6 +148,7 @@ class Gateway(Strict):
         default_factory=dict, description="services that policies ask, such as one that moderates, by name"
     )
     models: dict[ModelName, Model] = Field(min_length=1, description="models by public name")
+    routing: Routing = Field(default=Routing(), description="how calls find their backend")
     default_models: dict[DefaultableSurface, ModelName] = Field(
         default_factory=dict, description="model for a surface whose calls may come without one"
     )
@@ -221,6 +158,7 @@ class Gateway(Strict):
         problems = [
             *self._name_problems(),
             *self._target_problems(),
+            *self._cooling_problems(),
             *self._identity_problems(),
             *self._limit_problems(),
             *self._counting_problems(),
@@ -239,19 +177,21 @@ class Gateway(Strict):
         for name, backend in self.backends.items():
             if backend.identity_header and self.identity.signing_key is None:
                 yield f"backends.{name}.identity_header: needs `identity.signing_key`"
-            if backend.identity_header and _is_provider(backend):
+            if backend.identity_header and backend.is_a_providers:
                 yield f"backends.{name}.identity_header: is for self-hosted backends, and this one is a provider's"
 
     def _name_problems(self) -> Iterator[str]:
         public: dict[str, str] = {}
         for name, model in self.models.items():
-            for spelled in (name, *model.aliases):
+            for spelled in model.names(name):
                 if spelled in public:
                     yield f"models.{name}: the name {spelled!r} is already used by models.{public[spelled]}"
                 public[spelled] = name
         for surface, name in self.default_models.items():
             if name not in public:
                 yield f"default_models.{surface}: there is no model {name!r} under `models`"
+            elif not self.models[public[name]].serves(surface):
+                yield f"default_models.{surface}: the model {name!r} is for something else, as its `modality` says"
 
     def _target_problems(self) -> Iterator[str]:
         for name, model in self.models.items():
@@ -262,6 +202,14 @@ class Gateway(Strict):
                 for place, target in enumerate(group):
                     if target.backend not in self.backends:
                         yield f"{where}[{place}].backend: there is no backend {target.backend!r} under `backends`"
+
+    def _cooling_problems(self) -> Iterator[str]:
+        """Those of the usual ones are told once."""
+        usual = list(cooling_problems("routing.cooling", cooling(self.routing.cooling)))
+        yield from usual
+        for name, backend in self.backends.items():
+            if backend.cooling is not None and not usual:
+                yield from cooling_problems(f"backends.{name}.cooling", cooling(self.routing.cooling, backend.cooling))
 
     def _limit_problems(self) -> Iterator[str]:
         public = self.public_names()
@@ -331,7 +279,7 @@ class Gateway(Strict):
 
     def public_names(self) -> dict[str, str]:
         """The public name of a model, by every name that it goes by."""
-        return {spelled: name for name, model in self.models.items() for spelled in (name, *model.aliases)}
+        return {spelled: name for name, model in self.models.items() for spelled in model.names(name)}
 
 
 def _unknown(where: str, kind: str, written: Iterable[str], known: Iterable[str]) -> Iterator[str]:

@@ -105,6 +105,12 @@ _PATTERNS = {
     r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]*)$": "must be the name of a model, or * for every model open to the tier",
     r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$": "must be the name of a host, or like *.example.com",
     r"^[a-z][a-z0-9_]{0,62}$": "must be lower-case letters, digits and _, at most 63, a letter first",
+    r"^[A-Za-z0-9][A-Za-z0-9-]*$": "must be the name of a header: letters, digits and dashes",
+    r"^[!-~]([ -~]*[!-~])?$": "must be printable ASCII on one line, with no space at its ends",
+    r"^(/[A-Za-z0-9._~-]+)+$": "must be a path, such as /health",
+    r"^(team|prompt|header:[A-Za-z0-9][A-Za-z0-9-]*|cookie:[A-Za-z0-9_.-]+)$": (
+        "must be team, prompt, header:NAME or cookie:NAME"
+    ),
     r"^[A-Z]{2}$": "must be a country, such as GB",
     r"^[a-z]{2,3}$": "must be a language, such as en",
     r"^(sqlite:///|postgresql\+?\w*://).+": "must be like sqlite:///var/sluice.db or postgresql://user@host/name",

@@ -7,7 +7,7 @@ machine that reviews it.
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from extproc.config.limits import OTHER_WORDS, KeyLimit, TeamLimit
@@ -21,7 +21,7 @@ from extproc.model import DEFAULT_POLICY
 LATER = {
     **OTHER_WORDS,
     **dict.fromkeys(
-        ("cache", "providers", "regions", "backends"),
+        ("cache", "backends"),
         "is not carried out yet, so it is refused rather than ignored",
     ),
     "budgets": "a budget is a limit on money: `limits: {NAME: {money: 500, per: month}}`",
@@ -29,6 +29,10 @@ LATER = {
 """Fields that people may look for, and what they are told."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+Whereabouts = tuple[str | None, str | None]
+"""A backend's provider and region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Offer:
     redaction: frozenset[str] = frozenset()  # names of policies
     guardrails: frozenset[str] = frozenset()  # names of policies
     currency: str = ""  # of limits on money
+    places: Mapping[str, frozenset[Whereabouts]] = field(default_factory=dict)  # of models, by their public names
 
     def is_open(self, model: str, tier: str) -> bool:
         """Whether teams of a tier may use a model, by its public name."""
@@ -67,7 +72,17 @@ def offer(gateway: Gateway) -> Offer:
         redaction=frozenset(gateway.policies.redaction),
         guardrails=frozenset(gateway.policies.guardrails),
         currency=gateway.policies.currency,
+        places=_places(gateway),
     )
+
+
+def _places(gateway: Gateway) -> dict[str, frozenset[Whereabouts]]:
+    """Where the targets of each model are."""
+    places = {name: (backend.whose, backend.region) for name, backend in gateway.backends.items()}
+    return {
+        name: frozenset(places[target.backend] for group in model.targets for target in group)
+        for name, model in gateway.models.items()
+    }
 
 
 def load_teams(folder: Path, offered: Offer) -> dict[str, TeamFile]:
@@ -144,6 +159,7 @@ def _mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
         if member.user == team.owner and member.role != "team_admin":
             yield ("members", number, "role"), f"the owner is a team_admin, not a {member.role}"
     yield from _holder_mistakes(team)
+    yield from _place_mistakes(team, offered)
     yield from _policy_mistakes("redaction", team.redaction, offered.redaction)
     yield from _policy_mistakes("guardrails", team.guardrails, offered.guardrails)
 
@@ -155,6 +171,31 @@ def _policy_mistakes(field: str, name: str, known: frozenset[str]) -> Iterator[M
             (field,),
             f"there is no policy {name!r} under `policies.{field}` of the gateway{did_you_mean(name, known)}",
         )
+
+
+def _place_mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
+    """Providers and regions that no target is at; and models that have no target at the team's."""
+    if unknown := [*_nowhere(team, offered)]:
+        yield from unknown
+        return
+    for number, granted in enumerate(team.models):
+        places = offered.places.get(offered.public.get(granted.name, ""))
+        if places is not None and not any(_admits(team, place) for place in places):
+            yield ("models", number, "name"), f"{granted.name} has no target in the team's providers and regions"
+
+
+def _nowhere(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
+    everywhere = [place for places in offered.places.values() for place in places]
+    for at, (section, names) in enumerate((("providers", team.providers), ("regions", team.regions))):
+        known = {place[at] or "" for place in everywhere}
+        for number, name in enumerate(names or ()):
+            if name not in known:
+                kind = section.removesuffix("s")
+                yield (section, number), f"no model has a target in the {kind} {name!r}{did_you_mean(name, known)}"
+
+
+def _admits(team: TeamFile, place: Whereabouts) -> bool:
+    return (team.providers is None or place[0] in team.providers) and (team.regions is None or place[1] in team.regions)
 
 
 Named = Sequence[tuple[Steps, str]]

@@ -172,6 +172,16 @@ class TeamFile(Strict):
     guardrails: Name = Field(
         default=DEFAULT_POLICY, description="the policy of `policies.guardrails` that its calls are held to"
     )
+    providers: tuple[Name, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="whose backends its calls may go to, as `backends.*.provider` of the gateway has them; absent: all",
+    )
+    regions: tuple[Name, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="where its calls may go, as `backends.*.region` of the gateway has them; absent: anywhere",
+    )
     keys: tuple[DeclaredKey, ...] = Field(default=(), description="keys that it is due")
 
 

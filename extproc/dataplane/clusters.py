@@ -22,6 +22,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     EnvoyInternalAddress,
     HealthCheck,
     HealthCheckGrpcHealthCheck,
+    HealthCheckHttpHealthCheck,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
@@ -57,7 +58,8 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
-from extproc.config.schema import Backend, Gateway
+from extproc.config.backends import Health
+from extproc.config.schema import Gateway
 from extproc.config.services import Service
 
 from .layout import Layout
@@ -104,7 +106,7 @@ class Origin:
 def all_clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
     """All of them, those outside in the order of the configuration."""
     patience = gateway.timeouts.connect
-    backends = [backend_cluster(name, backend, patience, layout) for name, backend in gateway.backends.items()]
+    backends = [backend_cluster(name, gateway, layout) for name in gateway.backends]
     issuers = [
         jwks_cluster(name, issuer.jwks_url, patience)
         for name, issuer in gateway.identity.issuers.items()
@@ -114,16 +116,20 @@ def all_clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
     return [workers_cluster(layout), sink_cluster(), *backends, *issuers, *services]
 
 
-def backend_cluster(name: str, backend: Backend, connect_timeout: timedelta, layout: Layout) -> Cluster:
+def backend_cluster(name: str, gateway: Gateway, layout: Layout) -> Cluster:
     """One provider endpoint. Envoy neither ejects it nor sheds load: the policy's cool-downs steer.
 
     An empty or overflowing cluster is a final 503 for Envoy, not a failover; so the panic threshold stays at
     its default and the circuit breakers never open.
     """
-    cluster = _outside(contract.cluster_of(name), backend.url, connect_timeout, backend_filters(name, backend, layout))
+    backend = gateway.backends[name]
+    filters = backend_filters(name, gateway, layout)
+    cluster = _outside(contract.cluster_of(name), backend.url, gateway.timeouts.connect, filters)
     cluster.upstream_connection_options = UpstreamConnectionOptions(
         tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=10)
     )
+    if backend.health is not None:
+        cluster.health_checks = [_health(backend.health, Origin.of(backend.url))]
     return cluster
 
 
@@ -205,6 +211,18 @@ def sink_cluster() -> Cluster:
         type=ClusterDiscoveryType.STATIC,
         load_assignment=_endpoints(contract.SINK_CLUSTER, Endpoint(address=inside)),
         circuit_breakers=_never_open(),
+    )
+
+
+def _health(asked: Health, origin: Origin) -> HealthCheck:
+    """Of several addresses of a name, those that are not well get no calls; of one alone calls tell the same."""
+    return HealthCheck(
+        timeout=min(asked.interval, timedelta(seconds=5)),
+        interval=asked.interval,
+        no_traffic_interval=asked.interval,
+        unhealthy_threshold=2,
+        healthy_threshold=1,
+        http_health_check=HealthCheckHttpHealthCheck(host=origin.authority, path=asked.path),
     )
 
 

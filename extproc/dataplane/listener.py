@@ -43,7 +43,7 @@ from extproc.routing.waits import HEADERS
 from . import edge, policy, tokens
 from .extensions import BodySizeLimit, http_filter, manager_filter
 from .files import watched
-from .headers import remove_prefix
+from .headers import remove, remove_prefix
 from .layout import Layout
 from .replies import local_replies
 from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes
@@ -172,7 +172,9 @@ def sink_listener() -> Listener:
 
 def _client_headers() -> Mutations:
     """Headers that only the gateway may set. Spellings with underscores never get here: they are a 400."""
-    return Mutations(request_mutations=[remove_prefix("x-sluice-")])
+    return Mutations(
+        request_mutations=[remove_prefix("x-sluice-")], response_mutations=[remove(contract.DEPLOYED_HEADER)]
+    )
 
 
 def _tls(tls: Tls, layout: Layout) -> TransportSocket:

@@ -1,7 +1,10 @@
-"""What Envoy sends to the policy workers: the external processor and the access records."""
+"""What Envoy sends to the policy workers: the external processor, requests to translate and the access records."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
+import betterproto2
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -9,12 +12,15 @@ from envoy_data_plane.envoy.config.core.v3 import (
     BackoffStrategy,
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    HeaderValue,
     RetryPolicy,
 )
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
     CommonGrpcAccessLogConfig,
     HttpGrpcAccessLogConfig,
 )
+from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
+from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExtProcOverrides,
@@ -25,11 +31,28 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ProcessingModeBodySendMode,
     ProcessingModeHeaderSendMode,
 )
+from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
+    DynamicMetadataInput,
+    DynamicMetadataInputPathSegment,
+)
+from envoy_data_plane.envoy.extensions.matching.input_matchers.metadata.v3 import Metadata
+from envoy_data_plane.envoy.type.matcher.v3 import ValueMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
+from envoy_data_plane.xds.type.matcher.v3 import (
+    Matcher,
+    MatcherMatcherList,
+    MatcherMatcherListFieldMatcher,
+    MatcherMatcherListPredicate,
+    MatcherMatcherListPredicateSinglePredicate,
+    MatcherOnMatch,
+)
 
 from extproc import contract
 from extproc.config.schema import Timeouts
+
+from .extensions import extension
 
 _SEND = ProcessingModeHeaderSendMode.SEND
 _BODY = ProcessingModeBodySendMode
@@ -42,12 +65,8 @@ def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
 
     `tokens`: what the token filter found goes with every message; Envoy cannot send it with the first one only.
     """
-    service = GrpcService(
-        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=contract.EXTPROC_CLUSTER),
-        retry_policy=RetryPolicy(num_retries=2, retry_on=_MOVE_ON, retry_back_off=_SHORT_PAUSE),
-    )
     return ExternalProcessor(
-        grpc_service=service,
+        grpc_service=_workers(),
         message_timeout=times.policy,
         max_message_timeout=max(times.policy, times.policy_longest),
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
@@ -66,6 +85,28 @@ def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
         ),
         # The policy sets x-envoy-max-retries and the timeouts of a call.
         mutation_rules=HeaderMutationRules(allow_envoy=True),
+    )
+
+
+def translator(times: Timeouts, cluster: str, dialect: str) -> ExtensionWithMatcher:
+    """Replaces the request of an attempt that the policy orders to be translated; for any other it is not there.
+
+    It never sees an answer: with large ones of slow readers Envoy crashes where a filter of a cluster sends them on.
+    """
+    processor = ExternalProcessor(
+        grpc_service=_workers({contract.CLUSTER_KEY: cluster, contract.DIALECT_KEY: dialect}),
+        message_timeout=times.policy,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        processing_mode=ProcessingMode(
+            request_header_mode=_SEND,
+            request_body_mode=_BODY.BUFFERED,
+            response_header_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_body_mode=_BODY.NONE,
+        ),
+        metadata_options=MetadataOptions(forwarding_namespaces=_namespaces(contract.CHAIN)),
+    )
+    return ExtensionWithMatcher(
+        extension_config=extension("envoy.filters.http.ext_proc", processor), xds_matcher=_unless_ordered(cluster)
     )
 
 
@@ -96,6 +137,33 @@ def access_log(name: str, response_headers: tuple[str, ...] = ()) -> AccessLog:
 
 
 _SHORT_PAUSE = BackoffStrategy(base_interval=timedelta(milliseconds=5), max_interval=timedelta(milliseconds=20))
+
+
+def _workers(about: Mapping[str, str] = MappingProxyType({})) -> GrpcService:
+    """`about`: what a stream tells of itself before its first message."""
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=contract.EXTPROC_CLUSTER),
+        initial_metadata=[HeaderValue(key=key, value=value) for key, value in about.items()],
+        retry_policy=RetryPolicy(num_retries=2, retry_on=_MOVE_ON, retry_back_off=_SHORT_PAUSE),
+    )
+
+
+def _unless_ordered(cluster: str) -> Matcher:
+    """Skip the filter where the order says nothing of translating for this cluster."""
+    path = [DynamicMetadataInputPathSegment(key=key) for key in ("translate", cluster)]
+    said = MatcherMatcherListPredicateSinglePredicate(
+        input=_of_matcher("ordered", DynamicMetadataInput(filter=contract.CHAIN, path=path)),
+        custom_match=_of_matcher("is_there", Metadata(value=ValueMatcher(present_match=True))),
+    )
+    predicate = MatcherMatcherListPredicate(not_matcher=MatcherMatcherListPredicate(single_predicate=said))
+    skip = MatcherOnMatch(action=_of_matcher("skip", SkipFilter()))
+    fields = [MatcherMatcherListFieldMatcher(predicate=predicate, on_match=skip)]
+    return Matcher(matcher_list=MatcherMatcherList(matchers=fields))
+
+
+def _of_matcher(name: str, config: betterproto2.Message) -> TypedExtensionConfig:
+    """A named extension as matchers have it: of a type of their own."""
+    return TypedExtensionConfig(name=name, typed_config=Any.pack(config))
 
 
 def _namespaces(*names: str) -> MetadataOptionsMetadataNamespaces:

@@ -16,8 +16,11 @@ from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 impo
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecretConfig
 
 from extproc import contract
-from extproc.config.schema import Backend, Dialect
+from extproc.config.backends import Backend, Dialect
+from extproc.config.schema import Gateway
+from extproc.dialects.translate.directions import DIRECTIONS
 
+from . import policy
 from .extensions import extension, http_filter
 from .files import watched
 from .headers import overwrite, remove, remove_prefix
@@ -28,23 +31,33 @@ _CREDENTIAL_HEADER: dict[Dialect, tuple[str, str]] = {
     "openai": ("authorization", "Bearer "),
     "azure-openai": ("api-key", ""),
     "anthropic": ("x-api-key", ""),
+    "gemini": ("x-goog-api-key", ""),
 }
 _OURS = ("x-sluice-", "x-envoy-", "x-forwarded-")
 _REWRITE = files(__package__).joinpath("rewrite.lua").read_text(encoding="utf-8")
 _PACE = files(__package__).joinpath("pace.lua").read_text(encoding="utf-8")
 
 
-def backend_filters(name: str, backend: Backend, layout: Layout) -> list[HttpFilter]:
+def backend_filters(name: str, gateway: Gateway, layout: Layout) -> list[HttpFilter]:
     """The way of one attempt, top to bottom, for the backend `name` of the configuration."""
-    cluster = contract.cluster_of(name)
+    cluster, backend = contract.cluster_of(name), gateway.backends[name]
     chain = [
-        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean(backend))),
+        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean(backend, cluster, _fixed(gateway)))),
         http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
     ]
     if backend.credential:
         header, prefix = _CREDENTIAL_HEADER[backend.dialect]
         chain.append(http_filter("sluice.credential", injector(cluster, header, prefix, layout)))
+    if needs_translation(backend):
+        # Behind the others: it writes the length of the new body over that of the client's.
+        translator = policy.translator(gateway.timeouts, cluster, backend.dialect)
+        chain.append(http_filter(contract.TRANSLATION_FILTER, translator))
     return [*chain, codec()]
+
+
+def needs_translation(backend: Backend) -> bool:
+    """Whether calls of a surface that the backend does not speak may be translated for it."""
+    return any(dialect == backend.dialect for _, dialect in DIRECTIONS)
 
 
 def paced() -> list[HttpFilter]:
@@ -57,7 +70,12 @@ def codec() -> HttpFilter:
     return http_filter("envoy.filters.http.upstream_codec", UpstreamCodec())
 
 
-def _clean(backend: Backend) -> Mutations:
+def _fixed(gateway: Gateway) -> list[str]:
+    """Names of the headers that any backend always gets: what one got, another one must not."""
+    return sorted({name for backend in gateway.backends.values() for name in backend.headers})
+
+
+def _clean(backend: Backend, cluster: str, fixed: list[str]) -> Mutations:
     """No caller's or other provider's credential, no trace of the company; an answer brings none of ours.
 
     Who calls is told only to a backend that is to know, and the attempt before may have told another one.
@@ -67,6 +85,8 @@ def _clean(backend: Backend) -> Mutations:
         request_mutations=[
             *(remove(header) for header in contract.CREDENTIAL_HEADERS),
             *(remove_prefix(prefix) for prefix in _OURS),
+            *(remove(name) for name in fixed),
+            *(overwrite(name, value.replace("%", "%%")) for name, value in backend.headers.items()),
             *([identity] if backend.identity_header else []),
             overwrite("accept-encoding", "identity"),  # usage is read from the bytes as they pass
             # An attempt before may have left the length of its own body; a wrong one desynchronises the
@@ -76,6 +96,8 @@ def _clean(backend: Backend) -> Mutations:
         ],
         response_mutations=[
             *(remove_prefix(prefix) for prefix in _OURS),
+            # Of the attempt's record, for what cools is the model that is deployed there; clients never see it.
+            overwrite(contract.DEPLOYED_HEADER, f"%DYNAMIC_METADATA({contract.CHAIN}:deployed:{cluster})%"),
             remove("set-cookie"),  # the provider's session is not the client's
             remove("alt-svc"),  # would lead clients past the gateway
         ],
@@ -84,7 +106,9 @@ def _clean(backend: Backend) -> Mutations:
 
 def _lua(cluster: str) -> str:
     names = {"CLUSTER": cluster, "CHAIN": contract.CHAIN, "CALL": contract.CALL}
-    return "".join(f'local {name} = "{value}"\n' for name, value in names.items()) + _REWRITE
+    asking = ", ".join(f'"{name}"' for name in contract.ASKING_HEADERS)
+    constants = "".join(f'local {name} = "{value}"\n' for name, value in names.items())
+    return f"{constants}local ASKING = {{{asking}}}\n{_REWRITE}"
 
 
 def injector(cluster: str, header: str, prefix: str, layout: Layout) -> CredentialInjector:

@@ -5,7 +5,7 @@ its end. What grows beyond a cap meanwhile is `overlong`: nothing of it goes out
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import orjson
 
@@ -13,7 +13,7 @@ from extproc.dialects import usage
 from extproc.dialects.endings import Reason
 from extproc.dialects.meters import Meter
 from extproc.dialects.sse import EventReader
-from extproc.dialects.texts import EventTexts, Texts, document, plain
+from extproc.dialects.texts import EventTexts, Texts, document
 
 PARSE_WHOLE = 256 * 1024
 """Bytes of JSON that parse in well under a millisecond; of a larger answer only the usage is looked for."""
@@ -169,7 +169,7 @@ class Document:
     __slots__ = ("_held", "_id", "_images", "_large", "_meter", "_parts", "_size")
 
     def __init__(self, meter: Meter, texts: Texts | None = None, cap: int = PARSE_WHOLE) -> None:
-        self._held = None if texts is None else _Held(texts, cap, document)
+        self._held = None if texts is None else _Held(texts, cap)
         self._meter = meter
         self._parts: list[bytes] = []
         self._size = 0
@@ -203,8 +203,18 @@ class Document:
 
     def feed(self, chunk: bytes, end: bool) -> bytes | None:
         """What to send instead of the chunk, or None to send it as it is."""
+        self.take(chunk, end)
+        return self.changed(end)
+
+    def take(self, chunk: bytes, end: bool) -> None:
+        """The first half of `feed`, which takes no time."""
         self._read(chunk, end)
-        return None if self._held is None else self._held.feed(chunk, end)
+        if self._held is not None:
+            self._held.take(chunk)
+
+    def changed(self, end: bool) -> bytes | None:
+        """The other half, which may take its time, in a thread."""
+        return None if self._held is None else self._held.changed(end)
 
     def _read(self, chunk: bytes, end: bool) -> None:
         self._parts.append(chunk)
@@ -273,11 +283,10 @@ def _first_id(body: bytes) -> str | None:
 class _Held:
     """A body that is held back to its end, and then changed."""
 
-    __slots__ = ("_cap", "_change", "_parts", "_released", "_texts", "size")
+    __slots__ = ("_cap", "_parts", "_released", "_texts", "size")
 
-    def __init__(self, texts: Texts, cap: int, change: Callable[[Texts, bytes], bytes]) -> None:
+    def __init__(self, texts: Texts, cap: int) -> None:
         self._texts = texts
-        self._change = change
         self._cap = cap
         self._parts: list[bytes] = []
         self.size = 0
@@ -291,16 +300,22 @@ class _Held:
     def overlong(self) -> bool:
         return self.size > self._cap
 
-    def feed(self, chunk: bytes, end: bool) -> bytes | None:
-        """Nothing until the end; nothing at all of what is overlong, until it is released, or blocked."""
+    def take(self, chunk: bytes) -> None:
+        if not self._released:
+            self._parts.append(chunk)
+            self.size += len(chunk)
+
+    def changed(self, end: bool) -> bytes | None:
+        """Nothing until the end; nothing at all of what is overlong, until it is released, or blocked.
+
+        None where it is released.
+        """
         if self._released:
             return None
-        self._parts.append(chunk)
-        self.size += len(chunk)
         if self.overlong or not end:
             return b""
         body = b"".join(self._parts)
-        changed = self._change(self._texts, body)
+        changed = document(self._texts, body)
         self._parts = [body] if self._texts.blocked else []
         return b"" if self._texts.blocked else changed
 
@@ -318,7 +333,7 @@ class PlainText:
     unread = True
 
     def __init__(self, texts: Texts, cap: int) -> None:
-        self._held = _Held(texts, cap, plain)
+        self._held = _Held(texts, cap)
 
     @property
     def blocked(self) -> bool:
@@ -337,7 +352,16 @@ class PlainText:
 
     def feed(self, chunk: bytes, end: bool) -> bytes | None:
         """What to send instead of the chunk, or None to send it as it is."""
-        return self._held.feed(chunk, end)
+        self.take(chunk, end)
+        return self.changed(end)
+
+    def take(self, chunk: bytes, end: bool) -> None:  # noqa: ARG002 - the shape of an answer
+        """The first half of `feed`, which takes no time."""
+        self._held.take(chunk)
+
+    def changed(self, end: bool) -> bytes | None:
+        """The other half, which may take its time, in a thread."""
+        return self._held.changed(end)
 
     def release(self) -> bytes:
         """What is held back, as it came; from here on all bytes pass."""

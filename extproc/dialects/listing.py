@@ -68,12 +68,29 @@ def _credential(caller: Caller) -> dict[str, object]:
 
 
 def _entry(listed: PublicModel, face: Face) -> dict[str, object]:
+    modality = {} if listed.modality is None else {"modality": listed.modality.value}
     if face is Face.ANTHROPIC:
         return {
             "type": "model",
             "id": listed.name,
             "display_name": listed.name,
             "created_at": _CREATED_AT,
-            "lifecycle": "active",  # listed means served
+            **_lifecycle(listed),
+            **modality,
         }
-    return {"id": listed.name, "object": "model", "created": _CREATED, "owned_by": "sluice"}
+    return {"id": listed.name, "object": "model", "created": _CREATED, "owned_by": "sluice", **modality}
+
+
+def _lifecycle(listed: PublicModel) -> dict[str, object]:
+    """Listed means served, and that its own name may be on the way out."""
+    retirement = listed.retired.get(listed.name)
+    if retirement is None:
+        return {"lifecycle": "active"}
+    told: dict[str, object] = {"lifecycle": "deprecated", "deprecated_at": _moment(retirement.since)}
+    if retirement.sunset is not None:
+        told["retires_at"] = _moment(retirement.sunset)
+    return told
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -417,10 +417,13 @@ class AnthropicMeter(_Counting):
                 self._note(text)
 
     def total(self, estimated_input: int) -> Usage:
-        if self.usage is None or self._final:
+        """No input at all is none that was told: the API wants a number where a server that it stands for has none."""
+        told = self.usage
+        if told is None or (self._final and told.input):
             return super().total(estimated_input)
-        output = max(self.usage.output, estimate.tokens(self.weight))
-        return replace(self.usage, output=output, source=UsageSource.ESTIMATED)
+        is_told = self._final and told.output
+        output = told.output if is_told else max(told.output, estimate.tokens(self.weight))
+        return replace(told, input=told.input or estimated_input, output=output, source=UsageSource.ESTIMATED)
 
 
 def _written(part: object) -> list[str]:

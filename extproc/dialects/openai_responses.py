@@ -116,7 +116,7 @@ def _refers(item: Object) -> bool:
         case "item_reference":
             return True
         case "reasoning":
-            return not item.get("encrypted_content")
+            return not item.get("encrypted_content") and not item.get("content")
         case "image_generation_call":
             return not item.get("result")
         case None:

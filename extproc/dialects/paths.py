@@ -23,6 +23,7 @@ _SERVES = {
     Dialect.OPENAI: _AZURE | {Surface.MODERATIONS, Surface.RERANK},
     Dialect.AZURE: _AZURE,
     Dialect.ANTHROPIC: frozenset({Surface.MESSAGES, Surface.COUNT_TOKENS}),
+    Dialect.GEMINI: frozenset(),  # its own surface is none of ours
 }
 _WITHOUT_DEPLOYMENT = frozenset({Surface.RESPONSES, Surface.RESPONSE_ITEM})
 _API_VERSION = "api-version"
@@ -30,8 +31,8 @@ _V1_API_VERSIONS = frozenset({"v1", "preview", "latest"})  # what Azure's /opena
 
 
 def serves(backend: Backend, surface: Surface) -> bool:
-    """Whether the backend's own dialect has this operation."""
-    return surface in _SERVES[backend.dialect]
+    """Whether the backend has this operation in its own dialect."""
+    return surface in _SERVES[backend.dialect] and (backend.surfaces is None or surface in backend.surfaces)
 
 
 def names_model_in_path(backend: Backend, surface: Surface) -> bool:
@@ -50,13 +51,18 @@ def upstream(target: Target, place: Place, query: str) -> str:
     if backend.dialect is Dialect.ANTHROPIC:
         suffix = "/v1/messages/count_tokens" if place.surface is Surface.COUNT_TOKENS else "/v1/messages"
         return _join(backend.prefix + suffix, query)
-    operation = _operation(place)
+    return of_operation(target, _operation(place), query, names_model_in_path(backend, place.surface))
+
+
+def of_operation(target: Target, operation: str, query: str, names_model: bool) -> str:
+    """`:path` of one of OpenAI's operations, where the path names the model or not."""
+    backend = target.backend
     if backend.dialect is Dialect.OPENAI:
         return _join(f"{backend.prefix}{backend.version}{operation}", _query(query, None))
     if backend.api_version is None:
         return _join(f"{backend.prefix}/openai/v1{operation}", _v1_query(query))
     base = f"{backend.prefix}/openai"
-    if names_model_in_path(backend, place.surface):
+    if names_model:
         base += f"/deployments/{quote(target.model, safe='')}"
     return _join(base + operation, _query(query, backend.api_version))
 

@@ -45,19 +45,19 @@ class Texts(Protocol):
 
 
 def document(texts: Texts, body: bytes) -> bytes:
-    """A JSON text with its texts changed; what is no JSON, as one text."""
+    """What is called JSON, or a text, with its texts changed; what is no JSON, as one text.
+
+    What of that is no UTF-8, is replaced only where something else changes.
+    """
+    if body.startswith(_MARK):
+        return _MARK + document(texts, body[len(_MARK) :])
     try:
         orjson.loads(body)
     except ValueError:
-        return plain(texts, body, body[:1] in (b"{", b"["))
+        text = body.decode("utf-8", "replace")
+        said = texts.text(text, _JSON.match(text) is not None)
+        return body if said == text else said.encode()
     return _whole(texts, body)
-
-
-def plain(texts: Texts, body: bytes, json: bool = False) -> bytes:
-    """A text, changed. What of it is no UTF-8, is replaced only where something else changes."""
-    text = body.decode("utf-8", "replace")
-    said = texts.text(text, json)
-    return body if said == text else said.encode()
 
 
 def _whole(texts: Texts, body: bytes, again: bool = False) -> bytes:
@@ -69,7 +69,9 @@ _DONE = b"[DONE]"
 _LAST = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 _NUMBER = re.compile(rb'"sequence_number"(?<!\\"sequence_number")[ \t\r\n]*+:[ \t\r\n]*+([0-9]++)')
 _ENDS = (b"\n\n", b"\n\r\n", b"\n\r", b"\r\r", b"\r\r\n")  # of an event
-_MARK = b"\xef\xbb\xbf"  # of UTF-8, before a stream
+_MARK = b"\xef\xbb\xbf"  # of UTF-8, before a stream or a document
+_JSON = re.compile(r"\s*+[{\[]\s*+[{\[\"}\]]")  # as it begins, whole or not
+_FIELDS = frozenset((b"", b"data", b"event", b"id", b"retry"))  # of an event; a comment has no name
 _LINES = re.compile(rb"\r\n|\n|\r")
 
 _Out = tuple[bytes, Object]  # an event, as it goes out and as it is understood
@@ -134,7 +136,10 @@ class EventTexts:
         """What goes out for an event that is no JSON object; before the last one of a stream, what is held back."""
         if raw.startswith(_MARK) and not data:
             return _MARK + self.event(raw[len(_MARK) :])
-        out = raw if not data or data == _DONE else _framed(raw, data, document(self._texts, data))
+        if data and data != _DONE:
+            out = _framed(raw, data, document(self._texts, data))
+        else:
+            out = raw if _is_event(raw) else document(self._texts, raw)
         if data == _DONE or self._is_cut:
             self._is_cut = False
             out = self.end() + out
@@ -268,6 +273,11 @@ def _put(event: Any, path: Path, text: str) -> None:
     for step in path[:-1]:
         event = event[step]
     event[path[-1]] = text
+
+
+def _is_event(raw: bytes) -> bool:
+    """Whether it is one that the rules of event streams know; else somebody may read it as something else."""
+    return all(line.partition(b":")[0] in _FIELDS for line in _LINES.split(raw))
 
 
 def _load(data: bytes) -> dict[str, object] | None:

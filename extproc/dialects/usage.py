@@ -110,11 +110,13 @@ def anthropic(reported: Mapping[str, object], before: Usage | None = None) -> Us
     cache_write = was.cache_write if written is None else written
     uncached = was.input - was.cached_input - was.cache_write if plain is None else plain
     tools = _details(reported, "server_tool_use")
+    thought = _said(_details(reported, "output_tokens_details"), "thinking_tokens")
     return Usage(
         input=uncached + cached + cache_write,
         output=was.output if made is None else made,
         cached_input=cached,
         cache_write=cache_write,
+        reasoning=was.reasoning if thought is None else thought,
         hosted_calls=sum(_count(tools, name) for name in tools) if tools else was.hosted_calls,
         source=UsageSource.REPORTED,
     )

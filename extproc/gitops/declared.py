@@ -46,6 +46,8 @@ def _team(name: str, file: TeamFile, offered: Offer) -> TeamRecord:
         limits=_team_limits(name, file, offered),
         redaction=file.redaction,
         guardrails=file.guardrails,
+        providers=None if file.providers is None else _sorted(file.providers),
+        regions=None if file.regions is None else _sorted(file.regions),
     )
 
 

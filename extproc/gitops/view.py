@@ -44,6 +44,8 @@ def team_fields(team: TeamRecord, currency: str = "") -> dict[str, Shown]:
         "limits": _limits(team.limits, currency),
         "redaction": team.redaction,
         "guardrails": team.guardrails,
+        "providers": _choice(team.providers),
+        "regions": _choice(team.regions),
     }
 
 

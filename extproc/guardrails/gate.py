@@ -14,16 +14,17 @@ PLACE = "answer"
 
 @dataclass(slots=True)
 class Gate:
-    """Of one answer. `held` has what is to go out."""
+    """Of one answer. `held` has what is to go out. `open`: it is judged now, and what follows passes unread."""
 
     asked: Moderation
     ear: Ear = field(default_factory=Ear)
     held: list[bytes] = field(default_factory=list, repr=False)
+    open: bool = False
 
     @property
     def is_due(self) -> bool:
-        """Whether a window is full."""
-        return self.ear.size >= self.asked.window
+        """Whether a window is full, or no more is waited for."""
+        return self.open or self.ear.size >= self.asked.window
 
     @property
     def is_shut(self) -> bool:
@@ -33,7 +34,8 @@ class Gate:
     def questions(self) -> list[Request]:
         """What to ask about all that was said since the last time. Raises UnreadableAnswer."""
         try:
-            return moderation.requests(self.asked, [Text(PLACE, text) for text in self.ear.take()])
+            # Of a text without a word there is nothing to say, and services refuse an empty one.
+            return moderation.requests(self.asked, [Text(PLACE, text) for text in self.ear.take() if text.strip()])
         except moderation.TooMuch:
             raise UnreadableAnswer("its answer has more text than the service that judges it takes") from None
 

@@ -3,6 +3,7 @@
 Guards look at what the model said, before anything is put back: else the caller would lose its own values.
 """
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -21,6 +22,14 @@ _ECHOED = frozenset(
 """What an answer repeats of its request: no guard of answers looks at it."""
 _TOLD = frozenset(("arguments", "code", "input", "refusal", "text", "transcript"))
 """Keys of texts that come piece by piece before they come whole."""
+_NAMING = """
+    call_id created_by encrypted_content finish_reason id item_id model native_finish_reason object response_id role
+    service_tier signature status stop_reason system_fingerprint thought_signature type
+"""
+_LABELS = frozenset(_NAMING.split())
+"""Keys of what names an answer and its parts: nobody judges it."""
+_EVENTS = re.compile(r"\s*+(?:(?:event|id|retry)?+:[^\r\n]*+[\r\n]++)*+data:\s*+[{\[]")
+"""How an event stream begins, whatever it is called."""
 
 
 class Ear:
@@ -48,14 +57,17 @@ class Ear:
 class AnswerTexts:
     """The texts of one answer; each guard gets what the one before it lets pass, and the restorer what all do.
 
-    Errors of a guard's detector, and `positions.TooMany` of a document, come out: of that piece nothing has gone out.
+    Errors of a guard's detector come out: of that piece nothing has gone out. A piece that cannot be looked through is
+    noted in `unread`; it passes as it is, or is `blocked` where that is `strict`.
     """
 
-    __slots__ = ("_ear", "_enforced", "_guards", "_restorer")
+    __slots__ = ("_ear", "_enforced", "_guards", "_restorer", "strict", "unread")
 
     def __init__(
         self, placeholders: Placeholders | None, guards: Sequence[OutputGuard] = (), ear: Ear | None = None
     ) -> None:
+        self.strict = False
+        self.unread = False
         self._ear = ear
         self._restorer = Restorer(placeholders) if placeholders else None
         self._guards = tuple(guards)
@@ -82,6 +94,8 @@ class AnswerTexts:
     @property
     def blocked(self) -> bool:
         """Whether something was said that must not be."""
+        if self.unread and self.strict:
+            return True
         return self._enforced != () and any(redactor.blocked for redactor in self._enforced)
 
     def feed(self, channel: Hashable, text: str, json: bool) -> str:
@@ -109,7 +123,10 @@ class AnswerTexts:
         return held + self._restorer.open_channels() if self._restorer else held
 
     def text(self, text: str, json: bool = False) -> str:
-        """A whole text."""
+        """A whole text. One in another encoding than UTF-8, or that is an event stream, cannot be looked through."""
+        if "\0" in text or _EVENTS.match(text):
+            self.unread = True
+            return text
         for guard in self._guards:
             text = apply(text, guard.changes(text, json=json))
         if self._ear is not None:
@@ -120,8 +137,16 @@ class AnswerTexts:
         """The edits of all strings, keys and long numbers of a JSON text. They do not overlap.
 
         `again`: its texts have been told before, piece by piece; what is found in them is not counted, but still
-        changed or blocked. What else it holds, such as what a tool gave, is new.
+        changed or blocked. What else it holds, such as what a tool gave, is new. One of too many texts cannot be looked
+        through.
         """
+        try:
+            return self._edits(body, again)
+        except positions.TooMany:
+            self.unread = True
+            return []
+
+    def _edits(self, body: bytes, again: bool) -> list[Edit]:
         edits: list[Edit] = []
         if self._guards or self._ear is not None:
             said = [position for position in positions.read(body) if not _is_echo(position)]
@@ -134,7 +159,8 @@ class AnswerTexts:
                 edits = _joined(edits, positions.edits(body, [*repeated, *changed]))
             if self._ear is not None:
                 for position, changes in changed:
-                    self._ear.hear(position.path, apply(position.text, changes)[position.lead :])
+                    if _is_said(position):
+                        self._ear.hear((position.path, position.kind), apply(position.text, changes)[position.lead :])
         if self._restorer:
             restored, unrestored = self._restorer.restored, self._restorer.unrestored
             edits = _joined(edits, self._restorer.document(body))
@@ -161,6 +187,14 @@ def _was_told(position: Position) -> bool:
             return True
         at = None if at.outer is None else at.outer.position
     return False
+
+
+def _is_said(position: Position) -> bool:
+    """Whether it is a text to be judged: no label, and none of the tokens that spell what is said elsewhere."""
+    path = position.path
+    if position.outer is not None or "input" in path:  # of a tool, whose keys are the model's
+        return True
+    return "logprobs" not in path and (path == () or path[-1] not in _LABELS)
 
 
 def _is_echo(position: Position) -> bool:

@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from extproc.contract import DEPLOYED_HEADER
+
 SHORTEST = 0.1
 """Seconds. What is asked for may be 0, negative or over; whoever asks at all is not asked again at once."""
-
-MODEL_HEADER = "x-sluice-model"
-"""In which the cluster's filters write what the attempt asked for: the deployed model's name."""
 
 
 class _Bucket(NamedTuple):
@@ -44,7 +43,7 @@ HEADERS = (
     "retry-after-ms",
     *(header for bucket in _BUCKETS for header in bucket),
     *_LONE_RESETS,
-    MODEL_HEADER,
+    DEPLOYED_HEADER,
 )
 """The answer's headers that Envoy has to tell of each attempt."""
 

@@ -16,7 +16,7 @@ from extproc.guardrails.policy import Guardrails, Moderation
 from extproc.guardrails.verdict import Verdict
 from extproc.model import CleanPrompt, Prompt
 from extproc.redaction.positions import Position
-from extproc.redaction.profile import DetectionFailed, Profile
+from extproc.redaction.profile import DetectionFailed, Profile, UnreadableAnswer
 from extproc.screening.detection import Detection, Finder, Findings, Services
 from extproc.screening.services import ServiceFailed
 from extproc.stages import guard, judge
@@ -79,23 +79,26 @@ class Screening:
     async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
         """Ask the service that judges texts. Raises Refused."""
         asked = rules.guardrails.moderation if rules.guardrails else None
-        if asked is None or not questions:
+        if asked is None:
             return
-        seen.asked += len(questions)
-        seen.aside += asked.price * len(questions)
         try:
-            judge.judge(await self._judged(asked, questions), seen)
+            await self._ask(asked, questions, seen)
         except DetectionFailed as failed:
             judge.unmoderated(failed, asked, seen)
 
-    async def hear(self, gate: Gate, rules: Rules, seen: Inspection) -> None:
+    async def hear(self, gate: Gate, seen: Inspection) -> None:
         """Have judged what an answer said since the last time. Raises Refused."""
         try:
-            questions = gate.questions()
+            await self._ask(gate.asked, gate.questions(), seen)
         except DetectionFailed as failed:
-            judge.unmoderated(failed, gate.asked, seen)
-        else:
-            await self.moderate(questions, rules, seen)
+            judge.unmoderated(UnreadableAnswer(str(failed)), gate.asked, seen)
+
+    async def _ask(self, asked: Moderation, questions: Sequence[Request], seen: Inspection) -> None:
+        """Ask, and heed what is said. Raises DetectionFailed or Refused."""
+        if questions:
+            seen.asked += len(questions)
+            seen.aside += asked.price * len(questions)
+            judge.judge(await self._judged(asked, questions), seen)
 
     async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
         """A text of a form as it may be sent, looked through as if it were a request of its own. Raises Refused."""

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 from extproc.call import Call, Leg, Pass, Route
+from extproc.contract import ASKING_HEADERS
 from extproc.dialects import json_spans, paths
 from extproc.dialects.form_texts import FormTexts
 from extproc.dialects.multipart import FormReader
+from extproc.dialects.translate import directions
 from extproc.edits import Edit, Span
 from extproc.headers import Headers
-from extproc.model import Chain, CleanPrompt, Prompt
+from extproc.model import Chain, CleanPrompt, Prompt, Target
 from extproc.surfaces import Place, Surface
 
 # A list of what may pass, so that no spelling of an internal header can slip through.
@@ -41,23 +43,31 @@ def free(headers: Headers) -> Mapping[str, str]:
     return {name: headers.get(name) or "" for name in headers if name in _FREE or name.startswith(_FREE_PREFIXES)}
 
 
-def legs(chain: Chain, place: Place, query: str, in_body: str | None) -> tuple[Leg, ...]:
+def asking(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """The headers in which the caller asks for a version of its surface's own API."""
+    return tuple([(name, headers.get(name) or "") for name in ASKING_HEADERS if name in headers])
+
+
+def legs(chain: Chain, place: Place, query: str, in_body: str | None, stream: bool = False) -> tuple[Leg, ...]:
     """One leg per target. `in_body`: the model as the body names it, None where it names none."""
-    return tuple(
-        Leg(
-            target.backend.name,
-            paths.upstream(target, place, query),
-            None
-            if in_body is None or target.model == in_body or paths.names_model_in_path(target.backend, place.surface)
-            else target.model,
-        )
+    return tuple([_leg(target, place, query, in_body, stream) for target in chain.targets])
+
+
+def _leg(target: Target, place: Place, query: str, in_body: str | None, stream: bool) -> Leg:
+    backend, surface = target.backend, place.surface
+    path = directions.path(target, place, query, stream)
+    if directions.needed(backend, surface) is not None:
+        return Leg(backend.name, path, target.model, translate=surface.value)
+    is_said = in_body is None or target.model == in_body or paths.names_model_in_path(backend, surface)
+    return Leg(backend.name, path, target.model, None if is_said else target.model)
+
+
+def asks_usage(prompt: Prompt, chain: Chain, place: Place) -> bool:
+    """Whether the gateway asks for the usage of a stream that the caller did not ask for."""
+    return prompt.usage_edit is not None and all(
+        paths.reports_stream_usage(target.backend) or directions.needed(target.backend, place.surface) is not None
         for target in chain.targets
     )
-
-
-def asks_usage(prompt: Prompt, chain: Chain) -> bool:
-    """Whether the gateway asks for the usage of a stream that the caller did not ask for."""
-    return prompt.usage_edit is not None and all(paths.reports_stream_usage(target.backend) for target in chain.targets)
 
 
 def body_route(
@@ -68,7 +78,7 @@ def body_route(
     `cap`: the bound on the output that the request shall say, in tokens; None leaves what it says.
     """
     prompt = clean.prompt
-    ask = prompt.usage_edit if asks_usage(prompt, chain) else None
+    ask = prompt.usage_edit if asks_usage(prompt, chain, place) else None
     write = _model_edit(prompt, chain, place)
     ours = (ask, *_cap_edits(prompt, chain, place, cap), write)
     edits = [*clean.edits, *(edit for edit in ours if edit is not None)]
@@ -76,7 +86,7 @@ def body_route(
     named = chain.model.name if write is not None else prompt.model
     at, to = _model_position(prompt, edits, write, chain.model.name)
     return Route(
-        legs=legs(chain, place, query, named),
+        legs=legs(chain, place, query, named, prompt.stream),
         remove=remove,
         body=body,
         length=len(prompt.body if body is None else body),
@@ -90,7 +100,8 @@ def _cap_edits(prompt: Prompt, chain: Chain, place: Place, cap: int | None) -> l
     if cap is None:
         return []
     edits = [Edit(span, b"%d" % cap) for span in prompt.cap.spans]
-    backend = chain.targets[0].backend
+    native = [target for target in chain.targets if directions.needed(target.backend, place.surface) is None]
+    backend = (native or chain.targets)[0].backend
     if edits and backend.reads_cap(prompt.cap.names):
         return edits
     field = backend.cap_field if place.surface is Surface.CHAT else prompt.cap.field or ""
@@ -136,11 +147,15 @@ def _model_position(prompt: Prompt, edits: list[Edit], write: Edit | None, name:
 
 
 def same_cap_field(chain: Chain, place: Place) -> Chain:
-    """The targets that read a cap in the field in which the first one reads it: a body is written once, for all."""
+    """The targets that read a cap in the field in which the first one reads it: a body is written once, for all.
+
+    What is translated is read in any field.
+    """
     if place.surface is not Surface.CHAT:
         return chain
-    field = chain.targets[0].backend.cap_field
-    return Chain(chain.model, tuple([target for target in chain.targets if target.backend.cap_field == field]))
+    native = [target for target in chain.targets if directions.needed(target.backend, place.surface) is None]
+    others = [target for target in native if target.backend.cap_field != native[0].backend.cap_field]
+    return Chain(chain.model, tuple([target for target in chain.targets if target not in others]))
 
 
 def same_form(chain: Chain, place: Place) -> Chain:

@@ -102,7 +102,8 @@ def _is_longer(found: Sequence[Position], most: int, size: int) -> bool:
 
 def failed(why: DetectionFailed, what: str, on_error: OnError, mode: Mode, seen: Inspection) -> None:
     """Note that a policy could not look at a call. Raises Refused unless the policy lets such calls pass."""
-    seen.failed.append(what)
+    if what not in seen.failed:  # of an answer that is judged piece by piece it may be the hundredth time
+        seen.failed.append(what)
     if on_error is OnError.DENY and mode is Mode.ENFORCE:
         kind = UNREADABLE_TEXT if isinstance(why, Unreadable) else POLICY_FAILED
         said = f"The call could not be checked as the policies of your team want it: {why}."

@@ -1,6 +1,7 @@
 """What comes back: how an answer is read, and what of it may be said as the policies of the call want it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 from extproc.call import BodyMode, Call, Emit, Inspection, Relay, Rules
@@ -18,15 +19,18 @@ from extproc.redaction.output import OutputGuard
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 from extproc.redaction.profile import UnreadableAnswer
 from extproc.redaction.redactor import Redactor
-from extproc.refusals import Refused
+from extproc.refusals import POLICY_VIOLATION, Refusal, Refused, stream_error
 from extproc.stages import guard, judge
 from extproc.surfaces import Surface
 
 Held = answers.Stream | answers.Document | answers.PlainText
 Read = Held | answers.Opaque
 
+_JSON = frozenset({"application/json", "text/json", "application/x-ndjson", "application/jsonl"})
+_UNNAMED = frozenset({"", "text/plain"})  # what frameworks call a stream that nobody gave a type
 _MEDIA = ("audio/", "image/", "video/", "application/octet-stream")  # answers that are no text
 _GIVE_MEDIA = frozenset({Surface.SPEECH, Surface.IMAGES, Surface.IMAGE_EDITS})
+_SILENCED = Refusal(POLICY_VIOLATION, "The answer was about to say what a policy of your team does not let it say.")
 _SHADOW, _ENFORCE = RedactionPolicy(mode=Mode.SHADOW), RedactionPolicy(mode=Mode.ENFORCE)
 
 
@@ -40,9 +44,9 @@ def expect(call: Call, headers: Headers) -> Relay:
     kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
     if (headers.get("content-encoding") or "identity").lower() != "identity":
         return _opaque(call)  # asked for identity and got another
-    if kind == "text/event-stream":
+    if kind == "text/event-stream" or (call.stream and kind in _UNNAMED):
         return _expect_stream(call, surface, meter)
-    if kind == "application/json":
+    if kind in _JSON or kind.endswith("+json"):
         call.answer = answers.Document(meter, texts, cap)
         length = content_length(headers)
         mode = BodyMode.BUFFERED if length is not None and length <= cap else BodyMode.STREAMED
@@ -54,9 +58,9 @@ def expect(call: Call, headers: Headers) -> Relay:
 
 
 def _opaque(call: Call, given: bool = False) -> Relay:
-    """An answer that nobody here reads. `given`: it is what its surface gives. Raises Refused, see `_check_unread`."""
+    """An answer that nobody here reads. `given`: it is what its surface gives. Raises Refused, see `_let_unread`."""
     if not given:
-        _check_unread(call.rules, call.texts, call.inspection)
+        _let_unread(call)
     call.answer, call.gate = answers.Opaque(), None
     return Relay(BodyMode.STREAMED)
 
@@ -75,28 +79,32 @@ def _expect_stream(call: Call, surface: Surface, meter: Meter) -> Relay:
 
 
 def spoken(call: Call, answer: Held, emit: Emit) -> Emit:
-    """What goes out of an answer that is looked through."""
+    """What goes out of an answer that is looked through. Raises Refused for one that could not be, see `_let_unread`.
+
+    A stream ends instead: something of it may have gone out.
+    """
+    texts, is_overlong = call.texts, answer.overlong
+    if texts is None:
+        return emit
+    texts.unread = texts.unread or is_overlong
+    if texts.unread and not isinstance(answer, answers.Stream):
+        _let_unread(call)
     if answer.blocked:
         return silenced(call, answer, emit.body or b"")
-    if answer.overlong:
-        try:
-            _check_unread(call.rules, call.texts, call.inspection)
-        except Refused:
-            if isinstance(answer, answers.Stream):
-                return silenced(call, answer, emit.body or b"")
-            raise
-        call.gate = None
-        return Emit((emit.body or b"") + answer.release())
-    return emit
+    if not is_overlong:
+        return emit
+    if call.gate is not None:
+        call.gate.open = True
+    return Emit((emit.body or b"") + answer.release())
 
 
 def unread(call: Call, answer: answers.Answer) -> Emit:
-    """What goes out of an answer that could not be looked through. Raises Refused unless the policies let it pass.
+    """What goes out of an answer that nobody goes on looking through. Raises Refused, see `_let_unread`.
 
     A stream ends: nobody can say what of it has been looked through.
     """
     if isinstance(answer, answers.Document | answers.PlainText):
-        _check_unread(call.rules, call.texts, call.inspection)
+        _let_unread(call)
         call.gate = None
         return Emit(answer.release())
     return silenced(call, answer, b"")
@@ -107,8 +115,24 @@ def silenced(call: Call, answer: answers.Answer, passed: bytes) -> Emit:
     call.blocked = True
     if isinstance(answer, answers.Stream | answers.LeasedStream):
         ending = answer.ending(call.estimated_input, call.asked_usage, Reason.CONTENT)
+        if not ending and call.meter is not None and not call.meter.finished:
+            ending = stream_error(_SILENCED, call.face, call.request_id)  # nothing has begun, or it has no such end
         return Emit(passed + ending, last=True)
     return Emit(withheld.document(answer.release()) if isinstance(answer, answers.Document) else b"", last=True)
+
+
+def judged(call: Call, refused: Refused, held: bytes) -> Emit:
+    """The end of an answer of which the rest, that is `held`, may not go out: a service judged it badly, or not at all.
+
+    Raises Refused for a whole one that nobody judged.
+    """
+    call.blocked = True
+    if isinstance(call.answer, answers.Stream | answers.LeasedStream):
+        # No ending of the surface's own: what was held back may have begun what that would close.
+        return Emit(stream_error(refused.refusal, call.face, call.request_id), last=True)
+    if refused.refusal.kind is not POLICY_VIOLATION:
+        raise refused
+    return Emit(withheld.document(held) if isinstance(call.answer, answers.Document) else b"", last=True)
 
 
 def _texts(rules: Rules | None, seen: Inspection, gate: Gate | None) -> AnswerTexts | None:
@@ -116,7 +140,14 @@ def _texts(rules: Rules | None, seen: Inspection, gate: Gate | None) -> AnswerTe
     guards = () if rules is None else tuple(_guards(rules))
     placeholders = seen.placeholders or None
     ear = None if gate is None else gate.ear
-    return AnswerTexts(placeholders, guards, ear) if guards or placeholders or ear is not None else None
+    if not guards and not placeholders and ear is None:
+        return None
+    texts = AnswerTexts(placeholders, guards, ear)
+    try:
+        _check_unread(rules, Inspection(placeholders=placeholders))
+    except Refused:
+        texts.strict = True
+    return texts
 
 
 def _guards(rules: Rules) -> Iterator[OutputGuard]:
@@ -164,12 +195,24 @@ def _moderation(rules: Rules | None) -> Moderation | None:
     return asked if asked is not None and asked.output and asked.mode is not Mode.OFF else None
 
 
-def _check_unread(rules: Rules | None, answer: AnswerTexts | None, seen: Inspection) -> None:
-    """An answer, or its rest, cannot be looked through. Raises Refused unless that changes nothing, or is allowed.
+def _let_unread(call: Call) -> None:
+    """Let an answer, or its rest, pass that cannot be looked through. Raises Refused where a policy does not want it.
 
-    Placeholders that are not taken back say nothing to anybody, and are noted.
+    The record tells of it at the end, see `note`.
     """
-    if rules is None or answer is None:
+    if call.texts is None:
+        return
+    call.texts.unread = True
+    if call.texts.strict:
+        _check_unread(call.rules, Inspection())
+
+
+def _check_unread(rules: Rules | None, seen: Inspection) -> None:
+    """Note which policies did not see an answer, or its rest. Raises Refused for the first that does not want it so.
+
+    Placeholders that are not taken back say nothing to anybody.
+    """
+    if rules is None:
         return
     why = UnreadableAnswer("its answer cannot be looked through")
     if rules.redaction is not None and rules.redaction.output is not None:
@@ -185,7 +228,10 @@ def _check_unread(rules: Rules | None, answer: AnswerTexts | None, seen: Inspect
 
 
 def note(answer: AnswerTexts, rules: Rules | None, seen: Inspection) -> None:
-    """What was found in the answer, when it has ended."""
+    """What was found in the answer, and who could not look at it, when it has ended."""
+    if answer.unread:
+        with suppress(Refused):
+            _check_unread(rules, seen)
     seen.restored, seen.unrestored = answer.restored, answer.unrestored
     seen.said = {entity: count for entity, count in answer.counts.items() if content.rule_of(entity) is None}
     for rule in rules.guardrails.content if rules and rules.guardrails else ():

@@ -1,17 +1,43 @@
 """Which targets are tried, in which order. Python draws; Envoy carries out."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Protocol
+
+import orjson
 
 from extproc.dialects import paths
-from extproc.model import Caller, Catalogue, Chain, CleanPrompt, PublicModel, Target
+from extproc.dialects.translate import directions
+from extproc.dialects.translate.direction import Direction, Field
+from extproc.model import (
+    Backend,
+    Caller,
+    Catalogue,
+    Chain,
+    CleanPrompt,
+    Dialect,
+    Prompt,
+    PublicModel,
+    Target,
+    Team,
+)
 from extproc.refusals import (
     MISSING_MODEL,
     MODEL_NOT_FOUND,
+    PERMISSION_DENIED,
     STATE_NOT_FOUND,
     UNSUPPORTED_BY_MODEL,
+    UPSTREAM_RATE_LIMITED,
+    UPSTREAM_UNAVAILABLE,
+    Refusal,
     Refused,
+    after,
 )
-from extproc.surfaces import Place
+from extproc.routing.attempt import Why
+from extproc.routing.health import Standing
+from extproc.surfaces import Place, Surface
 
 Draw = Callable[[], float]
 """A random number in [0, 1)."""
@@ -22,7 +48,7 @@ def model_for(caller: Caller, place: Place, named: str | None, catalogue: Catalo
 
     A model that the caller may not use is not told apart from one that does not exist.
     """
-    name = place.deployment or named or catalogue.defaults.get(place.surface)
+    name = written(place, named) or catalogue.defaults.get(place.surface)
     if name is None:
         raise Refused(MISSING_MODEL, "`model` is required.", "model")
     model = catalogue.models.get(name)
@@ -32,27 +58,134 @@ def model_for(caller: Caller, place: Place, named: str | None, catalogue: Catalo
             "The model does not exist or this key may not use it. GET /v1/models lists what it may use.",
             "model",
         )
+    if model.surfaces is not None and place.surface not in model.surfaces:
+        raise Refused(UNSUPPORTED_BY_MODEL, f"This model is not for the {place.surface.value} API.", "model")
     return model
 
 
-def chain(model: PublicModel, place: Place, clean: CleanPrompt, draw: Draw) -> Chain:  # noqa: ARG001
+def written(place: Place, named: str | None) -> str | None:
+    """The model's name as the caller wrote it."""
+    return place.deployment or named
+
+
+class Health(Protocol):
+    """What is known of the targets just now, see routing.health. Times are seconds of its clock."""
+
+    def until(self, backend: str, model: str, now: float) -> Standing:
+        """When the target may be tried again, and why not before; 0.0 with a reason: by one call, as a probe."""
+
+    def may_probe(self, backend: str, now: float) -> bool:
+        """Whether this call may be the probe. It is one from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the order of a model's targets depends on beside the configuration."""
+
+    draw: Draw
+    health: Health
+    now: float
+    team: Team | None = None  # the caller's
+    binding: str | None = None  # calls that share it go to the same backend of a group as long as it serves
+    attempts: int = 5  # the most targets of a chain
+
+
+def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Conditions) -> Chain:
     """The targets in the order to try them: group by group, inside a group by weighted draw.
 
     Made from a CleanPrompt, so that nothing is routed that has not been through the guard. A backend stands
     in a chain once: its cluster has one path and one model name per call.
+
+    What cools is left out, and what says that nothing is left there comes last. A backend whose circuit is half-open
+    is tried where it is drawn first, so that the next one serves if it fails.
     """
-    targets: dict[str, Target] = {}
+    free: dict[str, Target] = {}
+    spent: dict[str, Target] = {}
+    cooling: list[Standing] = []
+    fit = _Fit(place.surface, clean.prompt, given.team)
     for group in model.groups:
-        able = [target for target in group if paths.serves(target.backend, place.surface)]
-        for target in shuffled(able, draw):
-            targets.setdefault(target.backend.name, target)
+        able = [target for target in group if fit.takes(target.backend)]
+        order = shuffled(able, given.draw) if given.binding is None else bound(able, given.binding)
+        for target in order:
+            standing = _standing(target, given, is_first=not free)
+            if standing[1] is None:
+                free.setdefault(target.backend.name, target)
+            elif standing[1] is Why.SPENT:
+                spent.setdefault(target.backend.name, target)
+            else:
+                cooling.append(standing)
+    targets = free | {name: target for name, target in spent.items() if name not in free}
+    if not targets and cooling:
+        raise Refused.of(_all_cooling(cooling, given.now))
     if not targets:
-        raise Refused(
-            UNSUPPORTED_BY_MODEL,
-            f"No backend of this model serves the {place.surface.value} API.",
-            "model",
-        )
-    return Chain(model, tuple(targets.values()))
+        raise fit.refused()
+    return Chain(model, tuple(targets.values())[: given.attempts])
+
+
+class _Fit:
+    """Which backends can take one request: those that its team may use, in their own dialect or translated."""
+
+    def __init__(self, surface: Surface, prompt: Prompt, team: Team | None) -> None:
+        self._surface = surface
+        self._prompt = prompt
+        self._team = team
+        self._lacks: dict[Dialect, Field | None] = {}
+        self._is_kept_away = False
+
+    def takes(self, backend: Backend) -> bool:
+        if self._team is not None and not self._team.admits(backend):
+            self._is_kept_away = True
+            return False
+        if paths.serves(backend, self._surface):
+            return True
+        direction = directions.needed(backend, self._surface)
+        if direction is None:
+            return False
+        if backend.dialect not in self._lacks:
+            self._lacks[backend.dialect] = self._lack(direction)
+        return self._lacks[backend.dialect] is None
+
+    def _lack(self, direction: Direction) -> Field | None:
+        try:
+            request = orjson.loads(self._prompt.body)
+        except ValueError:  # the readers of surfaces are more patient
+            return Field("", "It has characters that only backends of its own dialect take.")
+        return direction.refused(request)
+
+    def refused(self) -> Refused:
+        """For where none takes it, by what is in its way."""
+        lack = next((lack for lack in self._lacks.values() if lack is not None), None)
+        if lack is None and self._is_kept_away:
+            return Refused(
+                PERMISSION_DENIED, "The team's providers and regions leave no backend of this model.", "model"
+            )
+        if lack is None:
+            why = f"No backend of this model serves the {self._surface.value} API."
+            return Refused(UNSUPPORTED_BY_MODEL, why, "model")
+        what = f"`{lack.name}`" if lack.name else "this request"
+        why = f"No backend of this model can take {what}. {lack.why}".rstrip()
+        return Refused(UNSUPPORTED_BY_MODEL, why, lack.name or None)
+
+
+def _standing(target: Target, given: Conditions, is_first: bool) -> Standing:
+    """As the target is for this call: one that it may probe is free."""
+    backend, health = target.backend.name, given.health
+    standing = health.until(backend, target.model, given.now)
+    if standing[1] is None or standing[0] > given.now:
+        return standing
+    if is_first and health.may_probe(backend, given.now):
+        return 0.0, None
+    return health.until(backend, target.model, given.now)
+
+
+def _all_cooling(cooling: list[Standing], now: float) -> Refusal:
+    """With the shortest wait after which one of them is tried again."""
+    wait = max(1, ceil(1000 * (min(until for until, _ in cooling) - now)))
+    if any(why is Why.RATE_LIMITED for _, why in cooling):
+        message = "All backends of this model ask for a pause. Try again after the time that retry-after tells."
+        return Refusal(UPSTREAM_RATE_LIMITED, message, headers=after(wait))
+    message = "No backend of this model answers at the moment. Try again after the time that retry-after tells."
+    return Refusal(UPSTREAM_UNAVAILABLE, message, headers=after(wait))
 
 
 def shuffled(group: list[Target], draw: Draw) -> list[Target]:
@@ -70,11 +203,26 @@ def shuffled(group: list[Target], draw: Draw) -> list[Target]:
     return order + left
 
 
-def pinned(model: PublicModel, place: Place, backend: str) -> Chain:
+def bound(group: list[Target], binding: str) -> list[Target]:
+    """The group in the one order that calls with this binding have, in which each place goes by weight.
+
+    Weighted rendezvous hashing: without a target the others keep their order, so only its own calls move.
+    """
+    return sorted([target for target in group if target.weight > 0], key=lambda target: _distance(target, binding))
+
+
+def _distance(target: Target, binding: str) -> float:
+    name = f"{len(binding)} {binding} {target.backend.name}/{target.model}"
+    number = int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest())
+    return -log((number + 1) / 2**64) / target.weight
+
+
+def pinned(model: PublicModel, place: Place, backend: str, team: Team | None) -> Chain:
     """The one target that holds the state of this call; there is no other to fail over to."""
     for group in model.groups:
         for target in group:
-            if target.backend.name == backend and paths.serves(target.backend, place.surface):
+            is_it = target.backend.name == backend and paths.serves(target.backend, place.surface)
+            if is_it and (team is None or team.admits(target.backend)):
                 return Chain(model, (target,))
     raise Refused(
         STATE_NOT_FOUND,

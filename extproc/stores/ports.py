@@ -121,6 +121,8 @@ class TeamRecord:
     limits: tuple[Limit, ...] = ()  # owned by `team/NAME`
     redaction: str = DEFAULT_POLICY  # the name of its policy
     guardrails: str = DEFAULT_POLICY  # the name of its policy
+    providers: tuple[str, ...] | None = None  # whose backends its calls may go to; None: anybody's
+    regions: tuple[str, ...] | None = None  # where its calls may go; None: anywhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class Faults:
     status: Annotated[int, Field(ge=200, le=599)] | None = None
     retry_after: int | float | str | None = None
     retry_after_ms: int | float | None = None
+    headers: Mapping[str, str] | None = None  # of the answer, beside its own
     error_body: str | None = None
     error_content_type: str = "application/json"
     html: bool = False

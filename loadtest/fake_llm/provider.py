@@ -188,6 +188,7 @@ def _dressed(given: Answer, faults: Faults, headers: tuple[tuple[str, str], ...]
         headers += (("retry-after", str(faults.retry_after)),)
     if faults.retry_after_ms is not None:
         headers += (("retry-after-ms", str(faults.retry_after_ms)),)
+    headers += tuple((faults.headers or {}).items())
     return replace(given, headers=headers, body=_padded(given.body, faults.pad_bytes))
 
 

@@ -393,6 +393,8 @@ class TestApply:
             limits=(replace(MINUTE, owner="team/full"), replace(BUDGET, owner="team/full")),
             redaction="strict",
             guardrails="open",
+            providers=("azure", "openai"),
+            regions=("eu",),
         )
         every, none = team("every", models=None), team("none", models=())
         areas = (AreaRecord("ops", ("o@example.com", "p@example.com")), AreaRecord("lab"))

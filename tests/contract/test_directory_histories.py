@@ -91,6 +91,8 @@ TEAM_RECORDS = st.builds(
     limits=several("team/any", most=2),
     redaction=st.sampled_from(["default", "strict"]),
     guardrails=st.sampled_from(["default", "open"]),
+    providers=st.sampled_from([None, ("azure",), ("azure", "openai")]),
+    regions=st.sampled_from([None, ("eu",)]),
 )
 AREA_RECORDS = st.builds(AreaRecord, name=AREAS, owners=st.sampled_from([(), ("ann@example.com",), ("b", "a")]))
 # Which of the keys there are is meant by a number; the kind says by what they are called.

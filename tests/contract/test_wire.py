@@ -195,7 +195,7 @@ def test_fields_that_we_leave_out_are_skipped() -> None:
 
 # ---- what we really send ----------------------------------------------------------------------------
 
-LEGS = (Leg("one", "/v1/x"), Leg("two", "/y", "m"))
+LEGS = (Leg("one", "/v1/x", "a"), Leg("two", "/y", "m", "m"))
 REPLIES = {
     "proceed": codec.PROCEED_REQUEST_HEADERS,
     "request trailers": codec.PROCEED_REQUEST_TRAILERS,

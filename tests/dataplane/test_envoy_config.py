@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ProcessingModeBodySendMode
 from ruamel.yaml import YAML
 
 from extproc import contract
@@ -269,7 +270,7 @@ async def test_no_other_prefix_is_one(prefixed: Running, start: str) -> None:
 
 
 async def test_the_largest_json_answer_is_read_whole(gateway: Running) -> None:
-    gateway.policy.plan = Plan(whole_answer=True)
+    gateway.policy.plan = Plan(answer_mode=ProcessingModeBodySendMode.BUFFERED)
     gateway.a.padding = ANSWER_CAP - len('{"status": 200}')
     answer = await gateway.post(CHAT, b"{}")
     assert (answer.status, len(answer.body)) == (200, ANSWER_CAP)

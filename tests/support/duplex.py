@@ -58,7 +58,7 @@ class Scripted:
 
     async def request_body(self, call: _Told, body: bytes, _end: bool) -> Route:
         call.plan = json.loads(body).get("x_policy", {})
-        return Route((Leg("openai", "/v1/chat/completions"),), length=len(body))
+        return Route((Leg("openai", "/v1/chat/completions", "gpt-4o"),), length=len(body))
 
     async def response_headers(self, call: _Told, _headers: Headers, _origin: Origin, _end: bool) -> Relay | Reply:
         headers = tuple(call.plan.get("headers", {}).items())

@@ -6,6 +6,7 @@ The same events drive the pipeline directly (`Playbook`) or its gRPC shell (`Fak
 import asyncio
 import contextlib
 import difflib
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from extproc.limits.hold import Hold
 from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
 from extproc.pipeline import Pipeline
 from extproc.refusals import Kind
+from extproc.routing.health import Health
 from extproc.stages.budget import SLOT
 from extproc.stores.counters import Answer, CountersUnavailable, Draw
 from extproc.stores.memory import MemoryAffinity
@@ -275,6 +277,7 @@ class Policy:
 
     records: Records = field(default_factory=Records)
     affinity: Remembered = field(default_factory=Remembered)
+    health: Health = field(default_factory=lambda: Health({}, random.random))  # watches none: all are well
     holds: Reserved = field(default_factory=Reserved)
     roster: Enrolled = field(default_factory=lambda: Enrolled(DIRECTORY))
     catalogue: Callable[[], Catalogue] = catalogue
@@ -288,6 +291,7 @@ class Policy:
             roster=self.roster,
             not_ready=lambda: self.not_ready,
             affinity=self.affinity,
+            health=self.health,
             holds=self.holds,
             screening=screening(self.services),
             journal=self.records,

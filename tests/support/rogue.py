@@ -5,6 +5,7 @@ is met where a bug in the product would put it.
 """
 
 import asyncio
+import random
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +32,7 @@ from extproc.dataplane import Layout, render, write, write_secrets
 from extproc.identity import keys
 from extproc.identity.directory import Directory, Key
 from extproc.pipeline import Pipeline
+from extproc.routing.health import Health
 from extproc.stores.memory import MemoryAffinity
 from extproc.stores.ports import Affinity
 from protos.ext_proc_pb2 import ProcessingRequest
@@ -135,6 +137,7 @@ class RogueGateway:
                 roster=Enrolled(directory),
                 not_ready=lambda: None,
                 affinity=_Affinity(),
+                health=Health({}, random.random),
                 holds=Reserved(),
                 screening=screening(),
                 journal=self,

@@ -36,6 +36,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health
 
 from extproc import contract
+from extproc.adapter.server import ByRole
 from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write, write_secrets
 from tests.support.gateway import free_port
@@ -58,12 +59,15 @@ class Plan:
     order: tuple[str, ...] = (A,)
     path: dict[str, str] = field(default_factory=lambda: {A: "/a", B: "/b"})
     model: dict[str, str] = field(default_factory=dict)
+    deployed: dict[str, str] = field(default_factory=dict)
+    translate: dict[str, str] = field(default_factory=dict)
+    asking: dict[str, str] = field(default_factory=dict)
     span: tuple[int, int] = (0, 0)
     refuse: bool = False
     replace_answer: bool = False
     fail: bool = False
     hang: bool = False
-    whole_answer: bool = False
+    answer_mode: ProcessingModeBodySendMode = ProcessingModeBodySendMode.NONE
     growth: int = 0
     identity: str | None = None
 
@@ -72,11 +76,11 @@ class Plan:
             {"name": f"g{number}", "clusters": [{"cluster_name": name, "weight": 1}]}
             for number, name in enumerate(self.order)
         ]
-        call = {"at": str(self.span[0]), "to": str(self.span[1])}
+        call = {"at": str(self.span[0]), "to": str(self.span[1])} | self.asking
         if self.identity is not None:
             call["identity"] = self.identity
         order: dict[str, object] = {contract.ORDER: {"priority_groups": groups}} if groups else {}
-        chain = {"path": self.path, "model": self.model}
+        chain = {"path": self.path, "model": self.model, "deployed": self.deployed, "translate": self.translate}
         known = call if length is None else call | {"cl": str(length)}
         tree: Struct = Struct.from_dict(order | {contract.CHAIN: chain, contract.CALL: known})
         return tree
@@ -132,8 +136,8 @@ class Exchange:
             self._note("response_headers", message, message.response_headers)
             if self._plan.replace_answer:
                 return [_refusal()]
-            whole = ProcessingMode(response_body_mode=ProcessingModeBodySendMode.BUFFERED)
-            mode = whole if self._plan.whole_answer else None
+            chosen = self._plan.answer_mode
+            mode = ProcessingMode(response_body_mode=chosen) if chosen != ProcessingModeBodySendMode.NONE else None
             return [ProcessingResponse(response_headers=HeadersResponse(), mode_override=mode)]
         self._note("response_body", message)
         return [ProcessingResponse(response_body=BodyResponse())]
@@ -199,7 +203,7 @@ class Policy:
     @asynccontextmanager
     async def serving(self, path: str) -> AsyncIterator[None]:
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", 80 * 2**20)])
-        self._add(server, "envoy.service.ext_proc.v3.ExternalProcessor", "Process", self._process)
+        server.add_generic_rpc_handlers((ByRole(self._process, None),))
         log_service = "envoy.service.accesslog.v3.AccessLogService"
         self._add(server, log_service, "StreamAccessLogs", self._log)
         health = grpc_health.HealthServicer()
@@ -247,6 +251,10 @@ class Received:
     body: bytes
 
 
+RESET = 0
+"""In a script, in place of a status: the connection is closed without an answer."""
+
+
 class Provider:
     """Answers on kept-alive HTTP/1.1 connections: the next status of `script`, then 200."""
 
@@ -283,6 +291,8 @@ class Provider:
                 start, headers = head
                 self.received.append(Received(start.split()[1], headers, await _body(reader, headers)))
                 status = self.script.pop(0) if self.script else 200
+                if status == RESET:
+                    break
                 answer = json.dumps({"status": status}).encode() + b" " * self.padding
                 writer.write(
                     f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{self.extra_headers}"
@@ -412,11 +422,11 @@ async def _envoy(bootstrap: Path, log: Path) -> AsyncIterator[None]:
             await process.wait()
 
 
-def layout_in(directory: Path) -> Layout:
+def layout_in(directory: Path, workers: int = 1) -> Layout:
     return Layout(
         config_dir=str(directory / "envoy"),
         secrets_dir=str(directory / "secrets"),
-        worker_sockets=(str(directory / "worker.sock"),),
+        worker_sockets=tuple(str(directory / f"worker{number}.sock") for number in range(workers)),
         admin_socket=str(directory / "admin.sock"),
     )
 
@@ -430,15 +440,20 @@ async def running_gateway(
     more: Settings = MappingProxyType({}),
     tls_a: ssl.SSLContext | None = None,
     host: str = "127.0.0.1",
+    workers: int = 1,
     before_start: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Running]:
-    """Envoy with the files that are rendered for two providers, `a` first, and whatever else is set."""
+    """Envoy with the files that are rendered for two providers, `a` first, and whatever else is set.
+
+    All `workers` are the same policy.
+    """
     policy, a, b = Policy(), Provider(tls_a), Provider()
-    layout = layout_in(directory)
+    layout = layout_in(directory, workers)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(a.serving())
         await stack.enter_async_context(b.serving())
-        await stack.enter_async_context(policy.serving(layout.worker_sockets[0]))
+        for socket in layout.worker_sockets:
+            await stack.enter_async_context(policy.serving(socket))
         configuration = _configuration(a, b, backend_a, listener, more)
         write_secrets(configuration, KEYS, Path(layout.secrets_dir))
         write(render(configuration, layout), Path(layout.config_dir))

@@ -25,6 +25,7 @@ from extproc.limits.demand import Extent
 from extproc.limits.limit import Limit, Measure, Priority, Scope
 from extproc.limits.sums import Sums
 from extproc.model import Cap, CleanPrompt, Prompt
+from extproc.routing.health import Health
 from extproc.stages import budget, route
 from extproc.stages.identify import identify
 from extproc.stores import sql
@@ -133,9 +134,9 @@ def _call(key: str, model: str, tokens: int = 10, low_route: bool = False, prior
     with closing(sql.open_stores(DATABASE)) as stores:
         people = Enrolment(quickstart=False).take(stores.directory.changes(0), lambda: None)
     caller = identify(Headers({"authorization": f"Bearer {key}".encode()}), None, people, {}, time.time())
-    chain = route.chain(
-        route.model_for(caller, place, model, catalogue), place, CleanPrompt(Prompt(b"", None, None)), lambda: 0.5
-    )
+    wanted = route.model_for(caller, place, model, catalogue)
+    conditions = route.Conditions(lambda: 0.5, Health({}, lambda: 0.5), 0.0)
+    chain = route.chain(wanted, place, CleanPrompt(Prompt(b"", None, None)), conditions)
     asked = budget.priority(priority, caller)
     declared = (*catalogue.limits, *(caller.team.limits if caller.team else ()), *caller.limits)
     terms = budget.Terms(

@@ -11,7 +11,7 @@ from extproc.adapter import codec
 from extproc.call import UNCHANGED, BodyMode, Emit, Leg, Pass, Relay, Reply, Route
 from protos.ext_proc_pb2 import CommonResponse, HeaderValueOption, ProcessingMode, ProcessingResponse
 
-LEGS = (Leg("one", "/v1/chat/completions"), Leg("two", "/openai/x?api-version=1", "gpt-4o-swe"))
+LEGS = (Leg("one", "/v1/chat/completions", "gpt-4o"), Leg("two", "/openai/x?api-version=1", "swe", "gpt-4o-swe"))
 ORDER = {
     "sluice.order": {
         "priority_groups": [
@@ -21,6 +21,7 @@ ORDER = {
     },
     "sluice.chain": {
         "path": {"backend_one": "/v1/chat/completions", "backend_two": "/openai/x?api-version=1"},
+        "deployed": {"backend_one": "gpt-4o", "backend_two": "swe"},
         "model": {"backend_two": "gpt-4o-swe"},
     },
 }
@@ -80,7 +81,11 @@ def test_a_route_after_the_headers_answers_the_headers() -> None:
     parsed = _parse(codec.route_after_headers(Route(LEGS[:1])))
     assert parsed.WhichOneof("response") == "request_headers"
     assert parsed.request_headers.response.clear_route_cache
-    assert _metadata(parsed)["sluice.chain"] == {"path": {"backend_one": "/v1/chat/completions"}, "model": {}}
+    assert _metadata(parsed)["sluice.chain"] == {
+        "path": {"backend_one": "/v1/chat/completions"},
+        "deployed": {"backend_one": "gpt-4o"},
+        "model": {},
+    }
     assert "sluice.call" not in _metadata(parsed), "there is no body whose length could be told"
 
 
@@ -109,7 +114,7 @@ def test_an_identity_stands_beside_the_other_facts_of_a_call(legs: tuple[Leg, ..
 def test_a_long_query_of_a_caller_is_steered_like_any_other_and_not_kept() -> None:
     before = codec._steer_often.cache_info().currsize
     path = "/v1/chat/completions?" + "x" * 5000
-    parsed = _parse(codec.route_after_body(Route((Leg("one", path),), length=1)))
+    parsed = _parse(codec.route_after_body(Route((Leg("one", path, "m"),), length=1)))
     assert _metadata(parsed)["sluice.chain"]["path"] == {"backend_one": path}
     assert codec._steer_often.cache_info().currsize == before
 

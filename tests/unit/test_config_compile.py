@@ -92,7 +92,7 @@ def test_a_url_that_no_address_can_be_is_refused(url: str) -> None:
 
 def test_a_backend_keeps_its_dialect_and_version() -> None:
     swe = compiled.catalogue(_gateway()).backends["swe"]
-    assert swe == Backend("swe", Dialect.AZURE, "", "2024-10-21", cap_field="max_completion_tokens")
+    assert swe == Backend("swe", Dialect.AZURE, "", "2024-10-21", cap_field="max_completion_tokens", provider="azure")
 
 
 def test_a_default_stands_for_its_surface_and_the_cap_for_answers() -> None:

@@ -11,13 +11,13 @@ import grpc
 import pytest
 
 from extproc.adapter.access_log import AccessLog
-from extproc.contract import ATTEMPT_LOG, LISTENER_LOG
+from extproc.contract import ATTEMPT_LOG, DEPLOYED_HEADER, LISTENER_LOG
 from extproc.cooling import Cooler
 from extproc.dataplane.policy import access_log
 from extproc.routing.attempt import Attempt, Why
 from extproc.routing.health import Health
 from extproc.routing.policy import Cooling, Watched
-from extproc.routing.waits import HEADERS, MODEL_HEADER
+from extproc.routing.waits import HEADERS
 from extproc.stores.cooldowns import Cooldowns, CooldownsUnavailable, Entry, MemoryCooldowns
 from extproc.stores.redis.cooldowns import RedisCooldowns
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
@@ -286,11 +286,11 @@ async def learnt(name: str, *entries: HTTPAccessLogEntry) -> list[Attempt]:
 
 
 async def test_every_attempt_at_a_backend_is_learnt_from() -> None:
-    refused = entry(429, retry_after="3", x_sluice_model="large")
+    refused = entry(429, retry_after="3", x_sluice_deployed="large")
     failed = entry(0, "upstream_connection_failure", "upstream_retry_limit_exceeded")
     assert await learnt(ATTEMPT_LOG, entry(200), refused, failed, entry(421, cluster="sink")) == [
         Attempt("one", 200, []),
-        Attempt("one", 429, [], {"retry-after": "3", MODEL_HEADER: "large"}, "large"),
+        Attempt("one", 429, [], {"retry-after": "3", DEPLOYED_HEADER: "large"}, "large"),
         Attempt("one", 0, ["upstream_connection_failure", "upstream_retry_limit_exceeded"]),
     ]
 

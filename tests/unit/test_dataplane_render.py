@@ -1,5 +1,6 @@
 """The rendered files, without an Envoy."""
 
+import json
 import re
 import stat
 from pathlib import Path
@@ -13,9 +14,11 @@ from ruamel.yaml import YAML
 
 from extproc import contract
 from extproc.config.schema import Gateway
-from extproc.dataplane import CredentialError, Layout, render, write, write_secrets
+from extproc.dataplane import CredentialError, Layout, render, upstream, write, write_secrets
 from extproc.dataplane.clusters import Origin
 from extproc.dataplane.examples import example_files
+from extproc.model import Dialect
+from extproc.surfaces import Surface
 
 ROOT = Path(__file__).parents[2]
 LAYOUT = Layout("conf", "secrets", ("w0.sock", "w1.sock"), "admin.sock")
@@ -31,6 +34,14 @@ def _gateway(backends: dict[str, dict[str, object]], **more: object) -> Gateway:
 def _resources(files: dict[str, str], name: str) -> dict[str, Any]:
     """The resources of a file, by name."""
     return {resource["name"]: resource for resource in YAML(typ="safe").load(files[name])["resources"]}
+
+
+def _attempt_filters(files: dict[str, str], backend: str) -> list[dict[str, Any]]:
+    """The way of an attempt at a backend."""
+    cluster = _resources(files, "clusters.yaml")[contract.cluster_of(backend)]
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    filters: list[dict[str, Any]] = options["http_filters"]
+    return filters
 
 
 PLAIN: dict[str, dict[str, object]] = {"plain": {"dialect": "openai", "url": "http://127.0.0.1:1"}}
@@ -64,9 +75,17 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize("name", ["a", "0", "a--b-", "x" * 63, "extproc", "sink"])
 @pytest.mark.parametrize(
     ("dialect", "header", "prefix"),
-    [("openai", "authorization", "Bearer "), ("azure-openai", "api-key", None), ("anthropic", "x-api-key", None)],
+    [
+        ("openai", "authorization", "Bearer "),
+        ("azure-openai", "api-key", None),
+        ("anthropic", "x-api-key", None),
+        ("gemini", "x-goog-api-key", None),
+    ],
 )
-def test_every_backend_has_the_whole_chain(name: str, dialect: str, header: str, prefix: str | None) -> None:
+def test_every_backend_has_the_whole_chain(
+    name: str, dialect: str, header: str, prefix: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "DIRECTIONS", {})
     gateway = _gateway({name: {"dialect": dialect, "url": "http://h", "credential": {"env": "KEY"}}})
     clusters = _resources(render(gateway, LAYOUT), "clusters.yaml")
     assert clusters.keys() == {contract.EXTPROC_CLUSTER, contract.SINK_CLUSTER, contract.cluster_of(name)}
@@ -81,7 +100,40 @@ def test_every_backend_has_the_whole_chain(name: str, dialect: str, header: str,
     assert "anthropic-version" not in removed
 
 
-def test_without_a_credential_none_is_injected() -> None:
+@pytest.mark.parametrize("dialect", ["openai", "azure-openai", "anthropic", "gemini"])
+def test_a_dialect_with_a_direction_has_its_requests_translated_last(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replaces the body, so that nothing behind it may set a length; and so only where it is ordered."""
+    monkeypatch.setattr(upstream, "DIRECTIONS", {(Surface.CHAT, Dialect.ANTHROPIC): None})
+    gateway = _gateway({"b": {"dialect": dialect, "url": "http://h", "credential": {"env": "KEY"}}})
+    names = [entry["name"] for entry in _attempt_filters(render(gateway, LAYOUT), "b")]
+    assert (names[-2] == contract.TRANSLATION_FILTER) is (dialect == "anthropic")
+    assert names.count(contract.TRANSLATION_FILTER) == (dialect == "anthropic")
+    assert names[-1] == CODEC
+
+
+def test_no_filter_of_a_cluster_sends_answers_to_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envoy 1.40 crashes on large answers to slow readers where one does."""
+    monkeypatch.setattr(upstream, "DIRECTIONS", {(Surface.CHAT, dialect): None for dialect in Dialect})
+    gateway = _gateway({dialect.value: {"dialect": dialect, "url": "http://h"} for dialect in Dialect})
+    files = render(gateway, LAYOUT)
+    for dialect in Dialect:
+        filters = _attempt_filters(files, dialect.value)
+        (translation,) = [entry for entry in filters if "ext_proc" in json.dumps(entry["typed_config"])]
+        assert translation["name"] == contract.TRANSLATION_FILTER != contract.POLICY_FILTER
+        processor = translation["typed_config"]["extension_config"]["typed_config"]
+        assert processor["processing_mode"] == {
+            "request_header_mode": "SEND", "request_body_mode": "BUFFERED", "response_header_mode": "SKIP",
+        }  # fmt: skip
+        assert not {"allow_mode_override", "failure_mode_allow"} & processor.keys()
+        told = {entry["key"]: entry["value"] for entry in processor["grpc_service"]["initial_metadata"]}
+        cluster = contract.cluster_of(dialect.value)
+        assert told == {contract.CLUSTER_KEY: cluster, contract.DIALECT_KEY: dialect.value}
+
+
+def test_without_a_credential_none_is_injected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "DIRECTIONS", {})
     cluster = _resources(render(_gateway(PLAIN), LAYOUT), "clusters.yaml")["backend_plain"]
     (options,) = cluster["typed_extension_protocol_options"].values()
     assert [entry["name"] for entry in options["http_filters"]] == ["sluice.attempt_headers", "sluice.rewrite", CODEC]

@@ -215,8 +215,8 @@ def test_a_configuration_by_environment_alone_is_accepted(block: str) -> None:
 
 def test_there_is_one_such_configuration_for_each_provider_with_an_example() -> None:
     examples = {folder.parent.name for folder in ROOT.glob("examples/*/gateway.yaml")}
-    about_callers = {"entra", "gitops", "limits", "redaction"}
-    assert len(ENVIRONMENTS) == len(examples - {"quickstart"} - about_callers)
+    about_more = {"catalogue", "entra", "gitops", "limits", "redaction"}
+    assert len(ENVIRONMENTS) == len(examples - {"quickstart"} - about_more)
 
 
 # ---- limits.md ----

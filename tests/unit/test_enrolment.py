@@ -183,6 +183,7 @@ class TestTeams:
     def test_a_team_with_its_people(self) -> None:
         limits = (replace(MINUTE, owner="team/red"), replace(MINUTE, owner="team/red", name="idle", mode=Mode.OFF))
         record = replace(RED, models=("gpt-4o",), ip_ranges=("10.0.0.0/8",), tags=(("cost", "42"),), limits=limits)
+        record = replace(record, providers=("azure", "openai"), regions=("eu",))
         directory = _directory(record)
         assert directory.teams == {
             "red": Team(
@@ -195,6 +196,8 @@ class TestTeams:
                 users={"ann@example.com": "team_admin"},
                 accounts=frozenset({"ci", "cron"}),
                 limits=limits[:1],
+                providers=frozenset({"azure", "openai"}),
+                regions=frozenset({"eu"}),
             )
         }
         assert directory.users == {"ann@example.com": (Membership("red", "team_admin"),)}

@@ -18,6 +18,19 @@ SECRETS = {
     "openai": ["OPENAI_API_KEY"],
     "azure-openai": ["AZURE_SWE_KEY", "AZURE_FRA_KEY"],
     "anthropic": ["ANTHROPIC_API_KEY"],
+    "catalogue": [
+        "AZURE_PTU_KEY",
+        "AZURE_SWE_KEY",
+        "AZURE_EUS_KEY",
+        "FOUNDRY_KEY",
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GEMINI_API_KEY",
+        "XAI_API_KEY",
+        "GITHUB_TOKEN",
+        "COPILOT_TOKEN_FILE",
+        "VLLM_API_KEY",
+    ],
     "entra": ["AZURE_OPENAI_KEY"],
     "gitops": ["AZURE_SWE_KEY"],
     "limits": [],
@@ -25,7 +38,7 @@ SECRETS = {
     "quickstart": [],
     "redaction": [],
 }
-"""What each example wants in the environment."""
+"""What each example wants in the environment; a name with FILE at its end is that of a file."""
 
 
 def check(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -35,8 +48,10 @@ def check(name: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_accepted_by_sluice_and_by_envoy(name: str) -> None:
-    run = check(name, dict.fromkeys(SECRETS[name], "a-secret"))
+def test_an_example_is_accepted_by_sluice_and_by_envoy(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("a-secret")
+    run = check(name, {wanted: str(file) if wanted.endswith("FILE") else "a-secret" for wanted in SECRETS[name]})
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("OK: ")
 

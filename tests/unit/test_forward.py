@@ -107,9 +107,9 @@ def test_a_repeated_header_is_named_once() -> None:
 def test_a_leg_has_a_name_only_where_the_body_must_say_another() -> None:
     chain = _chain(Target(OPENAI, "gpt-4o"), Target(SECOND, "other"), Target(LEGACY, "swe"))
     assert legs(chain, CHAT, "", "gpt-4o") == (
-        Leg("openai", "/v1/chat/completions"),
-        Leg("second", "/v1/chat/completions", "other"),
-        Leg("legacy", "/openai/deployments/swe/chat/completions?api-version=2024-10-21"),
+        Leg("openai", "/v1/chat/completions", "gpt-4o"),
+        Leg("second", "/v1/chat/completions", "other", "other"),
+        Leg("legacy", "/openai/deployments/swe/chat/completions?api-version=2024-10-21", "swe"),
     )
     assert [leg.model for leg in legs(chain, CHAT, "", None)] == [None, None, None]
 
@@ -253,12 +253,12 @@ def test_the_model_of_a_deployment_path_replaces_the_one_in_the_body() -> None:
 )
 def test_usage_is_asked_for_only_where_every_target_knows_the_field(chain: str, asks: bool) -> None:
     prompt = read_chat(b'{"stream":true,"messages":[{"role":"user"}]}')
-    assert asks_usage(prompt, CHAINS[chain]) is asks
+    assert asks_usage(prompt, CHAINS[chain], CHAT) is asks
 
 
 def test_usage_that_the_caller_asked_for_is_not_asked_again() -> None:
     prompt = read_chat(b'{"stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user"}]}')
-    assert not asks_usage(prompt, CHAINS["same name"])
+    assert not asks_usage(prompt, CHAINS["same name"], CHAT)
 
 
 # ---- forms ------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_a_streamed_form_is_changed_once_so_all_targets_must_take_the_same() -> 
 def test_a_form_that_needs_no_other_name_is_sent_as_it_came() -> None:
     body, route = _form_pass(NAMED, Target(OPENAI, "whisper-1"))
     assert body == NAMED
-    assert route == Route((Leg("openai", "/v1/audio/transcriptions"),), ("cookie",), length=1000)
+    assert route == Route((Leg("openai", "/v1/audio/transcriptions", "whisper-1"),), ("cookie",), length=1000)
 
 
 @pytest.mark.parametrize("name", ["w", "a-much-longer-name"])

@@ -53,8 +53,8 @@ CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"hi"}]}'
 USED = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
 TWO_LEGS = (
-    Leg("one", "/v1/chat/completions"),
-    Leg("legacy", "/openai/deployments/gpt-4o-swe/chat/completions?api-version=2024-10-21"),
+    Leg("one", "/v1/chat/completions", "gpt-4o"),
+    Leg("legacy", "/openai/deployments/gpt-4o-swe/chat/completions?api-version=2024-10-21", "gpt-4o-swe"),
 )
 FORM_TYPE = "multipart/form-data; boundary=B"
 FORM_MODEL = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--B\r\n'
@@ -456,7 +456,7 @@ async def test_a_pinned_backend_that_is_gone_is_not_worth_a_retry() -> None:
 async def test_a_stored_response_is_asked_for_where_it_is(method: str, action: str) -> None:
     path = f"/v1/responses/resp_1{action}"
     head = request(f"{path}?limit=2", method, end=True, content_type="", content_length="0")
-    wanted = Route((Leg("one", f"{path}?limit=2"),), ("authorization",))
+    wanted = Route((Leg("one", f"{path}?limit=2", "gpt-4o"),), ("authorization",))
     record = await (
         Playbook(held(backend="one")) >> head << wanted >> answer() << Relay >> ResponseBody(USED) << UNCHANGED
     ).play()

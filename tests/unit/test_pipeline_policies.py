@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from extproc import refusals
-from extproc.call import BodyMode, Emit, Relay, Route, Withhold
+from extproc.call import BodyMode, Emit, Relay, Reply, Route, Withhold
 from extproc.guardrails import structure
 from extproc.guardrails.policy import Action as Step
 from extproc.guardrails.policy import Api, ContentRule, Guardrails, Injection, Moderation, Structure
 from extproc.model import Catalogue, Team
 from extproc.redaction.policy import Action, Mode, OnError, Stateful
-from extproc.redaction.profile import Profile
+from extproc.redaction.profile import DetectionFailed, Profile
 from extproc.stages import judge
 from tests.support.playbook import (
     DIRECTORY,
@@ -340,7 +340,12 @@ async def test_attempts_to_talk_a_model_out_of_its_instructions() -> None:
 
 def judging(flagged: bool) -> Answers:
     result = {"flagged": flagged, "categories": {"violence": flagged}, "category_scores": {"violence": 0.9}}
-    return Answers(lambda service, path, body: orjson.dumps({"id": "m", "model": "m", "results": [result]}))
+
+    def answering(service: str, path: str, body: bytes) -> bytes:
+        results = [result] * len(orjson.loads(body)["input"])
+        return orjson.dumps({"id": "m", "model": "m", "results": results})
+
+    return Answers(answering)
 
 
 @pytest.mark.parametrize("flagged", [True, False])
@@ -498,6 +503,42 @@ async def test_a_document_that_is_judged_badly_is_emptied() -> None:
     told = {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": "bad"}}], "usage": {}}
     emits = await answered(of, orjson.dumps(told), content_type="application/json")
     assert orjson.loads(whole(emits))["choices"][0]["finish_reason"] == "content_filter"
+    assert [verdict["rule"] for verdict in of.records[-1]["guardrails"]] == ["violence"]
+
+
+async def test_only_what_a_model_says_is_judged() -> None:
+    of = policy(rules=guardrails(moderation=HEARD), services=judging(flagged=False))
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"id":"said too"}'}}
+    token = {"token": "bad", "logprob": -1.0, "bytes": [98], "top_logprobs": []}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "bad", "tool_calls": [call]},
+        "finish_reason": "odd",
+        "logprobs": {"content": [token] * 30},
+    }
+    told = {"id": "c-1", "object": "chat.completion", "model": "m", "system_fingerprint": "f", "choices": [choice]}
+    (emit,) = await answered(of, orjson.dumps(told), content_type="application/json")
+    assert emit.body == orjson.dumps(told)
+    ((_, _, asked),) = of.services.asked
+    assert orjson.loads(asked)["input"] == ["bad", "f", "said too"]
+
+
+async def test_a_whole_answer_that_nobody_judged_is_withdrawn() -> None:
+    play = Playbook(policy(rules=guardrails(moderation=HEARD)))
+    play >> request()
+    play >> chat("hi") << Route
+    play >> answer() << Relay(BodyMode.STREAMED, resized=True)
+    play >> ResponseBody(b'{"choices":[{"message":{"content":"bad"}}]}') << Refusal(refusals.POLICY_FAILED)
+    record = await play.play()
+    assert (record["ending"], record["unscreened"]) == ("blocked", ["moderation"])
+
+
+async def test_windows_that_nobody_judged_are_told_once() -> None:
+    of = policy(rules=guardrails(moderation=replace(HEARD, on_error=OnError.ALLOW)))
+    pieces = [delta("x" * 30)] * 5
+    assert whole(await answered(of, *pieces)) == b"".join(pieces)
+    assert len(of.services.asked) == 5
+    assert of.records[-1]["unscreened"] == ["moderation"]
 
 
 async def test_in_shadow_nothing_is_held_back() -> None:
@@ -598,6 +639,92 @@ async def test_an_answer_of_more_texts_than_are_looked_through(
     assert (await play.play())["unscreened"] == ["redaction"]
 
 
+ODD = b'data: {"odd":["one","two","three","four"]}\n\n'
+"""More texts than `MAX_POSITIONS`, where a test sets that to three."""
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        redaction(output={EMAIL: Action.MASK}, on_error=OnError.ALLOW),
+        redaction(output={EMAIL: Action.BLOCK}, mode=Mode.SHADOW),
+    ],
+)
+async def test_an_event_that_cannot_be_looked_through_passes_in_its_place_where_that_is_allowed(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extproc.redaction.positions.MAX_POSITIONS", 3)
+    of = policy(profile)
+    sent = whole(
+        await answered(of, delta("write to ") + ODD + delta("ada@acme"), delta(".com, she"), b"data: [DONE]\n\n")
+    )
+    address = "[EMAIL_ADDRESS]" if profile.policy.mode is Mode.ENFORCE else MAIL
+    assert said(sent.replace(ODD, b"")) == f"write to {address}, she"
+    assert sent.count(ODD) == 1
+    assert (of.records[-1]["ending"], of.records[-1]["unscreened"]) == ("complete", ["redaction"])
+
+
+async def test_what_came_before_an_event_that_could_not_be_looked_through_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("extproc.redaction.positions.MAX_POSITIONS", 3)
+    of = policy(redaction(output={EMAIL: Action.MASK}))
+    (emit,) = await answered(of, delta("well then, she") + ODD + delta("more"), delta("more"))
+    assert said(emit.body or b"") == "well "
+    assert emit.last
+    assert (of.records[-1]["ending"], of.records[-1]["unscreened"]) == ("blocked", ["redaction"])
+
+
+async def test_what_is_held_back_to_be_judged_is_not_lost_before_a_long_event() -> None:
+    of = policy(rules=guardrails(moderation=replace(HEARD, on_error=OnError.ALLOW)), services=judging(flagged=False))
+    long = delta("y" * 5_000)
+    pieces = [delta("well then"), long[:4_500], long[4_500:], b"data: [DONE]\n\n"]
+    assert whole(await answered(of, *pieces)) == b"".join(pieces)
+    assert len(of.services.asked) == 1
+    assert of.records[-1]["unscreened"] == ["moderation"]
+    of = policy(rules=guardrails(moderation=replace(HEARD, on_error=OnError.ALLOW)), services=judging(flagged=True))
+    assert last(whole(await answered(of, *pieces)))["error"]["code"] == "policy_violation"
+
+
+@pytest.mark.parametrize("on_error", OnError)
+async def test_a_document_that_nobody_waits_for_any_more_is_whole_and_paid_for(
+    on_error: OnError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(*_: object, **__: object) -> None:
+        raise DetectionFailed("it took too long")
+
+    of = policy(redaction(output={EMAIL: Action.MASK}, on_error=on_error))
+    told = b'{"choices":[{"message":{"content":"ada@acme.com"}}],"usage":{"prompt_tokens":7,"completion_tokens":5}}'
+    call = of.pipeline.begin()
+    for event in (request(), chat("hi"), answer(), ResponseBody(told[:30], end=False)):
+        await event.tell(of.pipeline, call)
+    monkeypatch.setattr("extproc.screening.screening.Screening.run", late)
+    order = await ResponseBody(told[30:]).tell(of.pipeline, call)
+    of.pipeline.end(call)
+    if on_error is OnError.ALLOW:
+        assert order == Emit(told)
+    else:
+        assert isinstance(order, Reply)
+        assert order.status == 503
+    record = of.records[-1]
+    assert record["usage"] == {"input": 7, "output": 5, "source": "reported"}
+    assert record["unscreened"] == ["redaction"]
+
+
+async def test_a_stream_that_may_not_even_begin_is_an_error() -> None:
+    of = policy(redaction(output={EMAIL: Action.BLOCK}))
+    created = orjson.dumps({"type": "response.created", "response": {"id": "resp_1", "note": MAIL}})
+    call = of.pipeline.begin()
+    asked = RequestBody(orjson.dumps({"model": "gpt-4o", "input": "hi", "stream": True}))
+    for event in (request("/v1/responses"), asked, answer(content_type="text/event-stream")):
+        await event.tell(of.pipeline, call)
+    emit = await ResponseBody(b"event: response.created\ndata: %s\n\n" % created, end=False).tell(of.pipeline, call)
+    of.pipeline.end(call)
+    assert isinstance(emit, Emit)
+    assert emit.last
+    assert last(emit.body or b"")["error"]["code"] == "policy_violation"
+
+
 async def test_nothing_follows_an_event_that_could_not_be_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("extproc.redaction.positions.MAX_POSITIONS", 3)
     of = policy(redaction(output={EMAIL: Action.MASK}))
@@ -606,8 +733,7 @@ async def test_nothing_follows_an_event_that_could_not_be_looked_through(monkeyp
     body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"hi"}]}'
     await RequestBody(body).tell(of.pipeline, call)
     await answer(content_type="text/event-stream").tell(of.pipeline, call)
-    odd = b'data: {"odd":["one","two","three","four"]}\n\n'
-    first = await ResponseBody(odd, end=False).tell(of.pipeline, call)
+    first = await ResponseBody(ODD, end=False).tell(of.pipeline, call)
     assert isinstance(first, Emit)
     assert first.last
     assert b"four" not in (first.body or b"")

@@ -40,6 +40,7 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "sensitive_data": (400, "client", False, "invalid_request_error", "invalid_request_error"),
     "policy_violation": (400, "client", False, "invalid_request_error", "invalid_request_error"),
     "unreadable_text": (400, "client", False, "invalid_request_error", "invalid_request_error"),
+    "upstream_rate_limited": (429, "upstream", True, "rate_limit_error", "rate_limit_error"),
     "upstream_unavailable": (503, "upstream", True, "api_error", "overloaded_error"),
     "upstream_timeout": (504, "upstream", True, "api_error", "timeout_error"),
     "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
@@ -101,7 +102,7 @@ def test_a_field_that_nobody_is_to_blame_for_is_null() -> None:
 
 
 def test_only_what_may_help_is_worth_a_retry() -> None:
-    soon_over = {refusals.RATE_LIMIT, refusals.IDEMPOTENCY_CONFLICT}
+    soon_over = {refusals.RATE_LIMIT, refusals.UPSTREAM_RATE_LIMITED, refusals.IDEMPOTENCY_CONFLICT}
     for kind in KINDS.values():
         if kind not in soon_over:
             assert not (kind.retry and kind.blame is Blame.CLIENT)

@@ -2,17 +2,45 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.model import Backend, Caller, Catalogue, CleanPrompt, Dialect, Prompt, PublicModel, Target
-from extproc.refusals import MISSING_MODEL, MODEL_NOT_FOUND, STATE_NOT_FOUND, UNSUPPORTED_BY_MODEL, Kind, Refused
-from extproc.stages.route import chain, model_for, pinned, shuffled
+from extproc.model import (
+    Backend,
+    Caller,
+    Catalogue,
+    CleanPrompt,
+    Dialect,
+    Modality,
+    Prompt,
+    PublicModel,
+    Target,
+    Team,
+)
+from extproc.refusals import (
+    MISSING_MODEL,
+    MODEL_NOT_FOUND,
+    PERMISSION_DENIED,
+    STATE_NOT_FOUND,
+    UNSUPPORTED_BY_MODEL,
+    UPSTREAM_RATE_LIMITED,
+    UPSTREAM_UNAVAILABLE,
+    Kind,
+    Refused,
+)
+from extproc.routing.attempt import Attempt
+from extproc.routing.health import Health
+from extproc.routing.policy import Cooling, Watched
+from extproc.stages.route import Conditions, Draw, chain, model_for, pinned, shuffled
 from extproc.surfaces import Face, Place, Surface
 
 CHAT = Place(Surface.CHAT, Face.OPENAI)
+EMBEDDINGS = Place(Surface.EMBEDDINGS, Face.OPENAI)
 CLEAN = CleanPrompt(Prompt(b"{}", "m", None))
 BACKENDS = {name: Backend(name, Dialect.OPENAI) for name in "abcdef"}
 CLAUDE = Backend("claude", Dialect.ANTHROPIC)
@@ -24,7 +52,11 @@ def _model(*groups: dict[str, int]) -> PublicModel:
 
 
 def _names(model: PublicModel, draw: random.Random) -> list[str]:
-    return [target.backend.name for target in chain(model, CHAT, CLEAN, draw.random).targets]
+    return [target.backend.name for target in chain(model, CHAT, CLEAN, _given(draw.random)).targets]
+
+
+def _given(draw: Draw, health: Health | None = None, now: float = 0.0) -> Conditions:
+    return Conditions(draw, health or Health({}, draw), now, attempts=6)
 
 
 # ---- the model --------------------------------------------------------------------------------------
@@ -118,12 +150,13 @@ def test_weight_0_is_never_drawn() -> None:
 def test_a_backend_stands_in_a_chain_once_at_its_first_place_under_its_first_name() -> None:
     first, second, again = Target(BACKENDS["a"], "x"), Target(BACKENDS["b"], "m"), Target(BACKENDS["a"], "y")
     model = PublicModel("m", ((first,), (second,), (again,)))
-    assert chain(model, CHAT, CLEAN, random.Random(3).random).targets == (first, second)
+    assert chain(model, CHAT, CLEAN, _given(random.Random(3).random)).targets == (first, second)
 
 
 def test_a_target_that_cannot_serve_the_surface_is_skipped() -> None:
     model = PublicModel("m", ((Target(CLAUDE, "m"),), (Target(BACKENDS["a"], "m"),)))
-    assert [target.backend.name for target in chain(model, CHAT, CLEAN, random.Random(4).random).targets] == ["a"]
+    given = _given(random.Random(4).random)
+    assert [target.backend.name for target in chain(model, EMBEDDINGS, CLEAN, given).targets] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +164,88 @@ def test_a_target_that_cannot_serve_the_surface_is_skipped() -> None:
 )
 def test_a_chain_is_never_empty(model: PublicModel) -> None:
     with pytest.raises(Refused) as refused:
-        chain(model, CHAT, CLEAN, random.Random(5).random)
+        chain(model, EMBEDDINGS, CLEAN, _given(random.Random(5).random))
     assert refused.value.refusal.kind is UNSUPPORTED_BY_MODEL
-    assert "chat" in refused.value.refusal.message
+    assert "embeddings" in refused.value.refusal.message
+
+
+# ---- other dialects ---------------------------------------------------------------------------------
+
+
+def _asks(more: bytes = b"", **prompt: Any) -> CleanPrompt:
+    return CleanPrompt(Prompt(b'{"messages":[{"role":"user","content":"hi"}]%b}' % more, "m", None, **prompt))
+
+
+def test_a_backend_of_another_dialect_serves_what_it_can_express() -> None:
+    model = PublicModel("m", ((Target(CLAUDE, "m"),), (Target(BACKENDS["a"], "m"),)))
+    given = _given(lambda: 0.0)
+    assert len(chain(model, CHAT, _asks(), given).targets) == 2
+    assert [target.backend.name for target in chain(model, CHAT, _asks(b',"seed":1'), given).targets] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("more", "param"), [(b',"seed":1', "seed"), (b',"n":2', "n"), (b',"user":"\\ud800"', None)], ids=str
+)
+def test_where_none_can_express_the_call_the_field_is_named(more: bytes, param: str | None) -> None:
+    with pytest.raises(Refused) as refused:
+        chain(PublicModel("m", ((Target(CLAUDE, "m"),),)), CHAT, _asks(more), _given(lambda: 0.0))
+    assert (refused.value.refusal.kind, refused.value.refusal.param) == (UNSUPPORTED_BY_MODEL, param)
+
+
+# ---- who may go where, and how far ------------------------------------------------------------------
+
+
+def test_a_team_goes_only_where_its_data_may() -> None:
+    here, there = Backend("here", Dialect.OPENAI, region="eu"), Backend("there", Dialect.OPENAI, region="us")
+    model = PublicModel("m", ((Target(there, "m"),), (Target(here, "m"),)))
+    team = Team("t", "area", "tier", regions=frozenset({"eu"}))
+    given = replace(_given(lambda: 0.0), team=team)
+    assert [target.backend for target in chain(model, CHAT, CLEAN, given).targets] == [here]
+    with pytest.raises(Refused) as caught:
+        chain(PublicModel("m", ((Target(there, "m"),),)), CHAT, CLEAN, given)
+    assert caught.value.refusal.kind is PERMISSION_DENIED
+    with pytest.raises(Refused) as caught:
+        pinned(model, CHAT, "there", team)
+    assert caught.value.refusal.kind is STATE_NOT_FOUND
+
+
+def test_a_chain_is_no_longer_than_the_attempts_that_a_call_has() -> None:
+    given = replace(_given(lambda: 0.0), attempts=2)
+    assert len(chain(_model(dict.fromkeys("abcdef", 1)), CHAT, CLEAN, given).targets) == 2
+
+
+def test_a_model_is_only_for_what_it_is_for() -> None:
+    embeds = replace(KNOWN, modality=Modality.EMBEDDINGS)
+    catalogue = replace(CATALOGUE, models={"m": embeds})
+    assert model_for(ANYONE, EMBEDDINGS, "m", catalogue) is embeds
+    with pytest.raises(Refused) as refused:
+        model_for(ANYONE, CHAT, "m", catalogue)
+    assert refused.value.refusal.kind is UNSUPPORTED_BY_MODEL
+
+
+# ---- bound calls ------------------------------------------------------------------------------------
+
+
+def _first(model: PublicModel, binding: str, health: Health | None = None) -> str:
+    given = replace(_given(lambda: 0.0, health, 1.0), binding=binding)
+    return chain(model, CHAT, CLEAN, given).targets[0].backend.name
+
+
+def test_calls_with_one_binding_go_to_one_backend_and_only_its_own_move_when_it_cools() -> None:
+    model, bindings = _model(dict.fromkeys("abcdef", 1)), [f"session {number}" for number in range(200)]
+    before = {binding: _first(model, binding) for binding in bindings}
+    assert before == {binding: _first(model, binding) for binding in bindings}
+    without = _health(Attempt("c", 429, headers=LIMITED))
+    after = {binding: _first(model, binding, without) for binding in bindings}
+    assert {binding for binding in bindings if before[binding] != after[binding]} == {
+        binding for binding in bindings if before[binding] == "c"
+    }
+
+
+def test_bindings_are_shared_out_by_weight() -> None:
+    counts = Counter(_first(_model({"a": 3, "b": 1, "c": 0}), f"session {number}") for number in range(4000))
+    assert 2860 < counts["a"] < 3140  # 3,000 are due; 140 are five standard deviations
+    assert counts["a"] + counts["b"] == 4000
 
 
 @given(
@@ -153,12 +265,96 @@ def test_a_shuffle_loses_and_invents_nothing(weights: dict[str, int], drawn: lis
 def test_a_pinned_call_has_one_target() -> None:
     model = _model({"a": 1}, {"b": 0, "c": 1})
     for backend in ("a", "b", "c"):  # weight 0 draws nothing, yet what was made there is there
-        assert [target.backend.name for target in pinned(model, CHAT, backend).targets] == [backend]
+        assert [target.backend.name for target in pinned(model, CHAT, backend, None).targets] == [backend]
 
 
 @pytest.mark.parametrize("backend", ["d", "", "claude"])
 def test_state_of_a_backend_that_is_none_of_this_model_is_refused(backend: str) -> None:
     model = PublicModel("m", ((Target(BACKENDS["a"], "m"), Target(CLAUDE, "m")),))
     with pytest.raises(Refused) as refused:
-        pinned(model, CHAT, backend)
+        pinned(model, CHAT, backend, None)
     assert refused.value.refusal.kind is STATE_NOT_FOUND
+
+
+# ---- health -----------------------------------------------------------------------------------------
+
+LIMITED = {"retry-after": "20"}
+
+
+def _health(*attempts: Attempt, now: float = 0.0) -> Health:
+    """Of all backends with the model `m`, after these attempts. One failure opens a circuit for 10 s."""
+    watched = Watched(frozenset({"m"}), Cooling(failures=1))
+    health = Health(dict.fromkeys(BACKENDS, watched), lambda: 0.0)
+    for attempt in attempts:
+        health.note(attempt, now, 1_700_000_000.0)
+    return health
+
+
+def _order(model: PublicModel, health: Health, now: float = 1.0) -> list[str]:
+    """With every draw at its lowest: inside a group the order is that of the configuration."""
+    return [target.backend.name for target in chain(model, CHAT, CLEAN, _given(lambda: 0.0, health, now)).targets]
+
+
+def _refused(model: PublicModel, health: Health, now: float) -> tuple[Kind, Mapping[str, str]]:
+    with pytest.raises(Refused) as caught:
+        _order(model, health, now)
+    return caught.value.refusal.kind, dict(caught.value.refusal.headers)
+
+
+def test_a_lower_group_serves_when_all_of_the_higher_one_cool() -> None:
+    model = _model({"a": 1, "b": 1}, {"c": 1})
+    assert _order(model, _health()) == ["a", "b", "c"]
+    one = _health(Attempt("a", 429, headers=LIMITED))
+    assert _order(model, one) == ["b", "c"]
+    one.note(Attempt("b", 529, headers=LIMITED), 1.0, 1_700_000_000.0)
+    assert _order(model, one) == ["c"]
+    assert _order(model, one, now=20.5) == ["a", "c"], "its pause is over"
+
+
+def test_what_is_said_to_be_spent_is_tried_last() -> None:
+    spent = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"}
+    model = _model({"a": 1, "b": 1}, {"c": 1})
+    assert _order(model, _health(Attempt("a", 200, headers=spent))) == ["b", "c", "a"]
+    assert _order(_model({"a": 1}), _health(Attempt("a", 200, headers=spent))) == ["a"], "it has refused nothing"
+
+
+def test_another_deployment_of_a_backend_that_cools_serves() -> None:
+    model = PublicModel("m", ((Target(BACKENDS["a"], "m"), Target(BACKENDS["a"], "spare")),))
+    given = _given(lambda: 0.0, _health(Attempt("a", 429, headers=LIMITED, model="m")))
+    assert [target.model for target in chain(model, CHAT, CLEAN, given).targets] == ["spare"]
+
+
+def test_an_open_circuit_is_left_out_and_probed_by_one_call_that_can_go_on() -> None:
+    model, health = _model({"a": 1, "b": 1}), _health(Attempt("a", 500))
+    assert _order(model, health, now=9.9) == ["b"]
+    assert _order(model, health, now=10.1) == ["a", "b"], "the probe, first, so that b serves if it fails"
+    assert _order(model, health, now=10.2) == ["b"], "there is one probe at a time"
+    assert _order(_model({"b": 1}, {"a": 1}), _health(Attempt("a", 500)), now=10.1) == ["b"], "no probe below the top"
+
+
+def test_when_all_cool_the_wait_is_the_shortest() -> None:
+    model = _model({"a": 1}, {"b": 1})
+    limited = _health(Attempt("a", 429, headers=LIMITED), Attempt("b", 429, headers={"retry-after-ms": "2500"}))
+    assert _refused(model, limited, 1.0) == (UPSTREAM_RATE_LIMITED, {"retry-after-ms": "1500", "retry-after": "2"})
+    mixed = _health(Attempt("a", 429, headers=LIMITED), Attempt("b", 503))
+    assert _refused(model, mixed, 1.0) == (UPSTREAM_RATE_LIMITED, {"retry-after-ms": "9000", "retry-after": "9"})
+    down = _health(Attempt("a", 500), Attempt("b", 0, ["upstream_connection_failure"]))
+    assert _refused(model, down, 9.5) == (UPSTREAM_UNAVAILABLE, {"retry-after-ms": "500", "retry-after": "1"})
+
+
+def test_while_all_are_probed_the_others_wait_for_the_outcome() -> None:
+    model, health = _model({"a": 1}), _health(Attempt("a", 500))
+    assert _order(model, health, now=10.0) == ["a"]
+    assert _refused(model, health, 11.0) == (UPSTREAM_UNAVAILABLE, {"retry-after-ms": "9000", "retry-after": "9"})
+
+
+@given(st.sets(st.sampled_from("abcdef")), st.integers())
+def test_weights_hold_among_those_that_are_left(out: set[str], seed: int) -> None:
+    """Law: what cools changes nothing about the shares of the others, and nothing that cools is ever tried."""
+    model = _model(dict.fromkeys("abcdef", 1))
+    health, draw = _health(*[Attempt(name, 429, headers=LIMITED) for name in out]), random.Random(seed).random
+    if out == set("abcdef"):
+        assert _refused(model, health, 1.0)[0] is UPSTREAM_RATE_LIMITED
+        return
+    names = [target.backend.name for target in chain(model, CHAT, CLEAN, _given(draw, health, 1.0)).targets]
+    assert sorted(names) == sorted(set("abcdef") - out)

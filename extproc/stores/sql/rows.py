@@ -102,6 +102,8 @@ def team_record(row: AnyRow, members: Iterable[Member]) -> TeamRecord:
         limits=restored(row.limits),
         redaction=row.redaction,
         guardrails=row.guardrails,
+        providers=_texts(row.providers),
+        regions=_texts(row.regions),
     )
 
 
@@ -117,6 +119,8 @@ def team_columns(team: TeamRecord) -> dict[str, Any]:
         "limits": stored(team.limits),
         "redaction": team.redaction,
         "guardrails": team.guardrails,
+        "providers": None if team.providers is None else list(team.providers),
+        "regions": None if team.regions is None else list(team.regions),
         "removed_at": None,
     }
 

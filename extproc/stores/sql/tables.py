@@ -76,6 +76,8 @@ teams = Table(
     Column("limits", JSON(none_as_null=True)),
     Column("redaction", String(63), nullable=False, server_default="default"),
     Column("guardrails", String(63), nullable=False, server_default="default"),
+    Column("providers", JSON(none_as_null=True)),
+    Column("regions", JSON(none_as_null=True)),
 )
 
 members = Table(

@@ -16,6 +16,7 @@ from extproc.dialects.meters import AnthropicMeter, ChatMeter, Meter, PlainMeter
 from extproc.dialects.texts import EventTexts
 from extproc.edits import Edit, Span
 from extproc.model import Usage, UsageSource
+from extproc.redaction.answer import AnswerTexts, Ear
 from extproc.surfaces import Surface
 
 CAP = 100_000
@@ -589,6 +590,31 @@ def test_what_grows_beyond_the_cap_is_held_back_until_it_is_released(kind: type,
     assert not answer.overlong
     assert answer.feed(b"a", end=True) is None
     assert answer.release() == b""
+
+
+@pytest.mark.parametrize("kind", [Document, PlainText])
+def test_what_nobody_waits_for_to_be_changed_is_released_whole(kind: type) -> None:
+    meter = ChatMeter()
+    answer = PlainText(Shouting(), CAP) if kind is PlainText else Document(meter, Shouting(), CAP)
+    pieces = (b'{"choices":[],"usage":{"prompt_tokens":7,', b'"completion_tokens":5}}')
+    assert answer.feed(pieces[0], end=False) == b""
+    answer.take(pieces[1], end=True)
+    assert answer.held == len(b"".join(pieces))
+    assert answer.release() == b"".join(pieces)
+    assert answer.changed(end=True) is None, "the thread comes too late"
+    assert kind is PlainText or meter.total(0).output == 5
+
+
+def test_a_paid_event_that_cannot_be_looked_through_ends_the_answer_or_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extproc.redaction.positions.MAX_POSITIONS", 3)
+    odd = b'data: {"odd":["one","two","three","four"]}\n\n'
+    for strict in (False, True):
+        texts = AnswerTexts(None, ear=Ear())
+        texts.strict = strict
+        events = registry.event_texts(Surface.CHAT, texts, json_output=False)
+        stream = LeasedStream(ChatMeter(), False, CAP, "openai", events)
+        assert stream.passes(odd) == (b"" if strict else odd)
+        assert (stream.blocked, texts.unread) == (strict, True)
 
 
 def test_a_document_whose_texts_nobody_changes_holds_nothing() -> None:

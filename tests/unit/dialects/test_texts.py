@@ -535,6 +535,30 @@ def test_nothing_passes_a_guard_because_it_is_odd(surface: Surface, data: str) -
     assert texts.counts == {"EMAIL_ADDRESS": 1}
 
 
+@pytest.mark.parametrize("surface", [Surface.CHAT, Surface.RESPONSES, Surface.MESSAGES])
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ('{"text":"eve\\u0040example.org"}', '{"text":"[EMAIL_ADDRESS]"}'),
+        ('{"text":\n"eve\\u0040example.org"\n}\n\n', '{"text":\n"[EMAIL_ADDRESS]"\n}\n\n'),
+        ('\ufeff{"text":"eve\\u0040example.org"', '\ufeff{"text":"[EMAIL_ADDRESS]"'),
+        ("data : eve@example.org\n\n", "data : [EMAIL_ADDRESS]\n\n"),
+        ("event: a\nnote: eve@example.org\n\n", "event: a\nnote: [EMAIL_ADDRESS]\n\n"),
+        ("eve@example.org", "[EMAIL_ADDRESS]"),
+    ],
+)
+def test_what_is_no_event_is_changed_as_a_text(surface: Surface, raw: str, expected: str) -> None:
+    """Who takes the answer for something else than a stream reads it."""
+    for chunks in halves(raw.encode()):
+        assert sent(surface, guarding(), chunks).decode() == expected
+
+
+def test_what_no_reader_of_events_sees_keeps_its_bytes() -> None:
+    raw = b": ping\r\n\r\n:\n\nevent: ping\nid: 7\nretry\ndata\n\n\n\n"
+    for chunks in halves(raw):
+        assert sent(Surface.CHAT, guarding(), chunks) == raw
+
+
 def test_a_mark_before_the_stream_hides_nothing() -> None:
     out, *_ = said(Surface.CHAT, guarding(), b"\xef\xbb\xbf" + content(f"{EVE} and"))
     assert out.startswith(b"\xef\xbb\xbfdata: ")

@@ -112,6 +112,8 @@ def test_another_order_and_another_case_of_letters_are_no_change(store: MemoryDi
         ),
         ("area: retail", "area: retail\nredaction: strict", "redaction", ("default", "strict")),
         ("area: retail", "area: retail\nguardrails: open", "guardrails", ("default", "open")),
+        ("area: retail", "area: retail\nproviders: [openai, azure]", "providers", (["all"], ["azure", "openai"])),
+        ("area: retail", "area: retail\nregions: [eu]", "regions", (["all"], ["eu"])),
     ],
 )
 def test_a_change_of_a_team_is_told_field_by_field(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from extproc.config.problems import ConfigError
-from extproc.config.team_files import Offer, load_teams
+from extproc.config.schema import Gateway
+from extproc.config.team_files import Offer, load_teams, offer
 from extproc.config.teams import SurfaceName, TeamFile, json_schema
 from extproc.surfaces import ALLOWABLE
 from tests.support.json_schema import mistakes
@@ -26,6 +27,11 @@ OFFER = Offer(
     backends=frozenset({"swe"}),
     redaction=frozenset({"strict"}),
     guardrails=frozenset({"default", "open"}),
+    places={
+        "gpt-4o": frozenset({("azure", "us"), ("azure", "sweden")}),
+        "gpt-4o-mini": frozenset({("openai", "sweden"), ("azure", "us"), (None, None)}),
+        "claude": frozenset({("azure", "us"), (None, None)}),
+    },
 )
 FULL = """\
 area: retail
@@ -35,6 +41,8 @@ models: [{name: big, tokensPerMinute: 5000, requestsPerMinute: 10}, {name: claud
 ip_ranges: [10.0.0.0/8, "2001:db8::/32"]
 redaction: strict
 guardrails: default
+providers: [azure]
+regions: [sweden, us]
 tags: {cost-centre: 4711, "owner's note": "line 1"}
 members:
   - {user: bob@example.com}
@@ -162,6 +170,7 @@ def test_a_team_in_full(tmp_path: Path) -> None:
     team = _team(tmp_path, FULL)
     assert (team.area, team.owner, team.tier) == ("retail", "anna@example.com", "premium")
     assert (team.redaction, team.guardrails) == ("strict", "default")
+    assert (team.providers, team.regions) == (("azure",), ("sweden", "us"))
     assert team.tags == {"cost-centre": "4711", "owner's note": "line 1"}
     assert [(member.user, member.role) for member in team.members] == [
         ("bob@example.com", "developer"),
@@ -171,6 +180,48 @@ def test_a_team_in_full(tmp_path: Path) -> None:
     assert (ci.lifetime, laptop.lifetime, spare.lifetime) == (timedelta(days=90), timedelta(hours=12), None)
     assert (ci.models, ci.surfaces, spare.models, spare.surfaces) == (("big",), ("chat", "responses"), None, None)
     assert (laptop.user, laptop.ip_ranges) == ("bob@example.com", ("192.168.1.1/32",))
+
+
+@pytest.mark.parametrize(
+    ("places", "usable"),
+    [
+        ("", True),
+        ("providers: [azure]", True),
+        ("providers: [openai]", True),
+        ("regions: [us]", True),
+        ("providers: [azure]\nregions: [us]", True),
+        ("providers: [openai]\nregions: [us]", False),
+        ("providers: [azure]\nregions: [sweden]", False),
+    ],
+)
+def test_a_model_has_a_target_that_is_at_one_of_the_team_s_places(tmp_path: Path, places: str, usable: bool) -> None:
+    (tmp_path / "checkout.yaml").write_text(f"area: retail\nowner: a\nmodels: [{{name: gpt-4o-mini}}]\n{places}\n")
+    if usable:
+        assert load_teams(tmp_path, OFFER)
+        return
+    told = "checkout.yaml:3: models[0].name: gpt-4o-mini has no target in the team's providers and regions"
+    assert _problems(tmp_path) == [told]
+
+
+def test_every_model_may_be_granted_where_some_are_elsewhere(tmp_path: Path) -> None:
+    text = 'area: retail\nowner: a\nmodels: [{name: "*"}]\nproviders: [openai]\n'
+    assert _team(tmp_path, text).providers == ("openai",)
+
+
+def test_a_gateway_offers_the_places_of_each_model_s_targets() -> None:
+    backends = {
+        "swe": {"dialect": "azure-openai", "url": "https://swe.openai.azure.com", "region": "sweden"},
+        "own": {"dialect": "openai", "url": "http://vllm:8000", "provider": "contoso"},
+        "any": {"dialect": "openai", "url": "https://llm.example"},
+    }
+    models = {
+        "a": {"targets": [[{"backend": "swe"}], [{"backend": "own"}]]},
+        "b": {"targets": [[{"backend": "any"}]], "aliases": ["c"]},
+    }
+    assert offer(Gateway.model_validate({"backends": backends, "models": models})).places == {
+        "a": {("azure", "sweden"), ("contoso", None)},
+        "b": {(None, None)},
+    }
 
 
 def test_limits_in_full(tmp_path: Path) -> None:
@@ -186,9 +237,9 @@ def test_where_no_limit_can_be_kept_each_is_refused_in_its_place(tmp_path: Path)
     assert _problems(tmp_path, replace(OFFER, limits_refused="not here")) == [
         "checkout.yaml:4: models[0].tokensPerMinute: not here",
         "checkout.yaml:4: models[0].requestsPerMinute: not here",
-        "checkout.yaml:15: limits.budget: not here",
-        "checkout.yaml:16: limits.calls: not here",
-        "checkout.yaml:20: keys[2].limits.minute: not here",
+        "checkout.yaml:17: limits.budget: not here",
+        "checkout.yaml:18: limits.calls: not here",
+        "checkout.yaml:22: keys[2].limits.minute: not here",
     ]
     (tmp_path / "checkout.yaml").write_text("{area: retail, owner: a, models: [{name: big}]}")
     assert list(load_teams(tmp_path, replace(OFFER, limits_refused="not here"))) == ["checkout"]
@@ -198,6 +249,7 @@ def test_two_required_fields_make_a_team(tmp_path: Path) -> None:
     team = _team(tmp_path, "{area: retail, owner: anna@example.com}")
     assert (team.tier, team.models, team.members, team.keys) == ("standard", (), (), ())
     assert (team.redaction, team.guardrails) == ("default", "default")
+    assert (team.providers, team.regions) == (None, None)
 
 
 def test_every_model_can_be_granted_and_a_key_may_have_one_of_them(tmp_path: Path) -> None:

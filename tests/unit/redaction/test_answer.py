@@ -14,7 +14,6 @@ from extproc.redaction.answer import AnswerTexts, Ear
 from extproc.redaction.output import OutputGuard
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
-from extproc.redaction.positions import TooMany
 from extproc.redaction.redactor import Redactor
 from tests.unit.redaction.finding import Finding, findings
 
@@ -212,9 +211,25 @@ def test_what_only_a_provider_can_read_is_left_alone() -> None:
     assert told(texts(Mode.ENFORCE), sealed) == sealed
 
 
-def test_more_texts_than_anybody_looks_at_are_an_error() -> None:
-    with pytest.raises(TooMany):
-        texts(Mode.ENFORCE).document(b"[" + b'"a",' * 100_000 + b'"a"]')
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_cannot_be_looked_through_is_noted_and_stays_as_it_is(strict: bool) -> None:
+    events = f'event: a\r\nid: 7\r\n\r\n: a\n\ndata: {{"a": "{EVE}"}}\n\n'
+    for odd in (events, f"data:[{EVE}]", f"d\0a\0t\0a {EVE}"):
+        answer = texts(Mode.ENFORCE)
+        answer.strict = strict
+        assert answer.text(odd) == odd
+        assert (answer.unread, answer.blocked) == (True, strict)
+    answer = texts(Mode.ENFORCE)
+    answer.strict = strict
+    assert answer.document(b"[" + b'"a",' * 100_000 + b'"a"]') == []
+    assert (answer.unread, answer.blocked) == (True, strict)
+
+
+@pytest.mark.parametrize("text", [f"data: {EVE}", f'dear {EVE}\ndata: {{"a": 1}}', f"database: {{{EVE}}}"])
+def test_what_only_reminds_of_a_stream_is_a_text(text: str) -> None:
+    answer = texts(Mode.ENFORCE)
+    assert answer.text(text) == text.replace(EVE, "[EMAIL_ADDRESS]")
+    assert not answer.unread
 
 
 _said = st.lists(st.sampled_from([text for text, _ in SAID] + ["<", "EMAIL_", " ", "é", '"', "\\"]), max_size=6)

@@ -1,0 +1,305 @@
+"""Every client surface on every dialect that can carry it, with the official SDKs through the real Envoy.
+
+The oracle is the fake provider, which counts and records what reached it as that provider would.
+"""
+
+import json
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from tests.support.fake import FakeProvider
+from tests.support.gateway import RunningGateway
+
+Json = dict[str, Any]
+SAY: Any = [{"role": "user", "content": "hi"}]
+BACKENDS = ("openai", "legacy", "azure", "claude", "plain")
+OTHERS = {"chat": ["claude"], "messages": ["openai", "legacy", "azure"], "responses": ["plain"]}
+PAIRS = [(surface, backend) for surface, backends in OTHERS.items() for backend in backends]
+TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"name": "weather", "arguments": {"city": "Paris \u2600"}}
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeProvider]:
+    with FakeProvider(*BACKENDS, options=["--keep-bodies"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(fake: FakeProvider) -> Iterator[RunningGateway]:
+    """A model for each backend, one that falls back through three dialects, and one that is looked through."""
+    dialects: dict[str, Json] = {
+        "openai": {"dialect": "openai"},
+        "legacy": {"dialect": "azure-openai", "api_version": "2024-10-21"},
+        "azure": {"dialect": "azure-openai"},
+        "claude": {"dialect": "anthropic"},
+        "plain": {"dialect": "openai", "surfaces": ["chat"]},
+    }
+    credential = {"credential": {"env": "PROVIDER_KEY"}, "cooling": {"longest_wait": "0s", "failures": 1000}}
+    models: Json = {name: {"targets": [[{"backend": name, "model": f"{name}-model"}]]} for name in BACKENDS}
+    chain = ("openai", "claude", "azure")
+    models["chain"] = {"targets": [[{"backend": name, "model": f"{name}-model"}] for name in chain]}
+    settings = {
+        "backends": {name: {"url": fake.url(name), **credential, **given} for name, given in dialects.items()},
+        "models": models,
+        "policies": {"redaction": {"default": {}}},
+    }
+    with RunningGateway(settings, {"PROVIDER_KEY": "secret-of-the-provider"}) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _fresh(fake: FakeProvider) -> None:
+    fake.reset()
+
+
+def _openai(gateway: RunningGateway) -> Any:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0)
+
+
+def _anthropic(gateway: RunningGateway) -> Any:
+    return anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key, max_retries=0)
+
+
+def _chat(gateway: RunningGateway, model: str, stream: bool, **fields: Any) -> Json:
+    """What a chat says to the SDK: its text, the tools that it calls, why it ended, usage, model and record."""
+    with _openai(gateway) as client:
+        if not stream:
+            raw = client.chat.completions.with_raw_response.create(model=model, messages=SAY, **fields)
+            whole = raw.parse()
+            choice = whole.choices[0]
+            tools = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []]
+            said = (choice.message.content or "", tools, choice.finish_reason)
+            return _told(gateway, raw.headers, said, whole.usage, whole.model)
+        raw = client.chat.completions.with_raw_response.create(
+            model=model, messages=SAY, stream=True, stream_options={"include_usage": True}, **fields
+        )
+        chunks = list(raw.parse())
+    text, reason = "", None
+    calls: dict[int, tuple[str, str]] = {}
+    for choice in [choice for chunk in chunks for choice in chunk.choices]:
+        text += choice.delta.content or ""
+        for call in choice.delta.tool_calls or []:
+            name, arguments = calls.get(call.index, ("", ""))
+            calls[call.index] = name + (call.function.name or ""), arguments + (call.function.arguments or "")
+        reason = choice.finish_reason or reason
+    return _told(gateway, raw.headers, (text, list(calls.values()), reason), chunks[-1].usage, chunks[-1].model)
+
+
+def _messages(gateway: RunningGateway, model: str, stream: bool, **fields: Any) -> Json:
+    asked: Json = {"model": model, "messages": SAY, "max_tokens": 1000, **fields}
+    with _anthropic(gateway) as client:
+        if stream:
+            with client.messages.stream(**asked) as events:
+                message = events.get_final_message()
+                headers = events.response.headers
+        else:
+            raw = client.messages.with_raw_response.create(**asked)
+            message, headers = raw.parse(), raw.headers
+    text = "".join(block.text for block in message.content if block.type == "text")
+    tools = [(block.name, json.dumps(block.input)) for block in message.content if block.type == "tool_use"]
+    return _told(gateway, headers, (text, tools, message.stop_reason), message.usage, message.model)
+
+
+def _responses(gateway: RunningGateway, model: str, stream: bool, **fields: Any) -> Json:
+    asked: Json = {"model": model, "input": "hi", "store": False, **fields}
+    with _openai(gateway) as client:
+        if stream:
+            raw = client.responses.with_raw_response.create(stream=True, **asked)
+            events = list(raw.parse())
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+            if events[-1].type == "response.failed":
+                raise openai.OpenAIError(events[-1].response.error.message)  # the SDK leaves that to its user
+            response = events[-1].response
+        else:
+            raw = client.responses.with_raw_response.create(**asked)
+            response = raw.parse()
+    tools = [(item.name, item.arguments) for item in response.output if item.type == "function_call"]
+    return _told(gateway, raw.headers, (response.output_text, tools, response.status), response.usage, response.model)
+
+
+Said = tuple[str, list[tuple[str, str]], str | None]
+"""Its text, the tools that it calls with their arguments, why it ended."""
+
+
+def _told(gateway: RunningGateway, headers: Any, said: Said, usage: Any, model: str) -> Json:
+    text, tools, reason = said
+    counted = usage.model_dump()
+    names = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+    sizes = [counted.get(name, counted.get(older)) for name, older in names]
+    return {
+        "text": text,
+        "tools": [(name, json.loads(arguments)) for name, arguments in tools],
+        "reason": reason,
+        "usage": sizes,
+        "model": model,
+        "record": gateway.record(headers["x-request-id"]),
+    }
+
+
+ASK = {"chat": _chat, "messages": _messages, "responses": _responses}
+TOOLS: Mapping[str, Json] = {
+    "chat": {"tools": [{"type": "function", "function": {"name": "weather", "parameters": TOOL}}]},
+    "messages": {"tools": [{"name": "weather", "input_schema": TOOL}]},
+    "responses": {"tools": [{"type": "function", "name": "weather", "parameters": TOOL, "strict": False}]},
+}
+COMPLETE = {"chat": "stop", "messages": "end_turn", "responses": "completed"}
+CALLED = {"chat": "tool_calls", "messages": "tool_use", "responses": "completed"}
+CUT = {"chat": "length", "messages": "max_tokens", "responses": "incomplete"}
+CAPS: Mapping[str, Json] = {
+    "chat": {"max_tokens": 3},
+    "messages": {"max_tokens": 3},
+    "responses": {"max_output_tokens": 16},
+}
+
+
+def _asked(fake: FakeProvider, backend: str) -> list[Json]:
+    return [json.loads(b64decode(call["body_base64"])) for call in fake.calls(backend)]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_a_backend_of_another_dialect_answers_as_the_surface_does(
+    surface: str, backend: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(backend, [{"text": "Gr\u00fc\u00dfe & \u2603", "cached_tokens": 2}])
+    told = ASK[surface](gateway, backend, stream)
+    assert (told["text"], told["reason"]) == ("Gr\u00fc\u00dfe & \u2603", COMPLETE[surface])
+    assert told["model"] == f"{backend}-model", "the truth about what served"
+    (call,) = fake.calls(backend)
+    assert told["record"]["usage"]["source"] == "reported"
+    used = told["record"]["usage"]
+    assert [used["input"], used["output"]] == [call["input_tokens"], call["output_tokens"]]
+    assert told["record"]["usage"].get("cached_input", 0) == 2
+    cached = 2 if surface == "messages" else 0  # Anthropic counts what was cached apart
+    assert told["usage"] == [call["input_tokens"] - cached, call["output_tokens"]]
+    assert (told["record"]["ending"], told["record"]["backend"]) == ("complete", backend)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_tools_are_called_and_caps_end_an_answer(
+    surface: str, backend: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(backend, [{"tool_calls": [WEATHER, WEATHER]}, {"length": 50}])
+    told = ASK[surface](gateway, backend, stream, **TOOLS[surface])
+    assert told["tools"] == [("weather", WEATHER["arguments"])] * 2
+    assert told["reason"] == CALLED[surface]
+    assert ASK[surface](gateway, backend, stream, **CAPS[surface])["reason"] == CUT[surface]
+
+
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_no_provider_sees_what_is_anothers_or_the_callers(
+    surface: str, backend: str, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    ASK[surface](gateway, backend, False)
+    (call,) = fake.calls(backend)
+    headers = dict(call["headers"])
+    wanted = {"claude": "x-api-key", "openai": "authorization", "plain": "authorization"}.get(backend, "api-key")
+    shown = [name for name in ("authorization", "api-key", "x-api-key", "cookie") if name in headers]
+    assert shown == [wanted]
+    assert headers[wanted].removeprefix("Bearer ") == "secret-of-the-provider"
+    assert ("anthropic-version" in headers) == (backend == "claude")
+    assert not [name for name in headers if name.startswith(("x-sluice-", "x-envoy-"))]
+    assert gateway.key not in json.dumps(call)
+    assert int(headers["content-length"]) == call["body_bytes"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_what_is_redacted_comes_back_in_the_answer(
+    surface: str, backend: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(backend, [{"text": "I wrote to <EMAIL_ADDRESS_1>."}])
+    asked: Json = {"input": "mail ann@example.com"} if surface == "responses" else {}
+    content = {"messages": [{"role": "user", "content": "mail ann@example.com"}]}
+    told = _with_messages(surface, gateway, backend, stream, asked or content)
+    assert told["text"] == "I wrote to ann@example.com."
+    assert "ann@example.com" not in json.dumps(_asked(fake, backend))
+    assert "<EMAIL_ADDRESS_1>" in json.dumps(_asked(fake, backend))
+
+
+def _with_messages(surface: str, gateway: RunningGateway, backend: str, stream: bool, content: Json) -> Json:
+    if surface != "chat":
+        return ASK[surface](gateway, backend, stream, **content)
+    with _openai(gateway) as client:
+        answer = client.chat.completions.create(model=backend, stream=stream, **content)
+        if not stream:
+            return {"text": answer.choices[0].message.content}
+        return {"text": "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)}
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_a_providers_error_is_one_that_the_sdk_raises(
+    surface: str, backend: str, status: int, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(backend, [{"status": status}])
+    with pytest.raises((openai.APIStatusError, anthropic.APIStatusError)) as caught:
+        ASK[surface](gateway, backend, False)
+    error: Any = caught.value
+    assert error.status_code == status
+    assert status == 401 or f"asked to answer {status}" in str(error.body)
+    body = error.response.json()
+    if surface == "messages":
+        assert (body["type"], "type" in body["error"]) == ("error", True)
+    else:
+        assert {"message", "type", "code", "param"} <= body["error"].keys()
+    assert error.response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_an_error_inside_a_stream_is_raised_and_a_broken_one_is_not_completed(
+    surface: str, backend: str, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(backend, [{"error_event_after": 3, "events": 10}, {"reset": 4, "events": 10}])
+    for _ in range(2):
+        with pytest.raises((openai.OpenAIError, anthropic.AnthropicError, httpx2.TransportError)):
+            ASK[surface](gateway, backend, True)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("failing", [["openai"], ["openai", "claude"]], ids=str)
+def test_a_call_falls_back_from_dialect_to_dialect(
+    failing: list[str], stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    for backend in failing:
+        fake.script(backend, [{"status": 503}])
+    served = ["openai", "claude", "azure"][len(failing)]
+    told = _chat(gateway, "chain", stream)
+    assert told["model"] == f"{served}-model"
+    assert told["record"]["backend"] == served
+    assert [body["model"] for body in _asked(fake, served)] == [f"{served}-model"]
+    assert [call["malformed"] for name in BACKENDS for call in fake.calls(name)] == [False] * (len(failing) + 1)
+
+
+def test_a_usage_that_the_caller_did_not_ask_for_is_counted_and_hidden(
+    gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    with _openai(gateway) as client:
+        raw = client.chat.completions.with_raw_response.create(model="claude", messages=SAY, stream=True)
+        chunks = list(raw.parse())
+    assert not [chunk for chunk in chunks if not chunk.choices or chunk.usage]
+    assert gateway.record(raw.headers["x-request-id"])["usage"]["source"] == "reported"
+
+
+def test_a_field_that_no_backend_can_express_is_named(gateway: RunningGateway, fake: FakeProvider) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        _chat(gateway, "claude", False, seed=7)
+    assert (caught.value.code, caught.value.param) == ("unsupported_by_model", "seed")
+    assert fake.calls("claude") == []
+    assert _chat(gateway, "chain", False, seed=7)["model"] == "openai-model"
+
+
+def test_an_answer_that_is_too_large_to_translate_is_refused(gateway: RunningGateway, fake: FakeProvider) -> None:
+    fake.script("claude", [{"pad_bytes": 40 * 2**20, "content_length": True}])
+    with pytest.raises(openai.InternalServerError) as caught:
+        _chat(gateway, "claude", False)
+    assert caught.value.code == "gateway_error"
+    assert _chat(gateway, "claude", False)["reason"] == "stop"
