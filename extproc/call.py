@@ -246,6 +246,7 @@ class BodyMode(Enum):
     NONE = auto()
     STREAMED = auto()
     BUFFERED = auto()
+    PARTIAL = auto()  # at once, as far as it can be held; the head waits for it, and what follows passes by
     DUPLEX = auto()  # each piece waits for ours, and we may end the answer before the backend does
 
 

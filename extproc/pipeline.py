@@ -616,9 +616,12 @@ class Pipeline:
             return Emit(b"")  # a repeated end: the answer has been sent
         if call.translated is None:
             return await self._surface_body(call, chunk, end)
-        chunk = translation.feed(call.translated, chunk, end)
+        chunk = call.translated.feed(chunk, end)
         emit = await self._surface_body(call, chunk, end)
-        return Emit(chunk, emit.last) if emit.body is None else emit
+        sent = chunk if emit.body is None else emit.body
+        if call.translated.overlong and not call.answer_ended:
+            return translation.cut(call, sent)
+        return Emit(sent, emit.last)
 
     async def _surface_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
         """A piece of an answer as the surface that was called has it."""

@@ -44,6 +44,7 @@ def _header(name: str, value: str) -> HeaderValueOption:
 _MODES = {
     BodyMode.STREAMED: ProcessingMode(response_body_mode=ProcessingMode.STREAMED),
     BodyMode.BUFFERED: ProcessingMode(response_body_mode=ProcessingMode.BUFFERED),
+    BodyMode.PARTIAL: ProcessingMode(response_body_mode=ProcessingMode.BUFFERED_PARTIAL),
     # Envoy demands the trailers with it.
     BodyMode.DUPLEX: ProcessingMode(
         response_body_mode=ProcessingMode.FULL_DUPLEX_STREAMED, response_trailer_mode=ProcessingMode.SEND

@@ -41,20 +41,41 @@ def expect(call: Call, headers: Headers) -> Relay:
     call.gate = _gate(call.rules)
     call.texts = texts = _texts(call.rules, call.inspection, call.gate)
     cap = call.catalogue.answer_cap
-    kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
-    if (headers.get("content-encoding") or "identity").lower() != "identity":
+    kind = _kind(headers)
+    if is_compressed(headers):
         return _opaque(call)  # asked for identity and got another
-    if kind == "text/event-stream" or (call.stream and kind in _UNNAMED):
+    if is_stream(call, headers):
         return _expect_stream(call, surface, meter)
     if kind in _JSON or kind.endswith("+json"):
         call.answer = answers.Document(meter, texts, cap)
-        length = content_length(headers)
-        mode = BodyMode.BUFFERED if length is not None and length <= cap else BodyMode.STREAMED
-        return Relay(mode, resized=texts is not None)
+        return Relay(_mode(headers, cap, texts), resized=texts is not None)
     if texts is None or kind.startswith(_MEDIA):
         return _opaque(call, given=surface in _GIVE_MEDIA)
     call.answer = answers.PlainText(texts, cap)
-    return Relay(BodyMode.STREAMED, resized=True)
+    return Relay(_mode(headers, cap, texts), resized=True)
+
+
+def is_stream(call: Call, headers: Headers) -> bool:
+    """Whether the answer comes in events."""
+    kind = _kind(headers)
+    return kind == "text/event-stream" or (call.stream and kind in _UNNAMED)
+
+
+def is_compressed(headers: Headers) -> bool:
+    """Whether nobody here can read the answer."""
+    return (headers.get("content-encoding") or "identity").lower() != "identity"
+
+
+def _kind(headers: Headers) -> str:
+    return (headers.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _mode(headers: Headers, cap: int, texts: AnswerTexts | None) -> BodyMode:
+    """Of an answer that is read whole. Once a body flows, the head has gone out, and no refusal can take its place."""
+    length = content_length(headers)
+    if length is not None and length <= cap:
+        return BodyMode.BUFFERED
+    return BodyMode.PARTIAL if texts is not None and texts.strict else BodyMode.STREAMED
 
 
 def _opaque(call: Call, given: bool = False) -> Relay:

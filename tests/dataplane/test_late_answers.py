@@ -19,7 +19,7 @@ from extproc.dialects import sse
 from extproc.dialects.sse import EventReader
 from extproc.stores.ports import AreaRecord, ChangeSet
 from tests.dataplane.test_directory import Desk, team
-from tests.support.gateway import RunningGateway
+from tests.support.gateway import RunningGateway, until
 from tests.support.replay import Recorded, ReplayBackend
 from tests.support.services import FakeServices
 
@@ -38,6 +38,7 @@ REDACTION: Mapping[str, Json] = {
 }
 GUARDRAILS: Mapping[str, Json] = {
     "judged": {"moderation": JUDGED},
+    "judged-patiently": {"moderation": JUDGED | {"timeout": "8s"}},
     "judged-lenient": {"moderation": JUDGED | {"on_error": "allow"}},
     "judged-watched": {"moderation": JUDGED | {"mode": "shadow"}},
 }
@@ -90,6 +91,10 @@ class Site:
         assert len([one for one in self.gateway.records() if one["request_id"] == record["request_id"]]) == 1
         return record
 
+    def calls(self) -> list[Json]:
+        """The records of all calls so far."""
+        return [one for one in self.gateway.records() if one["surface"] != "ready"]
+
     def openai(self, policy: str) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.gateway.url}/v1", api_key=self.keys[policy], max_retries=0)
 
@@ -103,11 +108,13 @@ def shared() -> Iterator[Site]:
         settings = {
             "backends": {
                 "openai": {"dialect": "openai", "url": backend.url},
+                "brittle": {"dialect": "openai", "url": backend.url},
                 "claude": {"dialect": "anthropic", "url": backend.url},
             },
             "models": {
                 "gpt-4o": {"targets": [[{"backend": "openai"}]]},
                 LEASED: {"targets": [[{"backend": "openai"}]]},
+                "brittle": {"targets": [[{"backend": "brittle"}]]},
                 "whisper-1": {"targets": [[{"backend": "openai"}]]},
                 "claude": {"targets": [[{"backend": "claude"}]]},
             },
@@ -139,9 +146,8 @@ def whole(text: str, **fields: Any) -> Json:
     message = {"role": "assistant", "content": text}
     usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return {"id": "chatcmpl-AbC123dEf", "object": "chat.completion", "created": 1, "model": "m", "usage": usage} | {
-        "choices": [choice | fields]
-    }
+    head = {"id": "chatcmpl-AbC123dEf", "object": "chat.completion", "created": 1, "model": "m"}
+    return {**head, "choices": [choice | fields], "usage": usage}
 
 
 def event(value: Json | str) -> bytes:
@@ -220,7 +226,7 @@ def masked(case: str) -> bytes:
 def test_what_cannot_be_looked_through_is_withdrawn(site: Site, case: str) -> None:
     kind, body = UNREADABLE[case]
     for length in (True, False):
-        site.says(body, kind=kind, **given(body, length))
+        site.says(body[:9], body[9:], kind=kind, slow=True, **given(body, length))
         answer = site.post("masked")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "policy_failed")
         assert answer.headers["x-should-retry"] == "false"
@@ -240,6 +246,25 @@ def test_what_cannot_be_looked_through_passes_as_it_came_where_that_is_allowed(
         assert (answer.status_code, answer.content) == (200, body)
         record = site.record(answer)
         assert (record["ending"], record["unscreened"]) == ("complete", ["redaction"])
+
+
+@LENGTH
+def test_more_than_can_be_held_is_withdrawn_or_passes_as_it_came(site: Site, length: bool) -> None:
+    """It is also more than Envoy holds."""
+    body = json.dumps(whole(f"write to {MAIL} " + "x" * 30 * _CAP)).encode()
+    pieces = [body[at : at + 5 * _CAP] for at in range(0, len(body), 5 * _CAP)]
+    site.says(*pieces, slow=True, **given(body, length))
+    answer = site.post("masked")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "policy_failed")
+    site.says(*pieces, slow=True, **given(body, length))
+    answer = site.post("lenient")
+    assert (answer.status_code, answer.content == body) == (200, True)
+    record = site.record(answer)
+    assert (record["ending"], record["unscreened"], record["usage"]["source"]) == (
+        "complete",
+        ["redaction"],
+        "reported",
+    )
 
 
 # ---- streams --------------------------------------------------------------------------------------------
@@ -430,3 +455,49 @@ def test_what_is_no_word_is_not_judged(site: Site) -> None:
     answer = site.post("judged", stream=True)
     assert spoken(answer) == LONG + "\n"
     assert len(site.judge.calls("judge")) == 1
+
+
+# ---- who leaves in the middle ---------------------------------------------------------------------------
+
+
+class Breaking(Slow):
+    """Pieces behind which the backend is gone."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from super().__iter__()
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize(("policy", "stream"), [("masked", False), ("masked", True), ("judged", True)])
+def test_a_backend_that_breaks_off_is_seen_to(site: Site, stream: bool, policy: str) -> None:
+    """No clean end is made up, and of what was held back nothing goes out."""
+    pieces = Breaking([delta(f"write to {MAIL[:5]}")] if stream else [PLAIN[:-1]])
+    kind = "text/event-stream" if stream else "application/json"
+    site.backend.replay(Recorded(200, (("content-type", kind),), pieces))
+    before = len(site.calls())
+    try:
+        answer = site.post(policy, stream=stream, model="brittle")  # which is left alone for a while after this
+    except httpx.RemoteProtocolError:
+        pass
+    else:
+        assert answer.status_code >= 500
+    (record,) = until(lambda: site.calls()[before:], what="the record")
+    assert record["ending"] in ("cut", "failed", "refused")  # the last, where it was gone before its head was read
+
+
+def test_a_client_that_leaves_while_its_answer_is_judged_is_paid_for_once(site: Site) -> None:
+    site.judge.script("judge", [{"hang": True}])
+    site.says(delta(LONG), STOP + DONE, kind="text/event-stream", slow=True)
+    body = {"model": LEASED, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
+    head = {"authorization": f"Bearer {site.keys['judged-patiently']}"}
+    url = f"{site.gateway.url}/v1/chat/completions"
+    with (
+        httpx.Client(trust_env=False, timeout=20) as client,
+        client.stream("POST", url, json=body, headers=head) as left,
+    ):
+        until(lambda: site.judge.calls("judge"), what="the judge to be asked")
+    record = site.record(left)
+    assert (record["ending"], record["usage"]["source"]) == ("cut", "estimated")
+    assert record["usage"]["output"] > 0

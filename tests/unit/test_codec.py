@@ -145,7 +145,7 @@ def test_a_relay_names_the_whole_mode_and_drops_a_length_that_may_change(mode: B
     if mode is BodyMode.NONE:
         assert not parsed.HasField("mode_override")
         return
-    names = {BodyMode.DUPLEX: "FULL_DUPLEX_STREAMED"}
+    names = {BodyMode.DUPLEX: "FULL_DUPLEX_STREAMED", BodyMode.PARTIAL: "BUFFERED_PARTIAL"}
     wanted = ProcessingMode.BodySendMode.Value(names.get(mode, mode.name))
     assert parsed.mode_override.response_body_mode == wanted
     trailers = parsed.mode_override.response_trailer_mode == ProcessingMode.SEND

@@ -6,10 +6,6 @@ from extproc.dialects.sse import EventReader
 from extproc.dialects.translate.direction import AnswerTranslation
 
 
-class Overlong(Exception):
-    """An event, or a body that is translated whole, has grown beyond the cap."""
-
-
 class TranslatedStream:
     """An event stream. `cap`: bytes of the largest event."""
 
@@ -20,12 +16,15 @@ class TranslatedStream:
         self._cap = cap
         self._reader = EventReader()
 
+    @property
+    def overlong(self) -> bool:
+        """Whether an event has grown beyond the cap: nothing more comes of this answer."""
+        return self._reader.held > self._cap
+
     def feed(self, chunk: bytes, end: bool) -> bytes:
-        """What the chunk completes, translated. Raises Overlong."""
+        """What the chunk completes, translated."""
         out = [self._answer.event(event) for event in self._reader.feed(chunk)]
-        if self._reader.held > self._cap:
-            raise Overlong
-        if end:
+        if end and not self.overlong:
             if rest := self._reader.rest():
                 out.append(self._answer.event(rest))
             out.append(self._answer.end())
@@ -43,12 +42,18 @@ class TranslatedWhole:
         self._parts: list[bytes] = []
         self._size = 0
 
+    @property
+    def overlong(self) -> bool:
+        """Whether it has grown beyond the cap: nothing comes of it."""
+        return self._size > self._cap
+
     def feed(self, chunk: bytes, end: bool) -> bytes:
-        """Nothing until the end. Raises Overlong."""
-        self._parts.append(chunk)
+        """Nothing until the end."""
         self._size += len(chunk)
-        if self._size > self._cap:
-            raise Overlong
+        if self.overlong:
+            self._parts = []
+            return b""
+        self._parts.append(chunk)
         return self._convert(b"".join(self._parts)) if end else b""
 
 
