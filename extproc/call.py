@@ -148,6 +148,7 @@ class Call:
     answer: Answer | None = None
     first_byte: float | None = None
     answer_ended: bool = False
+    awaited: int | None = None  # bytes of the answer's body that are still to come, where its head told
     flowed: int = 0  # tokens of a leased answer that have passed, at most
     gate: Gate | None = None  # what holds its answer back until that has been judged
     texts: AnswerTexts | None = None  # what changes the texts of its answer

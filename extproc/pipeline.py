@@ -310,7 +310,7 @@ class Pipeline:
         backend = state.holder(caller, reference, known)
         model = state.maker(call.catalogue, known[place.item or ""].model, backend)
         call.pinned = True
-        call.chain = chain = route.pinned(model, place, backend or "", caller.team)
+        call.chain = chain = route.pinned(model, place, backend or "", caller.team, self._roster.current().stops)
         if call.method == "GET":  # to end what is made in the background is never refused
             await self._reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
         call.phase = Phase.ROUTED
@@ -381,7 +381,7 @@ class Pipeline:
             holder = state.holder(caller, leans_on, known)
             if holder is not None:
                 call.pinned = True
-                return route.pinned(model, place, holder, caller.team)
+                return route.pinned(model, place, holder, caller.team, self._roster.current().stops)
         return self._drawn(call, caller, place, model, clean)
 
     def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
@@ -393,6 +393,7 @@ class Pipeline:
             caller.team,
             None if model.affinity is None else binding.of(model.affinity, caller, call.bound, clean),
             call.catalogue.attempts,
+            self._roster.current().stops,
         )
         return route.chain(model, place, clean, conditions)
 
@@ -574,6 +575,7 @@ class Pipeline:
         call.phase = Phase.RESPONDING
         call.status, call.backend = status, backend_of(origin.cluster)
         call.first_byte = time.monotonic()
+        call.awaited = content_length(headers)
         try:
             order = self._expected(call, headers, end)
         except Refused as refused:
@@ -606,6 +608,9 @@ class Pipeline:
         call.note(Event.RESPONSE_BODY)
         if call.phase is Phase.ANSWERED:
             return WITHHOLD
+        if call.awaited is not None:  # a client that has all of it may leave before its end is told
+            call.awaited -= len(chunk)
+            end = end or call.awaited <= 0
         try:
             return await self._answer_body(call, chunk, end)
         except Refused as refused:

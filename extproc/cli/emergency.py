@@ -1,4 +1,4 @@
-"""`sluice emergency`: take callers out of service at once, whatever the files declare."""
+"""`sluice emergency`: take callers, models and backends out of service at once, whatever the files declare."""
 
 import json
 from typing import Annotated
@@ -9,12 +9,13 @@ import typer
 from extproc.cli.keys import JsonOption, check_text, directory, full_name
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import print_table
+from extproc.config.schema import Gateway
 from extproc.identity.claims import folded
 from extproc.stores.memory import one_key
 from extproc.stores.ports import DirectoryState, KeyRecord, Stop, StopScope, UnknownKey
 
 app = typer.Typer(
-    help="Take callers out of service at once, whatever the files declare; it holds until it is lifted.",
+    help="Take callers, models or backends out of service at once, whatever the files declare, until it is lifted.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -33,7 +34,7 @@ def scope(given: str) -> StopScope:
 
 ScopeArgument = Annotated[
     StopScope,
-    typer.Argument(metavar="SCOPE", parser=scope, show_choices=False, help="everything, area, team, user or key."),
+    typer.Argument(metavar="SCOPE", parser=scope, show_choices=False, help=f"One of {', '.join(StopScope)}."),
 ]
 NameArgument = Annotated[
     str,
@@ -59,14 +60,17 @@ def stop(
 
       sluice emergency stop team payments --reason "key on a public page"
 
+      sluice emergency stop backend swe --reason "answers of other customers"
+
       sluice emergency stop everything
     """
     _check_name(scope, name)
     if reason:
         check_text("--reason", reason, _LONGEST_REASON)
-    with directory(configuration(config)) as store:
+    gateway = configuration(config)
+    with directory(gateway) as store:
         state = store.state()
-        made = store.stop(scope, _to_stop(state, scope, name), reason)
+        made = store.stop(scope, _to_stop(gateway, state, scope, name), reason)
     typer.echo(json.dumps(_facts(made)) if as_json else f"stopped: {_title(made.scope, made.name, state)}")
 
 
@@ -79,9 +83,10 @@ def lift(scope: ScopeArgument, name: NameArgument = "", config: ConfigOption = N
       sluice emergency lift team payments
     """
     _check_name(scope, name)
-    with directory(configuration(config)) as store:
+    gateway = configuration(config)
+    with directory(gateway) as store:
         state = store.state()
-        stopped = _stopped(state, scope, name)
+        stopped = _stopped(state, scope, _public(gateway, scope, name))
         if not store.lift(scope, stopped):
             fail("There is no such stop. `sluice emergency list` shows them.")
     typer.echo(f"in service again: {_title(scope, stopped, state)}")
@@ -116,16 +121,27 @@ def _check_name(scope: StopScope, name: str) -> None:
         check_text("NAME", name, _LONGEST_NAME)
 
 
-def _to_stop(state: DirectoryState, scope: StopScope, name: str) -> str:
+def _to_stop(gateway: Gateway, state: DirectoryState, scope: StopScope, name: str) -> str:
     """The name under which the scope is known. A user may be stopped before any file knows of it."""
     if scope is StopScope.USER:
         return _user(name)
     if scope is StopScope.KEY:  # a whole line of rotations; or who shows a token, by the pseudonym in the records
         return name if name.startswith("usr_") else _key(state, name).lineage
-    names = {StopScope.AREA: {team.area for team in state.teams}, StopScope.TEAM: {team.name for team in state.teams}}
+    name = _public(gateway, scope, name)
+    names = {
+        StopScope.AREA: {team.area for team in state.teams},
+        StopScope.TEAM: {team.name for team in state.teams},
+        StopScope.MODEL: set(gateway.models),
+        StopScope.BACKEND: set(gateway.backends),
+    }
     if scope in names and name not in names[scope]:
         fail(f"There is no {scope.value} {name!r}. There are: {', '.join(sorted(names[scope])) or 'none'}.")
     return name
+
+
+def _public(gateway: Gateway, scope: StopScope, name: str) -> str:
+    """Of a model the public name, whatever it is called by."""
+    return gateway.public_names().get(name, name) if scope is StopScope.MODEL else name
 
 
 def _stopped(state: DirectoryState, scope: StopScope, name: str) -> str:

@@ -1,7 +1,7 @@
 """Which targets are tried, in which order. Python draws; Envoy carries out."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import ceil, log
 from typing import Protocol
@@ -28,6 +28,7 @@ from extproc.refusals import (
     MODEL_NOT_FOUND,
     PERMISSION_DENIED,
     STATE_NOT_FOUND,
+    STOPPED,
     UNSUPPORTED_BY_MODEL,
     UPSTREAM_RATE_LIMITED,
     UPSTREAM_UNAVAILABLE,
@@ -88,6 +89,7 @@ class Conditions:
     team: Team | None = None  # the caller's
     binding: str | None = None  # calls that share it go to the same backend of a group as long as it serves
     attempts: int = 5  # the most targets of a chain
+    stops: Collection[tuple[str, str]] = ()  # emergency stops in force, see identity.directory
 
 
 def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Conditions) -> Chain:
@@ -102,7 +104,9 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     free: dict[str, Target] = {}
     spent: dict[str, Target] = {}
     cooling: list[Standing] = []
-    fit = _Fit(place.surface, clean.prompt, given.team)
+    if ("model", model.name) in given.stops:
+        raise Refused(STOPPED, "The operators of the gateway have taken this model out of service. Ask them.", "model")
+    fit = _Fit(place.surface, clean.prompt, given.team, given.stops)
     for group in model.groups:
         able = [target for target in group if fit.takes(target.backend)]
         order = shuffled(able, given.draw) if given.binding is None else bound(able, given.binding)
@@ -125,16 +129,21 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
 class _Fit:
     """Which backends can take one request: those that its team may use, in their own dialect or translated."""
 
-    def __init__(self, surface: Surface, prompt: Prompt, team: Team | None) -> None:
+    def __init__(self, surface: Surface, prompt: Prompt, team: Team | None, stops: Collection[tuple[str, str]]) -> None:
         self._surface = surface
         self._prompt = prompt
         self._team = team
+        self._stops = stops
+        self._is_stopped = False
         self._lacks: dict[Dialect, Field | None] = {}
         self._is_kept_away = False
 
     def takes(self, backend: Backend) -> bool:
         if self._team is not None and not self._team.admits(backend):
             self._is_kept_away = True
+            return False
+        if ("backend", backend.name) in self._stops:
+            self._is_stopped = True
             return False
         if paths.serves(backend, self._surface):
             return True
@@ -154,6 +163,9 @@ class _Fit:
 
     def refused(self) -> Refused:
         """For where none takes it, by what is in its way."""
+        if self._is_stopped:  # what it could have taken is not known
+            why = "The operators of the gateway have taken the backends of this model out of service. Ask them."
+            return Refused(STOPPED, why, "model")
         lack = next((lack for lack in self._lacks.values() if lack is not None), None)
         if lack is None and self._is_kept_away:
             return Refused(
@@ -217,8 +229,12 @@ def _distance(target: Target, binding: str) -> float:
     return -log((number + 1) / 2**64) / target.weight
 
 
-def pinned(model: PublicModel, place: Place, backend: str, team: Team | None) -> Chain:
+def pinned(
+    model: PublicModel, place: Place, backend: str, team: Team | None, stops: Collection[tuple[str, str]] = ()
+) -> Chain:
     """The one target that holds the state of this call; there is no other to fail over to."""
+    if not {("model", model.name), ("backend", backend)}.isdisjoint(stops):
+        raise Refused(STOPPED, "The operators of the gateway have taken what made this state out of service. Ask them.")
     for group in model.groups:
         for target in group:
             is_it = target.backend.name == backend and paths.serves(target.backend, place.surface)

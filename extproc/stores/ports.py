@@ -141,6 +141,8 @@ class StopScope(StrEnum):
     TEAM = "team"
     USER = "user"
     KEY = "key"  # by id
+    MODEL = "model"  # by its public name
+    BACKEND = "backend"
 
 
 @dataclass(frozen=True, slots=True)

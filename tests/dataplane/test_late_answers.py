@@ -91,9 +91,9 @@ class Site:
         assert len([one for one in self.gateway.records() if one["request_id"] == record["request_id"]]) == 1
         return record
 
-    def calls(self) -> list[Json]:
-        """The records of all calls so far."""
-        return [one for one in self.gateway.records() if one["surface"] != "ready"]
+    def calls(self, model: str) -> list[Json]:
+        """The records of all calls of a model so far."""
+        return [one for one in self.gateway.records() if one.get("model") == model]
 
     def openai(self, policy: str) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.gateway.url}/v1", api_key=self.keys[policy], max_retries=0)
@@ -476,14 +476,14 @@ def test_a_backend_that_breaks_off_is_seen_to(site: Site, stream: bool, policy: 
     pieces = Breaking([delta(f"write to {MAIL[:5]}")] if stream else [PLAIN[:-1]])
     kind = "text/event-stream" if stream else "application/json"
     site.backend.replay(Recorded(200, (("content-type", kind),), pieces))
-    before = len(site.calls())
+    before = len(site.calls("brittle"))
     try:
         answer = site.post(policy, stream=stream, model="brittle")  # which is left alone for a while after this
     except httpx.RemoteProtocolError:
         pass
     else:
         assert answer.status_code >= 500
-    (record,) = until(lambda: site.calls()[before:], what="the record")
+    (record,) = until(lambda: site.calls("brittle")[before:], what="the record")
     assert record["ending"] in ("cut", "failed", "refused")  # the last, where it was gone before its head was read
 
 

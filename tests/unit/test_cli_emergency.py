@@ -23,7 +23,7 @@ DATABASE = "sqlite:///keys.db"
 GATEWAY = f"""\
 stores: {{database: "{DATABASE}"}}
 backends: {{swe: {{dialect: openai, url: "https://swe.example"}}}}
-models: {{gpt-4o: {{targets: [[{{backend: swe}}]]}}}}
+models: {{gpt-4o: {{aliases: [gpt], targets: [[{{backend: swe}}]]}}}}
 """
 KEY = keys.mint(b"k" * 32)
 
@@ -78,12 +78,25 @@ class TestStop:
             (("user", "Nobody.Yet"), StopScope.USER, "Nobody.Yet"),  # `nobody.yet` may be another
             (("user", "Zoe\u0308@x.com"), StopScope.USER, "zo\u00eb@x.com"),
             (("key", "usr_0123456789abcdef"), StopScope.KEY, "usr_0123456789abcdef"),
+            (("model", "gpt-4o"), StopScope.MODEL, "gpt-4o"),
+            (("backend", "swe"), StopScope.BACKEND, "swe"),
         ],
     )
     def test_each_scope(self, arguments: tuple[str, ...], scope: StopScope, name: str) -> None:
         result = _sluice("stop", *arguments, "--reason", "key on a public page")
         assert _stops() == {(scope, name, "key on a public page")}
         assert result.stdout == f"stopped: {f'{scope.value} {name}'.strip()}\n"
+
+    def test_a_model_is_stopped_by_its_public_name_whatever_it_is_called(self) -> None:
+        assert _sluice("stop", "model", "gpt").stdout == "stopped: model gpt-4o\n"
+        assert _stops() == {(StopScope.MODEL, "gpt-4o", "")}
+        _sluice("lift", "model", "gpt")
+        assert _stops() == set()
+
+    @pytest.mark.parametrize("scope", ["model", "backend"])
+    def test_what_nobody_has_configured(self, scope: str) -> None:
+        shown = _sluice("stop", scope, "other", code=1).stderr
+        assert f"There is no {scope} 'other'. There are: " in shown
 
     @pytest.mark.parametrize("which", ["ci", "payments/ci", keys.hint(KEY), None])
     def test_a_key_is_stopped_by_its_id_whatever_it_is_called(self, key: KeyRecord, which: str | None) -> None:
@@ -148,7 +161,7 @@ class TestStop:
     @pytest.mark.parametrize("verb", ["stop", "lift"])
     def test_what_is_no_scope(self, verb: str) -> None:
         shown = _sluice(verb, "tenant", "x", code=2).stderr
-        assert "write one of everything, area, team, user, key" in shown
+        assert "write one of everything, area, team, user, key, model, backend" in " ".join(re.split(r"[\s│]+", shown))
 
     @pytest.mark.parametrize("name", [" ", "a\nb", "\x1b[31mred", "a\x00b", "a" * 321])
     def test_what_is_no_name(self, name: str) -> None:
@@ -190,6 +203,17 @@ class TestLift:
         shown = _sluice("lift", *arguments).stdout
         assert shown == f"in service again: {' '.join(arguments).lower()}\n"
         assert _stops() == {(StopScope.TEAM, "search", "")}
+
+    def test_a_model_is_stopped_by_its_public_name_whatever_it_is_called(self) -> None:
+        assert _sluice("stop", "model", "gpt").stdout == "stopped: model gpt-4o\n"
+        assert _stops() == {(StopScope.MODEL, "gpt-4o", "")}
+        _sluice("lift", "model", "gpt")
+        assert _stops() == set()
+
+    @pytest.mark.parametrize("scope", ["model", "backend"])
+    def test_what_nobody_has_configured(self, scope: str) -> None:
+        shown = _sluice("stop", scope, "other", code=1).stderr
+        assert f"There is no {scope} 'other'. There are: " in shown
 
     @pytest.mark.parametrize("which", ["ci", "payments/ci", keys.hint(KEY), None])
     def test_a_key(self, key: KeyRecord, which: str | None) -> None:

@@ -479,6 +479,23 @@ async def test_a_document_that_is_too_long_to_be_looked_through(on_error: OnErro
     assert (await play.play())["ending"] == "blocked"
 
 
+@pytest.mark.parametrize("has_end", [False, True])
+async def test_an_answer_is_over_with_the_last_byte_of_its_length(has_end: bool) -> None:
+    """A client that has all of it may leave before its end is told."""
+    told = b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}'
+    play = Playbook(policy())
+    play >> request()
+    play >> chat("hi") << Route
+    play >> answer(content_length=str(len(told))) << Relay
+    play >> ResponseBody(told[:9], end=False) << Emit()
+    play >> ResponseBody(told[9:], end=False) << Emit()
+    if has_end:
+        play >> ResponseBody(b"") << Emit(b"")
+    record = await play.play()
+    assert record["ending"] == "complete"
+    assert record["usage"] == {"input": 7, "output": 5, "source": "reported"}
+
+
 HEARD = replace(ASKED, input=False, output=True, window=20)
 
 

@@ -27,6 +27,7 @@ from extproc.refusals import (
     MODEL_NOT_FOUND,
     PERMISSION_DENIED,
     STATE_NOT_FOUND,
+    STOPPED,
     UNSUPPORTED_BY_MODEL,
     UPSTREAM_RATE_LIMITED,
     UPSTREAM_UNAVAILABLE,
@@ -221,6 +222,24 @@ def test_a_model_is_only_for_what_it_is_for() -> None:
     with pytest.raises(Refused) as refused:
         model_for(ANYONE, CHAT, "m", catalogue)
     assert refused.value.refusal.kind is UNSUPPORTED_BY_MODEL
+
+
+@pytest.mark.parametrize(
+    "stops", [{("model", "m")}, {("backend", "a"), ("backend", "b")}], ids=["model", "all backends"]
+)
+def test_a_model_out_of_service_is_refused(stops: set[tuple[str, str]]) -> None:
+    model = _model({"a": 1, "b": 1})
+    with pytest.raises(Refused) as refused:
+        chain(model, CHAT, CLEAN, replace(_given(lambda: 0.0), stops=stops))
+    assert refused.value.refusal.kind is STOPPED
+    with pytest.raises(Refused) as refused:
+        pinned(model, CHAT, "a", None, stops)
+    assert refused.value.refusal.kind is STOPPED
+
+
+def test_a_backend_out_of_service_is_left_out() -> None:
+    given = replace(_given(lambda: 0.0), stops={("backend", "a"), ("backend", "m"), ("model", "b")})
+    assert [target.backend.name for target in chain(_model({"a": 1, "b": 1}), CHAT, CLEAN, given).targets] == ["b"]
 
 
 # ---- bound calls ------------------------------------------------------------------------------------
