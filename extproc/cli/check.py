@@ -1,21 +1,23 @@
 """`sluice check`: is this configuration right, complete and safe to serve?"""
 
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import typer
 
 from extproc.cli.settings import ConfigOption, fail, placed_configuration, safety_problems
 from extproc.config.doubts import doubts
-from extproc.config.problems import ConfigError
+from extproc.config.problems import ConfigError, Steps
 from extproc.config.schema import Gateway
 from extproc.config.team_files import load_teams, offer
 from extproc.config.teams import TeamFile
+from extproc.screening import ner
 
 
 def check(config: ConfigOption = None) -> None:
@@ -34,6 +36,7 @@ def check(config: ConfigOption = None) -> None:
 
     gateway, tree = placed_configuration(config)
     problems = [*map(str, safety_problems(gateway, tree)), *dataplane.credential_problems(gateway, os.environ)]
+    problems = problems or [str(tree.problem(*mistake)) for mistake in _unloadable(gateway)]
     if problems:
         fail("\n".join(problems))
     for steps, message in doubts(gateway, time.time(), _teams(gateway)):
@@ -54,6 +57,28 @@ def check(config: ConfigOption = None) -> None:
         f"OK: models {len(gateway.models)}, backends {len(gateway.backends)}, "
         f"listening on {gateway.listener.address}:{gateway.listener.port}"
     )
+
+
+def _unloadable(gateway: Gateway) -> Iterator[tuple[Steps, str]]:
+    """Models of names that are there and cannot be loaded. To know takes seconds for each."""
+    tried: dict[str, str] = {}
+    for name, given in gateway.policies.redaction.items():
+        model = given.names.model if given.names and given.mode != "off" else None
+        if model is None:
+            continue
+        if model not in tried:
+            tried[model] = _trouble(model)
+        if tried[model]:
+            yield ("policies", "redaction", name, "names", "model"), tried[model]
+
+
+def _trouble(model: str) -> str:
+    """Why it cannot be loaded; empty where it can."""
+    try:
+        asyncio.run(ner.try_out(model))
+    except ner.NamesFailed as failed:
+        return str(failed)
+    return ""
 
 
 def _teams(gateway: Gateway) -> Mapping[str, TeamFile] | None:

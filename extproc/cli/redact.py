@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections import Counter
@@ -28,11 +29,11 @@ from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply
 from extproc.redaction.detector import Finding
 from extproc.redaction.placeholders import Placeholders
-from extproc.redaction.policy import Action, Mode, NameTier, OnError
+from extproc.redaction.policy import Action, Mode, NameTier, OnError, strictness
 from extproc.redaction.positions import Kind, Position
 from extproc.redaction.profile import Profile
 from extproc.redaction.redactor import Redactor
-from extproc.screening.ner import LocalModel, NamesFailed
+from extproc.screening import ner
 
 _REFUSED = 3
 
@@ -90,6 +91,8 @@ def redact(
     refused = bool(found.blocked) and chosen.policy.mode is Mode.ENFORCE
     if explain:
         _explain(found.rows)
+    if chosen.policy.mode is Mode.SHADOW:
+        typer.echo(f"The policy {chosen.policy.name} is in shadow: nothing is changed or refused.", err=True)
     if as_json:
         typer.echo(json.dumps(_facts(chosen, found, refused)))
     elif not refused:
@@ -116,6 +119,13 @@ def _profile(config: Path | None, policy: str | None, team: str | None) -> Profi
     gateway = configuration(config)
     name = policy or (DEFAULT_POLICY if team is None else _policy_of(gateway, team))
     known = gateway.policies.redaction
+    if name not in known and policy is None and team is None:
+        others = f"Name one with --policy ({', '.join(sorted(known))})" if known else "It has no other either"
+        fail(
+            f"This configuration has no policy `{name}` under `policies.redaction`: of the calls of most, nothing "
+            f"would be looked at. {others}, or try the usual entities without a configuration: "
+            "SLUICE_CONFIG= sluice redact"
+        )
     if name not in known:
         fail(f"There is no policy {name!r} under `policies.redaction`{did_you_mean(name, known)}.")
     return _built(name, known[name])
@@ -161,9 +171,9 @@ def _looked_through(chosen: Profile, given: bytes, tenant: str, is_body: bool) -
         return Outcome(given.decode(), (), {})
     redactor = Redactor(policy, policy.input, Placeholders(policy.grammar), tenant)
     rows: list[Row] = []
-    changed: list[tuple[Position, list[Change]]] = []
+    changed: list[tuple[Position, Sequence[Change]]] = []
     for position, findings in zip(texts, _findings(chosen, [one.text for one in texts]), strict=True):
-        changes = redactor.changes(position.text, findings, position.lead)
+        changes = positions.fitting(position, redactor.changes(position.text, findings, position.lead))
         rows += _rows(position, findings, changes, policy.input)
         changed.append((position, changes))
     return Outcome(_changed(given, changed, is_body), rows, Counter(redactor.blocked))
@@ -186,7 +196,7 @@ def _texts(body: bytes) -> list[Position]:
         fail("Standard input is no JSON. Leave --body out for plain text.")
 
 
-def _changed(given: bytes, changed: Sequence[tuple[Position, list[Change]]], is_body: bool) -> str:
+def _changed(given: bytes, changed: Sequence[tuple[Position, Sequence[Change]]], is_body: bool) -> str:
     if is_body:
         return json_spans.splice(given, positions.edits(given, [one for one in changed if one[1]])).decode()
     ((position, changes),) = changed
@@ -207,13 +217,15 @@ def _findings(chosen: Profile, texts: Sequence[str]) -> Sequence[Sequence[Findin
         return found
     try:
         named = asyncio.run(_named(tier, texts))
-    except NamesFailed as error:
+    except ner.NamesFailed as error:
         fail(f"Names cannot be looked for: {error}.")
-    return [names.merged(text, values, other) for text, values, other in zip(texts, found, named, strict=True)]
+    strict = strictness(chosen.policy.input)
+    return [names.merged(text, values, other, strict) for text, values, other in zip(texts, found, named, strict=True)]
 
 
 async def _named(tier: NameTier, texts: Sequence[str]) -> Sequence[Sequence[Finding]]:
-    model = LocalModel(tier.model or "")
+    ner.log.addHandler(logging.NullHandler())  # what is wrong with a model is told once, by us
+    model = ner.LocalModel(tier.model or "")
     try:
         await model.load()
         return await model.findings(tier, texts)

@@ -1,45 +1,46 @@
-"""What becomes of candidates: context, floors, lists, and who wins where they overlap.
+"""What becomes of candidates: context, floors, lists, and what decides where they overlap.
 
 A word beside a value raises its score as in Presidio, by 0.35 and to 0.4 at least.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from itertools import chain
 
 from extproc.redaction.allowed import Allowed
 from extproc.redaction.context import Surroundings, Words
+from extproc.redaction.entities import IDENTIFIERS
 from extproc.redaction.normalise import Source
+from extproc.redaction.overlaps import Finding, resolved, shared
 from extproc.redaction.patterns import Candidate
 
 FLOOR = 0.4
 """The score that a finding needs unless its entity has a floor of its own."""
 _RAISE = 0.35
+_NO_WORDS = Words(())
 _LONGEST_SEALED = 1024
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
-
-class Finding(NamedTuple):
-    """A value in a text: its characters from `start` to before `end`. `score` is from 0 to 1."""
-
-    start: int
-    end: int
-    entity: str
-    score: float
+Claims = dict[Finding, Callable[[], bool]]
+"""What is found, in any order and with overlaps; and of each whether a word speaks for it."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What decides about a candidate. Floors and context by entity; an entity without a floor has `FLOOR`."""
+    """What decides about a candidate. Floors and context by entity; an entity without a floor has `FLOOR`.
+
+    `strictness`: of what is done about an entity; more is stricter, and an entity that is not named has 0.
+    """
 
     context: Mapping[str, Words] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
     allowed: Allowed = field(default_factory=Allowed)
+    strictness: Mapping[str, int] = field(default_factory=dict)
 
-    def confirmed(self, source: Source, candidates: Iterable[Candidate]) -> list[Finding]:
-        """What is found, ascending and without overlaps."""
-        findings = []
+    def confirmed(self, source: Source, candidates: Iterable[Candidate]) -> Claims:
+        """The candidates that are values."""
+        claims: Claims = {}
         surroundings = Surroundings(source)
         for candidate in dict.fromkeys(candidates):
             start, end, entity, score = candidate
@@ -47,8 +48,25 @@ class Rules:
             if score < floor:
                 score = self._raised(surroundings, candidate)
             if score >= floor and not self._is_excused(source, start, end):
-                findings.append(Finding(*source.origin(start, end), entity, score))
-        return resolved(findings)
+                finding = Finding(*source.origin(start, end), entity, score)
+                claims[finding] = partial(surroundings.have, self.context.get(entity, _NO_WORDS), start, end)
+        return claims
+
+    def settled(self, text: str, claims: Claims) -> list[Finding]:
+        """What each claim gets of the text, ascending and apart.
+
+        Where claims overlap, the stricter has its characters, and the other what remains. Of equally strict ones, see
+        `resolved`; words that speak for telephones and the like stand beside anything, and are in the score.
+        """
+
+        def is_named(finding: Finding) -> bool:
+            return finding.entity in IDENTIFIERS and claims[finding]()
+
+        levels: dict[int, list[Finding]] = {}
+        for finding in claims:
+            levels.setdefault(self.strictness.get(finding.entity, 0), []).append(finding)
+        apart = [resolved(levels[level], is_named) for level in sorted(levels, reverse=True)]
+        return apart[0] if len(apart) == 1 else shared(text, chain.from_iterable(apart))
 
     def _raised(self, surroundings: Surroundings, candidate: Candidate) -> float:
         """The score of a candidate that needs a word beside it."""
@@ -73,36 +91,3 @@ def _is_sealed(data: bytes, start: int, end: int) -> bool:
     before = len(around[0]) - len(around[0].rstrip(_BASE64))
     after = len(around[1]) - len(around[1].lstrip(_BASE64))
     return before + after >= _LONGEST_SEALED
-
-
-def resolved(findings: Iterable[Finding]) -> list[Finding]:
-    """Of those that overlap the longest, then the one with the highest score, then by the entity's name; ascending."""
-    kept: list[Finding] = []
-    cluster: list[Finding] = []
-    reach = -1
-    for finding in sorted(findings):
-        if finding.start >= reach:
-            kept += _winners(cluster) if len(cluster) > 1 else cluster
-            cluster = [finding]
-            reach = finding.end
-        else:
-            cluster.append(finding)
-            reach = max(reach, finding.end)
-    return kept + _winners(cluster)
-
-
-def _winners(cluster: list[Finding]) -> list[Finding]:
-    """Of findings that hang together."""
-    if len(cluster) < 2:
-        return cluster
-    won: list[Finding] = []
-    for finding in sorted(cluster, key=_rank):
-        place = bisect_left(won, finding)
-        is_free_before = place == 0 or won[place - 1].end <= finding.start
-        if is_free_before and (place == len(won) or finding.end <= won[place].start):
-            won.insert(place, finding)
-    return won
-
-
-def _rank(finding: Finding) -> tuple[int, float, str, int]:
-    return finding.start - finding.end, -finding.score, finding.entity, finding.start

@@ -1,16 +1,18 @@
 """The detector: what of a text is personal or secret. One pass over it, whatever is looked for."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 from extproc.redaction.allowed import Allowed
 from extproc.redaction.automaton import PatternError
-from extproc.redaction.confirm import Finding, Rules, resolved
+from extproc.redaction.confirm import Claims, Rules
 from extproc.redaction.context import Words
 from extproc.redaction.custom import CustomRecognizer
 from extproc.redaction.entities import CONTEXT, DEFAULT, KNOWN, expanded
 from extproc.redaction.library import library
 from extproc.redaction.normalise import Source, plain, with_gaps
+from extproc.redaction.overlaps import Finding
 from extproc.redaction.patterns import Candidate, Recognizer
 from extproc.redaction.phones import REGIONS
 from extproc.redaction.scan import Ends, HyperscanScanner, PlainScanner, Scanner, TriggerError, has_hyperscan
@@ -58,17 +60,30 @@ class Detector:
         Ordinary text takes some microseconds per kilobyte; one that is full of numbers can take some milliseconds.
         """
         source = Source(text)
-        findings = self._found(source)
+        claims = self._claims(source)
         gaps = with_gaps(source)
-        return findings if gaps is None else resolved([*findings, *self._found(Source(gaps))])
+        if gaps is not None:
+            claims = self._claims(Source(gaps)) | claims
+        return self._rules.settled(text, claims)
+
+    def ranked(self, strictness: Mapping[str, int]) -> "Detector":
+        """One that finds the same, but where values overlap prefers those of the stricter entities.
+
+        By entity how strict it is, see Rules. Takes no time: what is scanned for is shared.
+        """
+        if len(set(strictness.values())) < 2:
+            return self
+        other = copy(self)
+        other._rules = replace(self._rules, strictness=strictness)
+        return other
 
     def excuses(self, value: str) -> bool:
         """Whether a value that something else found is on the list of what may stay."""
         return bool(self._rules.allowed) and self._rules.allowed.matches(plain(value))
 
-    def _found(self, source: Source) -> list[Finding]:
+    def _claims(self, source: Source) -> Claims:
         ends = self._scanner.ends(source.data)
-        return self._rules.confirmed(source, self._candidates(source, ends)) if ends else []
+        return self._rules.confirmed(source, self._candidates(source, ends)) if ends else {}
 
     def _candidates(self, source: Source, ends: Ends) -> Iterator[Candidate]:
         for number, places in ends.items():

@@ -73,6 +73,12 @@ NATIONAL = (
     "ZA_ID_NUMBER",
 )
 
+GUESSES = frozenset(("US_BANK_NUMBER", "US_DRIVER_LICENSE", "US_PASSPORT"))
+"""Told by a word alone: any number of some digits could be one."""
+
+IDENTIFIERS = frozenset(NATIONAL) - GUESSES
+"""National ones that a check digit or a shape of their own tells."""
+
 OPTIONAL = (*NATIONAL, "DATE_TIME", "MAC_ADDRESS", "PASSWORD", "URL", "UUID")
 """Found only where they are asked for."""
 

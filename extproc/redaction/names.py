@@ -4,14 +4,12 @@ Offsets are those of Python strings, in code points, as spaCy and Presidio count
 """
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from unicodedata import category
 
 import orjson
 
-from extproc.redaction.confirm import Finding
+from extproc.redaction.overlaps import Finding, shared
 from extproc.redaction.policy import NameTier
 
 SCORE = 0.85
@@ -33,6 +31,7 @@ LABELS: Mapping[str, str] = {
 """Labels of spaCy's models to entities, as Presidio is configured by default."""
 
 _PATH = "/analyze"
+_EQUAL: Mapping[str, int] = {}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 LabelledSpan = tuple[int, int, str]
@@ -92,61 +91,17 @@ def _finding(result: Any, length: int, entities: frozenset[str]) -> Finding:
     return Finding(start, end, entity, float(score))
 
 
-def merged(text: str, patterns: Sequence[Finding], found: Iterable[Finding]) -> list[Finding]:
-    """All findings in the text, ascending and apart: those of `patterns` as they are, and what `found` adds.
+def merged(
+    text: str, patterns: Sequence[Finding], found: Iterable[Finding], strictness: Mapping[str, int] = _EQUAL
+) -> list[Finding]:
+    """All findings in the text, ascending and apart: those of `patterns`, and what `found` adds.
 
     A name gives way to a pattern that it overlaps, and to a longer or surer name, but only there: what stands beside is
-    the name's still. So whatever letter or digit was found is in one of the results.
+    the name's still. What is stricter, see `Rules`, gives way to nothing that is less so.
     """
-    kept = list(patterns)
-    covered = _Covered()
-    for finding in patterns:
-        covered.add(finding.start, finding.end)
-    for finding in sorted(found, key=_rank):
-        for start, end in covered.add(finding.start, finding.end):
-            if (start, end) != (finding.start, finding.end):
-                start, end = _trimmed(text, start, end)
-            if start < end:
-                kept.append(finding._replace(start=start, end=end))
-    return sorted(kept)
+    ranked = [*patterns, *sorted(found, key=_rank)]
+    return shared(text, sorted(ranked, key=lambda finding: -strictness.get(finding.entity, 0)))
 
 
 def _rank(finding: Finding) -> tuple[int, float, str, int]:
     return finding.start - finding.end, -finding.score, finding.entity, finding.start
-
-
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """What remains of a name, without the brackets and spaces around it; empty if it is nothing else."""
-    while start < end and not _is_of_word(text[start]):
-        start += 1
-    while start < end and not _is_of_word(text[end - 1]):
-        end -= 1
-    return start, end
-
-
-def _is_of_word(character: str) -> bool:
-    return category(character)[0] in "LMN"
-
-
-class _Covered:
-    """Which characters are taken. Ranges that touch are one, so that each gap is looked at once, whatever comes."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def add(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Take a range; returns what of it was free."""
-        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
-        taken = list(zip(self._starts[first:last], self._ends[first:last], strict=True))
-        free = []
-        at = start
-        for one, other in taken:
-            if one > at:
-                free.append((at, one))
-            at = other
-        if at < end:
-            free.append((at, end))
-        self._starts[first:last] = [min(start, taken[0][0]) if taken else start]
-        self._ends[first:last] = [max(end, at)]
-        return free

@@ -28,6 +28,14 @@ class Action(StrEnum):
     FLAG = "flag"  # counted only
 
 
+_STRICTNESS = {Action.BLOCK: 2, Action.DROP: 1, Action.MASK: 0, Action.HASH: 0, Action.PLACEHOLDER: -1, Action.FLAG: -2}
+
+
+def strictness(actions: Mapping[str, Action]) -> dict[str, int]:
+    """By entity, how strict its action is. An entity without one is masked, and a mask is 0."""
+    return {entity: _STRICTNESS[action] for entity, action in actions.items()}
+
+
 class OnError(StrEnum):
     """What becomes of a call that could not be looked through."""
 

@@ -17,7 +17,7 @@ import orjson
 
 from extproc.edits import Edit, Span
 from extproc.redaction import vocabulary
-from extproc.redaction.changes import Change, apply
+from extproc.redaction.changes import Change, apply, named
 
 MAX_POSITIONS = 100_000
 """Texts in one body. A million-token conversation of an agent has under 20,000."""
@@ -314,6 +314,11 @@ def _is_base64(raw: bytes) -> bool:
 
 
 # ---- changing ---------------------------------------------------------------------------------------
+
+
+def fitting(position: Position, changes: Sequence[Change]) -> Sequence[Change]:
+    """The changes as they may stand where the text does: names have no brackets."""
+    return named(changes) if changes and position.is_name else changes
 
 
 def edits(body: bytes, changed: Iterable[tuple[Position, Sequence[Change]]]) -> list[Edit]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from extproc.redaction import names
-from extproc.redaction.confirm import Finding
+from extproc.redaction.overlaps import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
 
@@ -65,6 +65,7 @@ class LocalModel:
         self._asked: _Question | None = None  # the one that it works at
         self._settled = asyncio.Event()  # the child is loaded, or there is none
         self._trouble = ""  # why there is none
+        self._told = ""  # of that, what the log has since a child was loaded last
         self._loaded_at = 0.0
 
     async def load(self) -> None:
@@ -115,7 +116,9 @@ class LocalModel:
                 trouble = str(failed)
             except Exception as error:  # whatever it is: were this to end, no name would be found any more
                 trouble = f"the model's process failed: {type(error).__name__}"
-            log.error("names are not found for now: %s", trouble)
+            if trouble != self._told:
+                log.error("names are not found for now: %s", trouble)
+                self._told = trouble
             self._give_up(trouble)
             is_healthy = time.monotonic() - self._loaded_at > _HEALTHY_AFTER
             pause = _FIRST_PAUSE if is_healthy else min(pause * 2, _LONGEST_PAUSE)
@@ -139,9 +142,8 @@ class LocalModel:
         ended = asyncio.ensure_future(child.process.wait())
         ended.add_done_callback(lambda _: questions.put_nowait(None))
         try:
-            loaded = await _answer(child, _LOAD_S)
-            if "error" in loaded:
-                raise NamesFailed(loaded["error"])
+            await _loaded(child)
+            self._told = ""
             self._loaded_at = time.monotonic()
             self._settled.set()
             while (question := await questions.get()) is not None:
@@ -170,6 +172,24 @@ class LocalModel:
 def _fail(question: _Question | None, trouble: str) -> None:
     if question is not None and not question.answer.done():
         question.answer.set_exception(NamesFailed(trouble))
+
+
+async def try_out(model: str) -> None:
+    """Load a model once, and end its process: some seconds. Raises NamesFailed, saying what to do."""
+    child = await _spawn(model)
+    try:
+        await _loaded(child)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.process.kill()
+        await child.process.wait()
+
+
+async def _loaded(child: _Child) -> None:
+    """Wait until it has the model. Raises NamesFailed."""
+    answer = await _answer(child, _LOAD_S)
+    if "error" in answer:
+        raise NamesFailed(answer["error"])
 
 
 async def _spawn(model: str) -> _Child:

@@ -33,6 +33,7 @@ _NOT_FOR_NAMES = (
     *("parser", "senter", "tagger", "morphologizer", "attribute_ruler", "lemmatizer", "trainable_lemmatizer"),
     *("textcat", "textcat_multilabel"),
 )
+_REMEDY = "A folder has to be the one with config.cfg in it, and model and spaCy of the same minor version"
 _PR_SET_PDEATHSIG = 1
 _NETWORK = frozenset(("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"))
 
@@ -100,7 +101,8 @@ def load(name: str) -> Model:
         _drop_idle(pipeline)
         list(pipeline.pipe(["Hello."]))  # what a part misses that was left out, or on disk, comes out here
     except Exception as error:
-        raise ModelUnusable(f"the model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ModelUnusable(f"the model {name!r} cannot be loaded: {why}. {_REMEDY}") from error
     if not pipeline.pipe_names:
         raise ModelUnusable(f"the model {name!r} has nothing that finds names")
     return Model(pipeline, spacy.tokenizer.Tokenizer)

@@ -33,7 +33,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.fake_llm",
-        description="A deterministic fake of OpenAI, Azure OpenAI and Anthropic.",
+        description="A deterministic fake of OpenAI, Azure OpenAI, Anthropic and Gemini.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

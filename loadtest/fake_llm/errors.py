@@ -13,6 +13,7 @@ class Face(StrEnum):
     OPENAI = "openai"
     AZURE = "azure"
     ANTHROPIC = "anthropic"
+    GEMINI = "gemini"
 
 
 class ApiError(Exception):
@@ -36,6 +37,19 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+GOOGLE_JSON = "application/json; charset=UTF-8"
+_GOOGLE_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 
 def missing(name: str) -> ApiError:
@@ -45,6 +59,9 @@ def missing(name: str) -> ApiError:
 
 def answer(face: Face, error: ApiError, request_id: str) -> Answer:
     """Word an error as the provider does. Azure's front has a shape of its own, its models have OpenAI's."""
+    if face is Face.GEMINI:
+        worded = orjson.dumps({"error": google_error(error)}, option=orjson.OPT_INDENT_2)
+        return Answer(error.status, worded, GOOGLE_JSON)
     if face is Face.ANTHROPIC:
         body = {"type": "error", "error": anthropic_error(error), "request_id": request_id}
     elif face is Face.AZURE and error.status != 400:
@@ -68,3 +85,9 @@ def openai_error(error: ApiError) -> Json:
 def anthropic_error(error: ApiError) -> Json:
     """The inner object of Anthropic's error shape."""
     return {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": error.message}
+
+
+def google_error(error: ApiError) -> Json:
+    """The inner object of the error shape of Google's APIs."""
+    status = _GOOGLE_STATUSES.get(error.status, "UNKNOWN")
+    return {"code": error.status, "message": error.message, "status": status}

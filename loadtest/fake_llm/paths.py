@@ -19,10 +19,13 @@ _POSTED = {
 }
 _POSTED_V1 = _POSTED | {"responses": "responses", "moderations": "moderations", "rerank": "rerank"}
 
+_GEMINI_OPERATIONS = {"generateContent": "generate_content", "batchEmbedContents": "embed_contents"}
+
 _OPENAI = re.compile(r"/(?P<azure>openai/)?v1/(?P<rest>.+)")
 _AZURE_DEPLOYMENT = re.compile(r"/openai/deployments/(?P<deployment>[^/]+)/(?P<rest>.+)")
 _AZURE = re.compile(r"/openai/(?P<rest>(?:responses|models)(?:/.+)?)")
 _MESSAGES = re.compile(r"(?:/anthropic)?/v1/messages(?P<count>/count_tokens)?")
+_GEMINI = re.compile(r"/v1beta/models/(?P<model>[^/:]+):(?P<operation>[A-Za-z]+)")
 _RESPONSE = re.compile(r"responses/(?P<item>[^/]+)(?:/(?P<action>cancel|input_items))?")
 _MODELS = re.compile(r"models(?:/(?P<item>.+))?")
 
@@ -49,9 +52,22 @@ def find(path: str, query: str, headers: Mapping[str, str]) -> Place:
         place = _v1(Face.AZURE if found["azure"] else Face.OPENAI, found["rest"])
         anthropic = place.operation == "models" and "anthropic-version" in headers
         return replace(place, face=Face.ANTHROPIC) if anthropic else place
+    if path.startswith("/v1beta/"):
+        return _gemini(path, query)
     if path.startswith("/openai/"):
         return _azure_legacy(path) if "api-version" in parse_qs(query) else Place(Face.AZURE)
     return Place(Face.OPENAI)
+
+
+def _gemini(path: str, query: str) -> Place:
+    """Of streams those that are events, and not one long JSON array."""
+    found = _GEMINI.fullmatch(path)
+    if found is None:
+        return Place(Face.GEMINI)
+    operation, model = found["operation"], unquote(found["model"])
+    if operation == "streamGenerateContent" and parse_qs(query).get("alt") == ["sse"]:
+        return Place(Face.GEMINI, "generate_content", deployment=model, action="stream")
+    return Place(Face.GEMINI, _GEMINI_OPERATIONS.get(operation, ""), deployment=model)
 
 
 def _azure_legacy(path: str) -> Place:

@@ -13,6 +13,8 @@ from loadtest.fake_llm import (
     completions,
     embeddings,
     errors,
+    gemini,
+    gemini_embeddings,
     media,
     multipart,
     responses,
@@ -35,6 +37,8 @@ _OPERATIONS: Mapping[str, Callable[[Inquiry], Answer]] = MappingProxyType(
         "response": responses.item,
         "messages": anthropic.answer,
         "count_tokens": anthropic.count_tokens,
+        "generate_content": gemini.answer,
+        "embed_contents": gemini_embeddings.answer,
         "transcriptions": media.transcribe,
         "speech": media.speak,
         "images": media.paint,
@@ -84,6 +88,8 @@ def answer(request: Request, instance: Instance) -> tuple[Answer, Faults]:
         given = _instead(faults, place.face, request_id) or _operate(place, request, content, inquiry)
     except (ApiError, FaultsError, KeyError, TypeError, ValueError, AttributeError) as problem:
         given = errors.answer(place.face, _refusal(problem), request_id)
+    if place.face is Face.GEMINI:
+        faults = replace(faults, crlf=True)  # as the lines of its streams end
     model = str(place.deployment or content.fields.get("model", ""))
     return replace(_dressed(given, faults, _identity(place.face, request_id)), model=model), faults
 
@@ -204,6 +210,8 @@ def _identity(face: Face, request_id: str) -> tuple[tuple[str, str], ...]:
     match face:
         case Face.ANTHROPIC:
             return (("request-id", request_id), ("anthropic-organization-id", "org_fake"))
+        case Face.GEMINI:  # which has no id, and this on each
+            return (("server-timing", "gfet4t7; dur=1"),)
         case Face.AZURE:
             return (("apim-request-id", request_id), ("x-request-id", request_id), ("x-ms-region", "Fake"))
         case _:

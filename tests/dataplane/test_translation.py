@@ -18,10 +18,15 @@ from tests.support.gateway import RunningGateway
 
 Json = dict[str, Any]
 SAY: Any = [{"role": "user", "content": "hi"}]
-BACKENDS = ("openai", "legacy", "azure", "claude", "plain")
-OTHERS = {"chat": ["claude"], "messages": ["openai", "legacy", "azure"], "responses": ["plain"]}
+BACKENDS = ("openai", "legacy", "azure", "claude", "gemini", "plain")
+CHAIN = ("openai", "claude", "gemini", "azure")
+OTHERS = {"chat": ["claude", "gemini"], "messages": ["openai", "legacy", "azure"], "responses": ["plain"]}
 PAIRS = [(surface, backend) for surface, backends in OTHERS.items() for backend in backends]
 TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+STRICT: Json = {
+    "type": "function",
+    "function": {"name": "weather", "strict": True, "parameters": {**TOOL, "additionalProperties": False}},
+}
 WEATHER = {"name": "weather", "arguments": {"city": "Paris \u2600"}}
 
 
@@ -33,18 +38,19 @@ def fake() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def gateway(fake: FakeProvider) -> Iterator[RunningGateway]:
-    """A model for each backend, one that falls back through three dialects, and one that is looked through."""
+    """A model for each backend, one that falls back through all dialects, and one that is looked through."""
     dialects: dict[str, Json] = {
         "openai": {"dialect": "openai"},
         "legacy": {"dialect": "azure-openai", "api_version": "2024-10-21"},
         "azure": {"dialect": "azure-openai"},
         "claude": {"dialect": "anthropic"},
+        "gemini": {"dialect": "gemini"},
         "plain": {"dialect": "openai", "surfaces": ["chat"]},
     }
-    credential = {"credential": {"env": "PROVIDER_KEY"}, "cooling": {"longest_wait": "0s", "failures": 1000}}
+    credential = {"credential": {"env": "PROVIDER_KEY"}}
     models: Json = {name: {"targets": [[{"backend": name, "model": f"{name}-model"}]]} for name in BACKENDS}
-    chain = ("openai", "claude", "azure")
-    models["chain"] = {"targets": [[{"backend": name, "model": f"{name}-model"}] for name in chain]}
+    models["chain"] = {"targets": [[{"backend": name, "model": f"{name}-model"}] for name in CHAIN]}
+    models["older"] = {"targets": [[{"backend": "gemini", "model": "gemini-2.5-flash"}]]}
     settings = {
         "backends": {name: {"url": fake.url(name), **credential, **given} for name, given in dialects.items()},
         "models": models,
@@ -69,17 +75,17 @@ def _anthropic(gateway: RunningGateway) -> Any:
 
 def _chat(gateway: RunningGateway, model: str, stream: bool, **fields: Any) -> Json:
     """What a chat says to the SDK: its text, the tools that it calls, why it ended, usage, model and record."""
+    asked: Json = {"model": model, "messages": SAY, **fields}
     with _openai(gateway) as client:
         if not stream:
-            raw = client.chat.completions.with_raw_response.create(model=model, messages=SAY, **fields)
+            raw = client.chat.completions.with_raw_response.create(**asked)
             whole = raw.parse()
             choice = whole.choices[0]
             tools = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []]
             said = (choice.message.content or "", tools, choice.finish_reason)
             return _told(gateway, raw.headers, said, whole.usage, whole.model)
-        raw = client.chat.completions.with_raw_response.create(
-            model=model, messages=SAY, stream=True, stream_options={"include_usage": True}, **fields
-        )
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        raw = client.chat.completions.with_raw_response.create(**asked)
         chunks = list(raw.parse())
     text, reason = "", None
     calls: dict[int, tuple[str, str]] = {}
@@ -168,7 +174,7 @@ def _asked(fake: FakeProvider, backend: str) -> list[Json]:
 def test_a_backend_of_another_dialect_answers_as_the_surface_does(
     surface: str, backend: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
 ) -> None:
-    fake.script(backend, [{"text": "Gr\u00fc\u00dfe & \u2603", "cached_tokens": 2}])
+    fake.script(backend, [{"text": "Gr\u00fc\u00dfe & \u2603", "cached_tokens": 2, "chunk_bytes": 5}])
     told = ASK[surface](gateway, backend, stream)
     assert (told["text"], told["reason"]) == ("Gr\u00fc\u00dfe & \u2603", COMPLETE[surface])
     assert told["model"] == f"{backend}-model", "the truth about what served"
@@ -194,6 +200,66 @@ def test_tools_are_called_and_caps_end_an_answer(
     assert ASK[surface](gateway, backend, stream, **CAPS[surface])["reason"] == CUT[surface]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("surface", "model"), [*PAIRS, ("chat", "older")])
+def test_a_conversation_goes_on_with_what_its_tools_said(
+    surface: str, model: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    backend = "gemini" if model == "older" else model
+    fake.script(backend, [{"tool_calls": [WEATHER, WEATHER]}])
+    said = CONTINUED[surface](gateway, model, stream)
+    told = ASK[surface](gateway, model, stream, **said, **TOOLS[surface])
+    assert (told["text"][:8], told["reason"]) == ("You said", COMPLETE[surface])
+    sent = json.dumps(_asked(fake, backend)[-1], ensure_ascii=False)
+    assert (sent.count("sunny"), sent.count("Paris \u2600")) == (2, 2)
+
+
+def _chat_with_results(gateway: RunningGateway, model: str, stream: bool) -> Json:
+    asked: Json = {"model": model, "messages": SAY, "tools": [STRICT]}
+    with _openai(gateway) as client:
+        if stream:
+            with client.chat.completions.stream(**asked) as events:
+                message = events.get_final_completion().choices[0].message
+        else:
+            message = client.chat.completions.create(**asked).choices[0].message
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in message.tool_calls]
+    answered = message.to_dict()
+    for call in answered["tool_calls"]:
+        call["function"].pop("parsed_arguments", None)  # the SDK's own reading of a stream
+    return {"messages": [*SAY, answered, *results]}
+
+
+def _messages_with_results(gateway: RunningGateway, model: str, stream: bool) -> Json:
+    asked: Json = {"model": model, "messages": SAY, "max_tokens": 1000, **TOOLS["messages"]}
+    with _anthropic(gateway) as client:
+        if stream:
+            with client.messages.stream(**asked) as events:
+                message = events.get_final_message()
+        else:
+            message = client.messages.create(**asked)
+    uses = [block.id for block in message.content if block.type == "tool_use"]
+    results = [{"type": "tool_result", "tool_use_id": use, "content": "sunny"} for use in uses]
+    answered = {"role": "assistant", "content": [block.to_dict() for block in message.content]}
+    return {"messages": [*SAY, answered, {"role": "user", "content": results}]}
+
+
+def _responses_with_results(gateway: RunningGateway, model: str, stream: bool) -> Json:
+    asked: Json = {"model": model, "input": "hi", "store": False, **TOOLS["responses"]}
+    with _openai(gateway) as client:
+        if stream:
+            with client.responses.stream(**asked) as events:
+                output = events.get_final_response().output
+        else:
+            output = client.responses.create(**asked).output
+    calls = [item.call_id for item in output if item.type == "function_call"]
+    results = [{"type": "function_call_output", "call_id": call, "output": "sunny"} for call in calls]
+    return {"input": [*SAY, *[item.to_dict() for item in output], *results]}
+
+
+CONTINUED = {"chat": _chat_with_results, "messages": _messages_with_results, "responses": _responses_with_results}
+"""The conversation behind a first answer, as the SDK's own objects have it, with the results of its tools."""
+
+
 @pytest.mark.parametrize(("surface", "backend"), PAIRS)
 def test_no_provider_sees_what_is_anothers_or_the_callers(
     surface: str, backend: str, gateway: RunningGateway, fake: FakeProvider
@@ -201,8 +267,9 @@ def test_no_provider_sees_what_is_anothers_or_the_callers(
     ASK[surface](gateway, backend, False)
     (call,) = fake.calls(backend)
     headers = dict(call["headers"])
-    wanted = {"claude": "x-api-key", "openai": "authorization", "plain": "authorization"}.get(backend, "api-key")
-    shown = [name for name in ("authorization", "api-key", "x-api-key", "cookie") if name in headers]
+    bearers = {"openai": "authorization", "plain": "authorization"}
+    wanted = {"claude": "x-api-key", "gemini": "x-goog-api-key", **bearers}.get(backend, "api-key")
+    shown = [name for name in ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie") if name in headers]
     assert shown == [wanted]
     assert headers[wanted].removeprefix("Bearer ") == "secret-of-the-provider"
     assert ("anthropic-version" in headers) == (backend == "claude")
@@ -219,20 +286,10 @@ def test_what_is_redacted_comes_back_in_the_answer(
     fake.script(backend, [{"text": "I wrote to <EMAIL_ADDRESS_1>."}])
     asked: Json = {"input": "mail ann@example.com"} if surface == "responses" else {}
     content = {"messages": [{"role": "user", "content": "mail ann@example.com"}]}
-    told = _with_messages(surface, gateway, backend, stream, asked or content)
+    told = ASK[surface](gateway, backend, stream, **(asked or content))
     assert told["text"] == "I wrote to ann@example.com."
     assert "ann@example.com" not in json.dumps(_asked(fake, backend))
     assert "<EMAIL_ADDRESS_1>" in json.dumps(_asked(fake, backend))
-
-
-def _with_messages(surface: str, gateway: RunningGateway, backend: str, stream: bool, content: Json) -> Json:
-    if surface != "chat":
-        return ASK[surface](gateway, backend, stream, **content)
-    with _openai(gateway) as client:
-        answer = client.chat.completions.create(model=backend, stream=stream, **content)
-        if not stream:
-            return {"text": answer.choices[0].message.content}
-        return {"text": "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)}
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
@@ -265,17 +322,17 @@ def test_an_error_inside_a_stream_is_raised_and_a_broken_one_is_not_completed(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("failing", [["openai"], ["openai", "claude"]], ids=str)
+@pytest.mark.parametrize("failing", [CHAIN[:1], CHAIN[:2], CHAIN[:3]], ids="+".join)
 def test_a_call_falls_back_from_dialect_to_dialect(
-    failing: list[str], stream: bool, gateway: RunningGateway, fake: FakeProvider
+    failing: tuple[str, ...], stream: bool, gateway: RunningGateway, fake: FakeProvider
 ) -> None:
     for backend in failing:
         fake.script(backend, [{"status": 503}])
-    served = ["openai", "claude", "azure"][len(failing)]
+    served = CHAIN[len(failing)]
     told = _chat(gateway, "chain", stream)
     assert told["model"] == f"{served}-model"
     assert told["record"]["backend"] == served
-    assert [body["model"] for body in _asked(fake, served)] == [f"{served}-model"]
+    assert [call["model"] for call in fake.calls(served)] == [f"{served}-model"]
     assert [call["malformed"] for name in BACKENDS for call in fake.calls(name)] == [False] * (len(failing) + 1)
 
 
@@ -303,3 +360,61 @@ def test_an_answer_that_is_too_large_to_translate_is_refused(gateway: RunningGat
         _chat(gateway, "claude", False)
     assert caught.value.code == "gateway_error"
     assert _chat(gateway, "claude", False)["reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("model", ["gemini", "older"])
+def test_geminis_thoughts_are_reasoning_and_paid_for(
+    model: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    told = _chat(gateway, model, stream, reasoning_effort="low")
+    (call,) = fake.calls("gemini")
+    assert told["usage"] == [call["input_tokens"], call["output_tokens"]]
+    used = told["record"]["usage"]
+    assert (used["source"], used["output"]) == ("reported", call["output_tokens"])
+    assert used["output"] > used["reasoning"] > 0
+
+
+# ---- embeddings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}], ids=str)
+def test_embeddings_of_gemini_are_numbers_or_base64_as_openais(
+    encoding: Json, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    asked: Json = {"input": ["A b", "Gr\u00fc\u00dfe"], "dimensions": 8, **encoding}
+    with _openai(gateway) as client:
+        raw = client.embeddings.with_raw_response.create(model="gemini", **asked)
+        made = raw.parse()
+        native = client.embeddings.create(model="openai", **asked)
+    assert [(one.index, one.embedding) for one in made.data] == [(one.index, one.embedding) for one in native.data]
+    assert made.model == "gemini-model"
+    (call,) = fake.calls("gemini")
+    assert [made.usage.prompt_tokens, made.usage.total_tokens] == [call["input_tokens"]] * 2
+    used = gateway.record(raw.headers["x-request-id"])["usage"]
+    assert (used["source"], used["input"], used["output"]) == ("reported", call["input_tokens"], 0)
+
+
+def test_embeddings_that_gemini_does_not_count_are_estimated(gateway: RunningGateway, fake: FakeProvider) -> None:
+    fake.script("gemini", [{"usage": "none"}])
+    with _openai(gateway) as client:
+        raw = client.embeddings.with_raw_response.create(model="gemini", input="mail ann@example.com")
+    assert len(raw.parse().data[0].embedding) == 3072
+    used = gateway.record(raw.headers["x-request-id"])["usage"]
+    assert used["source"] == "estimated"
+    assert used["input"] > 0
+    assert "<EMAIL_ADDRESS_1>" in json.dumps(_asked(fake, "gemini"))
+    assert "ann@example.com" not in json.dumps(_asked(fake, "gemini"))
+
+
+def test_what_gemini_cannot_embed_or_refuses_is_an_error_of_the_sdk(
+    gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    with _openai(gateway) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.embeddings.create(model="gemini", input=["A"] * 101)
+        assert (caught.value.code, caught.value.param) == ("unsupported_by_model", "input")
+        assert fake.calls("gemini") == []
+        fake.script("gemini", [{"status": 429}])
+        with pytest.raises(openai.RateLimitError, match="asked to answer 429"):
+            client.embeddings.create(model="gemini", input="A")

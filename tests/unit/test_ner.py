@@ -22,7 +22,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.redaction.confirm import Finding
+from extproc.redaction.overlaps import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
 from extproc.screening import ner, ner_model

@@ -124,6 +124,7 @@ class Conversation:
     def _assistant(self, message: Fields) -> list[Part]:
         # Thoughts mean nothing to another model, and Gemini takes its own back as signatures alone.
         message.besides("reasoning_content", "reasoning", "reasoning_details", "annotations")
+        message.besides("parsed")  # what OpenAI's SDK read in its content
         parts = self._content(message, ("text", "refusal"))
         refusal = message.text("refusal")
         if refusal:
@@ -147,6 +148,7 @@ class Conversation:
         call.only("type", "function")
         call.besides("index")  # left by clients that put a stream together
         function = call.need_inner("function")
+        function.besides("parsed_arguments")  # what OpenAI's SDK read in them
         name, identity = function.need("name"), call.need("id")
         made: dict[str, object] = {"id": identity, "name": name, "args": function.written("arguments")}
         signature = _signature(call)

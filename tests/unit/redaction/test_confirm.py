@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.redaction.allowed import Allowed
-from extproc.redaction.confirm import Finding, Rules, resolved
+from extproc.redaction.confirm import Rules
 from extproc.redaction.context import Words
 from extproc.redaction.normalise import Source
+from extproc.redaction.overlaps import Finding, resolved
 from extproc.redaction.patterns import Candidate
 
 SPANS = st.builds(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from extproc.redaction import names
-from extproc.redaction.confirm import Finding, resolved
+from extproc.redaction.overlaps import Finding, resolved
 from extproc.redaction.policy import NameTier
 
 TIER = NameTier(frozenset({"PERSON", "LOCATION"}), service="analyzer", language="de", floor=0.5)

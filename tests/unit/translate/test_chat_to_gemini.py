@@ -6,6 +6,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai.types.chat import ParsedChatCompletionMessage
 
 from extproc.dialects.translate.chat_to_gemini import CHAT_TO_GEMINI
 from tests.support import cassettes
@@ -119,6 +120,18 @@ def test_tools_and_their_results_are_told_by_name() -> None:
 
 def _signatures(body: Object) -> list[str | None]:
     return [part.get("thoughtSignature") for content in body["contents"] for part in content["parts"]]
+
+
+def test_what_the_sdk_has_read_itself_is_not_sent() -> None:
+    bare = {"role": "assistant", "content": "{}", "tool_calls": [call(), call("call_2")]}
+    read = ParsedChatCompletionMessage[object].model_validate(bare | {"parsed": {"a": 1}})
+    assert read.tool_calls is not None
+    for one in read.tool_calls:
+        one.function.parsed_arguments = {"a": 1}
+    results = [result("call_1", "A"), result("call_2", "B")]
+    again = read.model_dump(mode="json", exclude_unset=True)
+    assert again["parsed"] == again["tool_calls"][0]["function"]["parsed_arguments"] == {"a": 1}
+    assert sent(user("Go."), again, *results) == sent(user("Go."), bare, *results)
 
 
 def test_calls_without_a_signature_say_so_where_one_is_demanded() -> None:
