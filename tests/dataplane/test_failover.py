@@ -1,5 +1,7 @@
 """Failover and cool-downs, as the callers and the backends see them: the backends' own counts are the oracle."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -205,3 +207,108 @@ def test_all_workers_and_replicas_know_of_a_pause_within_a_second(providers: Fak
         assert {site.chat("m-9").status_code for site in sites for _ in range(10)} == {200}
         assert sites[0].seen("a") == [429]
         assert sites[0].seen("b") == [200] * 21
+
+
+# ---- what the catalogue says ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def catalogue(providers: FakeProvider) -> Iterator[Site]:
+    """Backends in two regions, a bound model, a retired name, one that takes long to begin; answers tell who served."""
+    backends = {
+        name: {"dialect": "openai", "url": providers.url(name), "region": region}
+        for name, region in (("a", "eu"), ("b", "us"), ("c", "eu"))
+    }
+    group = [{"backend": name} for name in NAMES]
+    models: Json = {
+        "bound": {"targets": [group], "affinity": "header:x-session"},
+        "named": {"targets": [group], "retired": {"from-before": {"since": "2026-01-31", "sunset": "2027-12-31"}}},
+        "slow": {"targets": [[one] for one in group], "first_byte": "0.5s"},
+        "embeds": {"targets": [group], "modality": "embeddings"},
+        "off": {"targets": [group], "enabled": False},
+    }
+    routing = {"tell_backend": True, "attempts": 2, "cooling": {"longest_wait": "0s", "failures": 1000}}
+    with _site({"backends": backends, "models": models, "routing": routing}, providers) as site:
+        yield site
+
+
+def test_calls_of_one_session_go_to_one_backend(catalogue: Site) -> None:
+    catalogue.providers.reset()
+    ask: Json = {"model": "bound", "messages": SAY}
+    served = {
+        session: {
+            catalogue.client.post("/v1/chat/completions", json=ask, headers={"x-session": session}).headers[
+                "x-sluice-backend"
+            ]
+            for _ in range(4)
+        }
+        for session in (f"session-{number}" for number in range(12))
+    }
+    assert {len(backends) for backends in served.values()} == {1}
+    assert len(set.union(*served.values())) > 1
+    assert "x-session" not in {name for call in catalogue.providers.calls("a") for name, _ in call["headers"]}
+
+
+def test_a_retired_name_works_and_says_so(catalogue: Site) -> None:
+    answer = catalogue.chat("from-before")
+    assert answer.status_code == 200
+    assert answer.headers["deprecation"] == "@1769817600"
+    assert answer.headers["sunset"] == "Fri, 31 Dec 2027 00:00:00 GMT"
+    assert "deprecation" not in catalogue.chat("named").headers
+
+
+def test_a_backend_that_takes_too_long_to_begin_is_left(catalogue: Site) -> None:
+    catalogue.providers.reset()
+    catalogue.providers.script("a", [{"hang": True}])
+    answer = catalogue.chat("slow")
+    assert (answer.status_code, answer.headers["x-sluice-backend"], answer.headers["x-sluice-attempts"]) == (
+        200,
+        "b",
+        "2",
+    )
+
+
+def test_an_answer_that_has_begun_may_take_its_time(catalogue: Site) -> None:
+    catalogue.providers.reset()
+    catalogue.providers.script("a", [{"events": 8, "tokens_per_second": 5}])
+    ask: Json = {"model": "slow", "messages": SAY, "stream": True}
+    with catalogue.client.stream("POST", "/v1/chat/completions", json=ask) as answer:
+        assert answer.read().rstrip().endswith(b"[DONE]")
+    assert answer.headers["x-sluice-attempts"] == "1"
+
+
+def test_a_call_is_tried_at_no_more_backends_than_it_may(catalogue: Site) -> None:
+    catalogue.providers.reset()
+    for name in NAMES:
+        catalogue.providers.script(name, [{"status": 503}])
+    assert catalogue.chat("slow").status_code == 503
+    assert [len(catalogue.seen(name)) for name in NAMES] == [1, 1, 0]
+
+
+def test_a_model_that_is_off_or_for_something_else_is_refused(catalogue: Site) -> None:
+    assert catalogue.chat("off").json()["error"]["code"] == "model_not_found"
+    refused = catalogue.chat("embeds")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_by_model")
+
+
+def test_a_backend_and_a_model_can_be_stopped_within_five_seconds(catalogue: Site) -> None:
+    def stop(*arguments: str) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "extproc.cli",
+            "emergency",
+            *arguments,
+            "--config",
+            str(catalogue.gateway.config),
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+
+    stop("stop", "backend", "a")
+    until(lambda: catalogue.chat("slow").headers["x-sluice-backend"] == "b", 5, "the backend to be left out")
+    stop("lift", "backend", "a")
+    stop("stop", "model", "slow")
+    until(lambda: catalogue.chat("slow").status_code == 403, 5, "the model to be stopped")
+    assert catalogue.chat("named").status_code == 200
+    stop("lift", "model", "slow")
+    until(lambda: catalogue.chat("slow").status_code == 200, 5, "the model to be back")
