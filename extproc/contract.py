@@ -16,9 +16,10 @@ TOKENS = "envoy.filters.http.jwt_authn"  # Envoy's own constant
 POLICY_FILTER = "sluice.policy"
 TRANSLATION_FILTER = "sluice.upstream"
 
-# In gRPC's metadata of a stream that translates one attempt's request; the stream of a call has neither.
+# In gRPC's metadata of a stream that translates one attempt's request; the stream of a call has none of them.
 CLUSTER_KEY = "x-sluice-cluster"
 DIALECT_KEY = "x-sluice-dialect"
+CAP_KEY = "x-sluice-cap"  # the field in which chat completions bound their output there
 
 SERVICES_SOCKET = "services.sock"  # of Envoy, beside the workers' own
 

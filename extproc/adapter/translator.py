@@ -36,6 +36,7 @@ from protos.ext_proc_pb2 import (
 log = logging.getLogger(__name__)
 
 _OF_A_SURFACE = ("anthropic-", "openai-")  # what a client asks of its surface's own provider
+_CAPS = ("max_tokens", "max_completion_tokens")
 _VERSION = {Dialect.ANTHROPIC: {"anthropic-version": contract.ANTHROPIC_VERSION}}
 
 
@@ -80,6 +81,8 @@ async def _translate(stream: Stream) -> None:
         raise ProtocolViolation("no request body follows the headers")
     order = _ordered(message.metadata_context, cluster, dialect)
     request = order.direction.request(_parsed(message.request_body.body), order.model)
+    if dialect in (Dialect.OPENAI, Dialect.AZURE):
+        _name_cap(request, attempt[contract.CAP_KEY])
     await stream.write(_replaced(orjson.dumps(request), _strange(head.request_headers), _VERSION.get(dialect, {})))
 
 
@@ -98,6 +101,13 @@ def _parsed(body: bytes) -> Json:
     if not isinstance(request, dict):
         raise ProtocolViolation("a request that is no object cannot be translated")
     return cast(Json, request)
+
+
+def _name_cap(request: dict[str, object], field: str) -> None:
+    """Have the bound on the output in the field in which the backend reads it: in another one it would bind nobody."""
+    for name in _CAPS:
+        if name != field and name in request:
+            request[field] = request.pop(name)
 
 
 def _strange(headers: HttpHeaders) -> list[str]:

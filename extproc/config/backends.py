@@ -239,6 +239,15 @@ class Backend(Strict):
         return self
 
     @property
+    def cap_is_read_in(self) -> str:
+        """The field in which chat completions bound their output there.
+
+        OpenAI's own models with reasoning take no other than the new name, and most other servers only the old one.
+        """
+        is_openai = self.dialect == "azure-openai" or urlsplit(self.url).hostname == "api.openai.com"
+        return self.cap_field or ("max_completion_tokens" if is_openai else "max_tokens")
+
+    @property
     def whose(self) -> str | None:
         """The provider, where it is told or known."""
         return self.provider or provider_at(self.url)

@@ -121,7 +121,7 @@ def _backend(name: str, given: GivenBackend) -> Backend:
         given.api_version,
         version=version,
         wants_identity=given.identity_header,
-        cap_field=given.cap_field or _cap_field(given),
+        cap_field=given.cap_is_read_in,
         provider=given.whose,
         region=given.region,
         surfaces=None if given.surfaces is None else _surfaces(given.surfaces),
@@ -149,9 +149,3 @@ def _base(given: GivenBackend) -> tuple[str, str]:
         if is_bare or (path and not path.endswith("/v1")):  # such as /v1beta/openai
             return path, ""
     return path.removesuffix("/v1"), "/v1"
-
-
-def _cap_field(given: GivenBackend) -> str:
-    """OpenAI's own models with reasoning take no other than the new name, and most other servers only the old one."""
-    is_openai = given.dialect == "azure-openai" or urlsplit(given.url).hostname == "api.openai.com"
-    return "max_completion_tokens" if is_openai else "max_tokens"

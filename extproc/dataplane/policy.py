@@ -50,6 +50,7 @@ from envoy_data_plane.xds.type.matcher.v3 import (
 )
 
 from extproc import contract
+from extproc.config.backends import Backend
 from extproc.config.schema import Timeouts
 
 from .extensions import extension
@@ -88,13 +89,19 @@ def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
     )
 
 
-def translator(times: Timeouts, cluster: str, dialect: str) -> ExtensionWithMatcher:
+def translator(times: Timeouts, cluster: str, backend: Backend) -> ExtensionWithMatcher:
     """Replaces the request of an attempt that the policy orders to be translated; for any other it is not there.
 
     It never sees an answer: with large ones of slow readers Envoy crashes where a filter of a cluster sends them on.
     """
     processor = ExternalProcessor(
-        grpc_service=_workers({contract.CLUSTER_KEY: cluster, contract.DIALECT_KEY: dialect}),
+        grpc_service=_workers(
+            {
+                contract.CLUSTER_KEY: cluster,
+                contract.DIALECT_KEY: backend.dialect,
+                contract.CAP_KEY: backend.cap_is_read_in,
+            }
+        ),
         message_timeout=times.policy,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         processing_mode=ProcessingMode(

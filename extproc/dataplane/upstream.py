@@ -50,7 +50,7 @@ def backend_filters(name: str, gateway: Gateway, layout: Layout) -> list[HttpFil
         chain.append(http_filter("sluice.credential", injector(cluster, header, prefix, layout)))
     if needs_translation(backend):
         # Behind the others: it writes the length of the new body over that of the client's.
-        translator = policy.translator(gateway.timeouts, cluster, backend.dialect)
+        translator = policy.translator(gateway.timeouts, cluster, backend)
         chain.append(http_filter(contract.TRANSLATION_FILTER, translator))
     return [*chain, codec()]
 

@@ -129,7 +129,10 @@ def test_no_filter_of_a_cluster_sends_answers_to_a_worker(monkeypatch: pytest.Mo
         assert not {"allow_mode_override", "failure_mode_allow"} & processor.keys()
         told = {entry["key"]: entry["value"] for entry in processor["grpc_service"]["initial_metadata"]}
         cluster = contract.cluster_of(dialect.value)
-        assert told == {contract.CLUSTER_KEY: cluster, contract.DIALECT_KEY: dialect.value}
+        cap = "max_completion_tokens" if dialect is Dialect.AZURE else "max_tokens"
+        assert told == {
+            contract.CLUSTER_KEY: cluster, contract.DIALECT_KEY: dialect.value, contract.CAP_KEY: cap,
+        }  # fmt: skip
 
 
 def test_without_a_credential_none_is_injected(monkeypatch: pytest.MonkeyPatch) -> None:

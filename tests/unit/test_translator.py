@@ -29,7 +29,12 @@ from protos.ext_proc_pb2 import (
 
 CLUSTER = contract.cluster_of("there")
 CANARY = "canary: text of a call"
-ATTEMPT = {contract.CLUSTER_KEY: CLUSTER, contract.DIALECT_KEY: "anthropic", "user-agent": "envoy"}
+ATTEMPT = {
+    contract.CLUSTER_KEY: CLUSTER,
+    contract.DIALECT_KEY: "anthropic",
+    contract.CAP_KEY: "max_tokens",
+    "user-agent": "envoy",
+}
 CHAIN = {"translate": {CLUSTER: "chat", "other": "messages"}, "deployed": {CLUSTER: "m-1"}}
 BODY = json.dumps({"model": "m", "text": CANARY}).encode()
 
@@ -122,6 +127,19 @@ async def test_headers_of_the_callers_surface_stay_behind(dialect: Dialect) -> N
     assert set(change.remove_headers) == {"anthropic-version", "anthropic-beta", "openai-beta"}
     own = {option.header.key for option in change.set_headers} - {"content-length"}
     assert own == ({"anthropic-version"} if dialect is Dialect.ANTHROPIC else set())
+
+
+@pytest.mark.parametrize("cap", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("made", ["max_tokens", "max_completion_tokens"])
+async def test_a_cap_stands_in_the_field_that_the_backend_reads(
+    made: str, cap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = cast(Any, None)
+    capped = Direction(refused=nothing, request=lambda _request, _model: {made: 7}, path=nothing, answer=nothing)
+    monkeypatch.setattr(translator, "DIRECTIONS", {(Surface.CHAT, Dialect.OPENAI): capped})
+    stream = FakeStream([head(), body()], ATTEMPT | {contract.DIALECT_KEY: "openai", contract.CAP_KEY: cap})
+    assert not await failed(stream)
+    assert json.loads(stream.replies[1].request_body.response.body_mutation.body) == {cap: 7}
 
 
 @pytest.mark.parametrize("told", [[], [head()]], ids=["at once", "before the body"])
