@@ -2,7 +2,8 @@
 
 On the frozen set of tests/fixtures/pii and, where there is a copy, on Presidio's own synthetic texts. Writes
 docs/pii-evaluation.md where all of that could be measured, and otherwise says on standard error what could not; what is
-measured goes to the standard output in any case. The status is 1 where a target is missed: an entity with too few of its spans found whole, or more false redactions than Presidio.
+measured goes to the standard output in any case. The status is 1 where a target is missed: an entity with too few of
+its spans found whole, or more false redactions than Presidio.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,15 +120,20 @@ def _profile(config: Path | None, policy: str | None, team: str | None) -> Profi
     name = policy or (DEFAULT_POLICY if team is None else _policy_of(gateway, team))
     known = gateway.policies.redaction
     if name not in known and policy is None and team is None:
-        others = f"Name one with --policy ({', '.join(sorted(known))})" if known else "It has no other either"
-        fail(
-            f"This configuration has no policy `{name}` under `policies.redaction`: of the calls of most, nothing "
-            f"would be looked at. {others}, or try the usual entities without a configuration: "
-            "SLUICE_CONFIG= sluice redact"
-        )
+        fail(_without_default(known))
     if name not in known:
         fail(f"There is no policy {name!r} under `policies.redaction`{did_you_mean(name, known)}.")
     return _built(name, known[name])
+
+
+def _without_default(known: Iterable[str]) -> str:
+    others = ", ".join(sorted(known))
+    return (
+        f"This configuration has no policy `{DEFAULT_POLICY}` under `policies.redaction`: of a caller whose team names "
+        "none, the gateway looks at nothing. "
+        + (f"Name one with --policy ({others}), or try" if others else "Try")
+        + " the usual entities without it: SLUICE_CONFIG= sluice redact, in a folder without gateway.yaml."
+    )
 
 
 def _policy_of(gateway: Gateway, team: str) -> str:
@@ -173,7 +178,7 @@ def _looked_through(chosen: Profile, given: bytes, tenant: str, is_body: bool) -
     rows: list[Row] = []
     changed: list[tuple[Position, Sequence[Change]]] = []
     for position, findings in zip(texts, _findings(chosen, [one.text for one in texts]), strict=True):
-        changes = positions.fitting(position, redactor.changes(position.text, findings, position.lead))
+        changes = redactor.changes(position.text, findings, position.lead)
         rows += _rows(position, findings, changes, policy.input)
         changed.append((position, changes))
     return Outcome(_changed(given, changed, is_body), rows, Counter(redactor.blocked))
@@ -224,7 +229,6 @@ def _findings(chosen: Profile, texts: Sequence[str]) -> Sequence[Sequence[Findin
 
 
 async def _named(tier: NameTier, texts: Sequence[str]) -> Sequence[Sequence[Finding]]:
-    ner.log.addHandler(logging.NullHandler())  # what is wrong with a model is told once, by us
     model = ner.LocalModel(tier.model or "")
     try:
         await model.load()

@@ -3,6 +3,7 @@
 The oracle is the fake provider, which counts and records what reached it as that provider would.
 """
 
+import itertools
 import json
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from tests.support.gateway import RunningGateway
 Json = dict[str, Any]
 SAY: Any = [{"role": "user", "content": "hi"}]
 BACKENDS = ("openai", "legacy", "azure", "claude", "gemini", "plain")
+CHATTING = BACKENDS[:5]
 CHAIN = ("openai", "claude", "gemini", "azure")
 OTHERS = {"chat": ["claude", "gemini"], "messages": ["openai", "legacy", "azure"], "responses": ["plain"]}
 PAIRS = [(surface, backend) for surface, backends in OTHERS.items() for backend in backends]
@@ -38,7 +40,7 @@ def fake() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def gateway(fake: FakeProvider) -> Iterator[RunningGateway]:
-    """A model for each backend, one that falls back through all dialects, and one that is looked through."""
+    """A model for each backend, for each pair of those that chat, and one that falls back through all dialects."""
     dialects: dict[str, Json] = {
         "openai": {"dialect": "openai"},
         "legacy": {"dialect": "azure-openai", "api_version": "2024-10-21"},
@@ -47,16 +49,20 @@ def gateway(fake: FakeProvider) -> Iterator[RunningGateway]:
         "gemini": {"dialect": "gemini"},
         "plain": {"dialect": "openai", "surfaces": ["chat"]},
     }
-    credential = {"credential": {"env": "PROVIDER_KEY"}}
     models: Json = {name: {"targets": [[{"backend": name, "model": f"{name}-model"}]]} for name in BACKENDS}
     models["chain"] = {"targets": [[{"backend": name, "model": f"{name}-model"}] for name in CHAIN]}
     models["older"] = {"targets": [[{"backend": "gemini", "model": "gemini-2.5-flash"}]]}
+    for pair in itertools.permutations(CHATTING, 2):
+        models["-".join(pair)] = {"targets": [[{"backend": name, "model": f"{name}-model"}] for name in pair]}
     settings = {
-        "backends": {name: {"url": fake.url(name), **credential, **given} for name, given in dialects.items()},
+        "backends": {
+            name: {"url": fake.url(name), "credential": {"env": f"KEY_{name}"}, **given}
+            for name, given in dialects.items()
+        },
         "models": models,
         "policies": {"redaction": {"default": {}}},
     }
-    with RunningGateway(settings, {"PROVIDER_KEY": "secret-of-the-provider"}) as running:
+    with RunningGateway(settings, {f"KEY_{name}": f"secret-of-{name}" for name in BACKENDS}) as running:
         yield running
 
 
@@ -271,7 +277,7 @@ def test_no_provider_sees_what_is_anothers_or_the_callers(
     wanted = {"claude": "x-api-key", "gemini": "x-goog-api-key", **bearers}.get(backend, "api-key")
     shown = [name for name in ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie") if name in headers]
     assert shown == [wanted]
-    assert headers[wanted].removeprefix("Bearer ") == "secret-of-the-provider"
+    assert headers[wanted].removeprefix("Bearer ") == f"secret-of-{backend}"
     assert ("anthropic-version" in headers) == (backend == "claude")
     assert not [name for name in headers if name.startswith(("x-sluice-", "x-envoy-"))]
     assert gateway.key not in json.dumps(call)
@@ -334,6 +340,37 @@ def test_a_call_falls_back_from_dialect_to_dialect(
     assert told["record"]["backend"] == served
     assert [call["model"] for call in fake.calls(served)] == [f"{served}-model"]
     assert [call["malformed"] for name in BACKENDS for call in fake.calls(name)] == [False] * (len(failing) + 1)
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(CHATTING, 2)])
+def test_a_second_attempt_has_nothing_of_the_first(
+    first: str, second: str, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(first, [{"status": 503}])
+    chain = f"{first}-{second}"
+    for model in (chain, second):
+        _chat(gateway, model, True)
+    (failed,) = fake.calls(first)
+    after_another, alone = fake.calls(second)
+    assert _request(after_another, chain) == _request(alone, second)
+    for backend, call in ((first, failed), (second, alone)):
+        assert [name for name in BACKENDS if f"secret-of-{name}" in json.dumps(call)] == [backend]
+        assert not [name for name, _ in call["headers"] if name.startswith(("x-sluice-", "x-envoy-"))]
+
+
+def _request(call: Json, asked: str) -> list[object]:
+    """All of a request that is not new in each, and without the name that was asked for, as a legacy path keeps it."""
+    varying = ("x-request-id", "traceparent", "content-length")
+    headers = sorted(pair for pair in call["headers"] if pair[0] not in varying)
+    assert dict(call["headers"])["content-length"] == str(call["body_bytes"])
+    body = json.loads(b64decode(call["body_base64"]))
+    return [
+        call["method"],
+        call["path"],
+        call["query"],
+        headers,
+        body | ({"model": ""} if body.get("model") == asked else {}),
+    ]
 
 
 def test_a_usage_that_the_caller_did_not_ask_for_is_counted_and_hidden(

@@ -217,3 +217,29 @@ policies: {guardrails: {default: {moderation: {service: judge, thresholds: {hate
         "warning: gateway.yaml:4: policies.guardrails.default.moderation.thresholds.hates: is no category that is "
         "known here (did you mean hate?)\n"
     )
+
+
+# ---- models of names ----
+
+
+def test_a_model_of_names_that_cannot_be_loaded_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    stand_in = root / "tests" / "support" / "stand_in"
+    monkeypatch.setenv("PYTHONPATH", f"{stand_in}:{root}")
+    monkeypatch.syspath_prepend(stand_in)
+    for name, pipeline in (("empty", ""), ("whole", "ner")):
+        Path(name).mkdir()
+        Path(name, "pipeline").write_text(pipeline)
+    text = """models: {m: {targets: [[{backend: one}]]}}
+policies:
+  redaction:
+    default: {names: {model: whole}}
+    one: {names: {model: empty}}
+    other: {mode: shadow, names: {model: empty}}
+    quiet: {mode: off, names: {model: empty}}
+"""
+    run = _run("check", text, 1)
+    assert run.stderr.splitlines() == [
+        "gateway.yaml:6: policies.redaction.one.names.model: the model 'empty' has nothing that finds names",
+        "gateway.yaml:7: policies.redaction.other.names.model: the model 'empty' has nothing that finds names",
+    ]

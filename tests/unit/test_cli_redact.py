@@ -1,6 +1,9 @@
 """`sluice redact`: a policy tried on a text, without a gateway."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,14 +13,19 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
-from extproc.cli import app, redact
+from extproc.call import Inspection, Rules
+from extproc.cli import app
 from extproc.config import profiles
 from extproc.config.redaction import InputAction, Redaction
 from extproc.config.teams import TeamFile
+from extproc.dialects import json_spans
+from extproc.model import Prompt
 from extproc.redaction import entities
 from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
+from extproc.screening import ner
 from extproc.screening.ner import NamesFailed
+from extproc.stages import guard
 
 MAIL = "ann@example.com"
 NUMBER = "536-90-4399"
@@ -78,6 +86,20 @@ def test_a_body_is_redacted_in_its_texts_only() -> None:
     assert run.stdout == text.replace(MAIL, "<EMAIL_ADDRESS_1>").replace("536904399", "<US_SSN_1>")
 
 
+def test_what_stands_for_a_name_has_no_brackets_as_in_the_gateway() -> None:
+    body = {"metadata": {MAIL: "x"}, "messages": [{"role": "user", "name": MAIL, "content": MAIL}]}
+    facts = _facts(json.dumps(body), "--body")
+    given, profile = Prompt(json.dumps(body).encode(), None, None), profiles.profiles({"a": Redaction()}, {})["a"]
+    seen, rules = Inspection(), Rules(profile, None, "")
+    texts = guard.read(given, rules)
+    values = [profile.input.findings(text.text) if profile.input else () for text in texts]
+    clean, _ = guard.redact(given, texts, values, rules, seen)
+    assert facts["text"].encode() == json_spans.splice(given.body, list(clean.edits))
+    assert [row["replacement"] for row in facts["findings"]] == [
+        *("EMAIL_ADDRESS_1", "<EMAIL_ADDRESS_1>", "EMAIL_ADDRESS_1")
+    ]
+
+
 def test_the_explanation_has_places_and_no_values() -> None:
     body = json.dumps({"messages": [{"role": "user", "content": f"my number is {NUMBER}, {MAIL}"}], "user": MAIL})
     run = _run(body, "--body", "--explain")
@@ -135,9 +157,22 @@ def test_the_default_policy_of_the_configuration_here_is_taken() -> None:
 def test_settings_in_the_environment_are_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE__BACKENDS", '{one: {dialect: openai, url: "https://llm.example"}}')
     monkeypatch.setenv("SLUICE__MODELS", "{m: {targets: [[{backend: one}]]}}")
-    assert _run(MAIL, code=1).stderr == "There is no policy 'default' under `policies.redaction`.\n"
+    assert _run(MAIL, code=1).stderr == (
+        "This configuration has no policy `default` under `policies.redaction`: of a caller whose team names none, "
+        "the gateway looks at nothing. Try the usual entities without it: SLUICE_CONFIG= sluice redact, in a folder "
+        "without gateway.yaml.\n"
+    )
     monkeypatch.setenv("SLUICE__POLICIES__REDACTION__DEFAULT__ENTITIES", "{EMAIL_ADDRESS: mask}")
     assert _run(MAIL).stdout == "[EMAIL_ADDRESS]"
+
+
+def test_a_configuration_without_the_default_policy_has_its_policies_told() -> None:
+    _policies("strict: {}\nopen: {mode: off}\n")
+    told = _run(MAIL, code=1).stderr
+    assert "Name one with --policy (open, strict), or try the usual entities without it:" in told
+    assert _run(MAIL, "--policy", "default", code=1).stderr == (
+        "There is no policy 'default' under `policies.redaction`.\n"
+    )
 
 
 def test_what_is_blocked_is_told_without_its_text_and_with_a_code_of_its_own() -> None:
@@ -157,6 +192,8 @@ def test_in_shadow_nothing_is_changed_and_all_is_told() -> None:
     facts = _facts(f"my number: {NUMBER} {MAIL}", "--policy", "shadow")
     assert (facts["mode"], facts["refused"], facts["text"]) == ("shadow", False, f"my number: {NUMBER} {MAIL}")
     assert [(row["action"], row["replacement"]) for row in facts["findings"]] == [("block", None), ("mask", None)]
+    run = _run(MAIL, "--policy", "shadow", "--explain")
+    assert run.stderr.splitlines()[-1] == "The policy shadow is in shadow: nothing is changed or refused."
 
 
 @pytest.mark.parametrize(
@@ -215,7 +252,7 @@ class Model:
 @pytest.fixture
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
     _policies("default: {names: {model: some_model, entities: [PERSON]}}\n")
-    monkeypatch.setattr(redact, "LocalModel", Model)
+    monkeypatch.setattr(ner, "LocalModel", Model)
     monkeypatch.setattr(Model, "closed", 0)
 
 
@@ -230,6 +267,39 @@ def test_a_model_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Model, "fails", True)
     assert _run("Ann", code=1).stderr == "Names cannot be looked for: it is not installed.\n"
     assert Model.closed == 1
+
+
+def test_a_folder_that_holds_no_model_is_told_once() -> None:
+    Path("folder").mkdir()
+    Path("folder/damage").write_text("no config.cfg")
+    _policies("default: {names: {model: folder, entities: [PERSON]}}\n")
+    path = f"{ROOT}/tests/support/stand_in:{ROOT}"
+    run = subprocess.run(  # as in a process of its own, where nobody has set up the log
+        [sys.executable, "-m", "extproc.cli", "redact"],
+        env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
+        input="Ann",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = "Names cannot be looked for: the model 'folder' cannot be loaded: OSError: no config.cfg. "
+    assert (run.returncode, run.stdout, run.stderr.startswith(told)) == (1, "", True)
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("_model")
+@pytest.mark.parametrize(
+    ("person", "mail", "expected"),
+    [
+        ("block", "flag", 3),
+        ("flag", "block", 3),
+        ("flag", "flag", 0),
+    ],
+)
+def test_a_name_that_is_blocked_is_not_lost_to_a_value_that_is_counted(person: str, mail: str, expected: int) -> None:
+    entities = f"{{PERSON: {person}, EMAIL_ADDRESS: {mail}}}"
+    _policies(f"default: {{entities: {entities}, names: {{model: some_model, entities: [PERSON]}}}}\n")
+    _run("Ann@example.com", code=expected)
 
 
 def test_a_service_is_not_asked_and_that_is_told() -> None:

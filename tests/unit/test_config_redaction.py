@@ -207,7 +207,7 @@ def test_equal_settings_share_a_detector() -> None:
     base = {"recognizers": ["recognizers.yaml"], "floors": {"US_SSN": 0.5}, "context": {"US_SSN": ["number"]}}
     policies = {
         "one": base,
-        "other": base | {"entities": {"DEFAULT": "mask"}, "mode": "shadow"},
+        "other": base | {"entities": {"DEFAULT": "mask", "BADGE": "mask", "SITE": "mask"}, "mode": "shadow"},
         "further": base | {"floors": {"US_SSN": 0.6}},
         "last": base | {"allow": ["x"]},
     }

@@ -165,6 +165,42 @@ async def test_a_model_that_is_not_there(name: str, caplog: pytest.LogCaptureFix
     await model.close()
 
 
+async def test_the_same_trouble_is_told_once(
+    model: LocalModel, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = []
+    spawn = ner._spawn
+
+    async def counted(name: str) -> ner._Child:
+        lives.append(name)
+        return await spawn(name)
+
+    monkeypatch.setattr(ner, "_spawn", counted)
+    (folder / "damage").write_text("no config.cfg")
+    with pytest.raises(NamesFailed):
+        await model.load()
+    await until(lambda: len(lives) > 2)
+    assert len(caplog.messages) == 1
+    (folder / "damage").unlink()
+    await recovered(model)
+    (folder / "damage").write_text("no config.cfg")
+    os.kill(children()[0], signal.SIGKILL)
+    await until(lambda: len(caplog.messages) > 2)
+    assert [message[:70] for message in caplog.messages] == [
+        caplog.messages[0][:70],
+        "names are not found for now: the model's process ended",
+        caplog.messages[0][:70],
+    ]
+
+
+async def test_a_model_is_tried_out_and_its_process_ended(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await ner.try_out(str(folder))
+    assert children() == []
+    with pytest.raises(NamesFailed, match="there is no model"):
+        await ner.try_out("nowhere_model")
+    assert caplog.messages == []
+
+
 async def test_spacy_is_not_there(model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spacy.py").write_text("raise ImportError")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
@@ -176,7 +212,12 @@ async def test_a_folder_with_something_else_in_it(model: LocalModel, folder: Pat
     (folder / "damage").write_text("no config.cfg")
     with pytest.raises(NamesFailed) as failed:
         await model.load()
-    assert str(failed.value) == f"the model {str(folder)!r} cannot be loaded: OSError: no config.cfg"
+    assert str(failed.value) == (
+        f"the model {str(folder)!r} cannot be loaded: OSError: no config.cfg. A folder has to be the one with "
+        "config.cfg in it, and model and spaCy of the same minor version"
+    )
+    with pytest.raises(NamesFailed, match="OSError"):
+        await ner.try_out(str(folder))
     (folder / "damage").unlink()  # once it is mended, nobody need restart anything
     await recovered(model)
 

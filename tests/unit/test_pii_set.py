@@ -283,7 +283,8 @@ def test_synthetic_texts_are_read_under_our_names(tmp_path: Path) -> None:
 class Oracles:
     """Stand in for detectors: ours answers what is labelled, or nothing; Presidio is silent."""
 
-    def __init__(self, *, sighted: bool) -> None:
+    def __init__(self, *, sighted: bool, columns: Sequence[str] = (OURS, PRESIDIO, FLOORED)) -> None:
+        self._columns = columns
         self._spans = {sample.text: sample.spans for sample in SET if sighted}
 
     def columns(self, entities: Sequence[str]) -> dict[str, Find]:
@@ -291,7 +292,8 @@ class Oracles:
             secrets = SECRET in entities
             return [s for s in self._spans.get(text, ()) if s.entity in entities or (secrets and s.entity in VENDORS)]
 
-        return {OURS: ours, PRESIDIO: lambda _: [], FLOORED: lambda _: []}
+        finds: dict[str, Find] = {OURS: ours, PRESIDIO: lambda _: [], FLOORED: lambda _: []}
+        return {column: finds[column] for column in self._columns}
 
     def foreign(self, entity: str) -> bool:
         return entity == SECRET
@@ -307,15 +309,22 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture
+def synthetic(tmp_path: Path) -> str:
+    path = tmp_path / "synthetic.json"
+    path.write_text(json.dumps([{"full_text": "nothing", "spans": []}]))
+    return str(path)
+
+
 def test_what_finds_every_label_meets_every_target(
-    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, synthetic: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(eval_pii, "Detectors", lambda: Oracles(sighted=True))
-    assert eval_pii.main(["--synthetic", "/nonexistent"]) == 0
+    assert eval_pii.main(["--synthetic", synthetic]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == (page.read_text(encoding="utf-8") + "\n", "")
     assert "missed" not in out
-    assert out.count("| met |") == len(DEFAULT) + 1 + 34
+    assert out.partition("## Presidio's synthetic texts")[0].count("| met |") == len(DEFAULT) + 1 + 34
 
 
 def test_what_finds_nothing_misses_every_target(
@@ -324,12 +333,29 @@ def test_what_finds_nothing_misses_every_target(
     monkeypatch.setattr(eval_pii, "Detectors", lambda: Oracles(sighted=False))
     assert eval_pii.main(["--json", "--synthetic", "/nonexistent"]) == 1
     out, err = capsys.readouterr()
-    assert err.splitlines()[0] == "EMAIL_ADDRESS: recall 0.000, target 0.98"
-    assert len(err.splitlines()) == len(DEFAULT) + 1 + 34
+    said, *missed = err.splitlines()
+    assert said == (
+        "page.md stays as it is. Not measured: Presidio's synthetic texts, which --synthetic names, as there is no "
+        "file /nonexistent."
+    )
+    assert missed[0] == "EMAIL_ADDRESS: recall 0.000, target 0.98"
+    assert len(missed) == len(DEFAULT) + 1 + 34
     figures = json.loads(out)
     assert {row["entity"] for row in figures["set"]} >= {*DEFAULT, SECRET, "URL", "UK_NHS"}
     assert sum(row["spans"] for row in figures["secrets"]) == 400
-    assert page.exists()
+    assert not page.exists()
+
+
+def test_the_page_stays_where_presidio_is_not_installed(
+    page: Path, synthetic: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page.write_text("as it was")
+    monkeypatch.setattr(eval_pii, "Detectors", lambda: Oracles(sighted=True, columns=(OURS,)))
+    assert eval_pii.main(["--synthetic", synthetic]) == 0
+    assert capsys.readouterr().err == (
+        "page.md stays as it is. Not measured: Presidio's columns, as presidio-analyzer is not installed.\n"
+    )
+    assert page.read_text() == "as it was"
 
 
 # ---- Presidio -------------------------------------------------------------------------------------

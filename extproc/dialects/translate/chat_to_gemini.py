@@ -14,7 +14,8 @@ def _refused(request: Json) -> Field | None:
 
 def _path(model: str, stream: bool) -> str:
     operation = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    return f"/v1beta/models/{quote(model, safe='')}:{operation}"
+    # Google's list of models has the prefix in their names, so people put it into theirs.
+    return f"/v1beta/models/{quote(model.removeprefix('models/'), safe='')}:{operation}"
 
 
 CHAT_TO_GEMINI = Direction(refused=_refused, request=translate, path=_path, answer=ChatAnswer)

@@ -34,7 +34,7 @@ def _translate(request: Json, model: str) -> dict[str, object]:
     fields.only("encoding_format", "float", "base64")
     fields.besides("model", "user")  # the one is in the path, the other for the provider's own records
     fields.done()
-    name = f"models/{model}"
+    name = f"models/{model.removeprefix('models/')}"
     return {"requests": [{"model": name, "content": {"parts": [{"text": text}]}, **shared} for text in texts]}
 
 
@@ -97,7 +97,7 @@ def _refused(request: Json) -> Field | None:
 
 
 def _path(model: str, stream: bool) -> str:  # noqa: ARG001 - the shape of a path
-    return f"/v1beta/models/{quote(model, safe='')}:batchEmbedContents"
+    return f"/v1beta/models/{quote(model.removeprefix('models/'), safe='')}:batchEmbedContents"
 
 
 EMBEDDINGS_TO_GEMINI = Direction(refused=_refused, request=_translate, path=_path, answer=EmbeddingsAnswer)

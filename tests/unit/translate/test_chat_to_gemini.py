@@ -23,6 +23,7 @@ def refused(*messages: Object, **fields: Any) -> str:
 def test_the_path_names_the_model_and_the_operation() -> None:
     assert CHAT_TO_GEMINI.path(NEW, False) == f"/v1beta/models/{NEW}:generateContent"
     assert CHAT_TO_GEMINI.path(NEW, True) == f"/v1beta/models/{NEW}:streamGenerateContent?alt=sse"
+    assert CHAT_TO_GEMINI.path(f"models/{NEW}", False) == CHAT_TO_GEMINI.path(NEW, False)
     assert CHAT_TO_GEMINI.path("a/../b?c:d", False) == "/v1beta/models/a%2F..%2Fb%3Fc%3Ad:generateContent"
 
 

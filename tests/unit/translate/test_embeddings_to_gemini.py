@@ -53,6 +53,9 @@ def test_other_fields_change_nothing(name: str) -> None:
 
 def test_the_request() -> None:
     assert EMBEDDINGS_TO_GEMINI.path(MODEL, False) == f"/v1beta/models/{MODEL}:batchEmbedContents"
+    listed = f"models/{MODEL}"  # as Google's list of models has it
+    assert EMBEDDINGS_TO_GEMINI.path(listed, False) == EMBEDDINGS_TO_GEMINI.path(MODEL, False)
+    assert EMBEDDINGS_TO_GEMINI.request(BASE, listed) == EMBEDDINGS_TO_GEMINI.request(BASE, MODEL)
     assert sent({"model": "m", "input": ["A", ""], "dimensions": 8}) == {
         "requests": [
             {"model": f"models/{MODEL}", "content": {"parts": [{"text": text}]}, "outputDimensionality": 8}
