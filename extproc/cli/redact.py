@@ -178,7 +178,7 @@ def _looked_through(chosen: Profile, given: bytes, tenant: str, is_body: bool) -
     rows: list[Row] = []
     changed: list[tuple[Position, Sequence[Change]]] = []
     for position, findings in zip(texts, _findings(chosen, [one.text for one in texts]), strict=True):
-        changes = redactor.changes(position.text, findings, position.lead)
+        changes = positions.fitting(position, redactor.changes(position.text, findings, position.lead))
         rows += _rows(position, findings, changes, policy.input)
         changed.append((position, changes))
     return Outcome(_changed(given, changed, is_body), rows, Counter(redactor.blocked))
@@ -229,6 +229,7 @@ def _findings(chosen: Profile, texts: Sequence[str]) -> Sequence[Sequence[Findin
 
 
 async def _named(tier: NameTier, texts: Sequence[str]) -> Sequence[Sequence[Finding]]:
+    ner.log.addHandler(logging.NullHandler())  # what is wrong with a model is told once, by us
     model = ner.LocalModel(tier.model or "")
     try:
         await model.load()

@@ -229,10 +229,7 @@ def _chat_with_results(gateway: RunningGateway, model: str, stream: bool) -> Jso
         else:
             message = client.chat.completions.create(**asked).choices[0].message
     results = [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in message.tool_calls]
-    answered = message.to_dict()
-    for call in answered["tool_calls"]:
-        call["function"].pop("parsed_arguments", None)  # the SDK's own reading of a stream
-    return {"messages": [*SAY, answered, *results]}
+    return {"messages": [*SAY, message.to_dict(), *results]}
 
 
 def _messages_with_results(gateway: RunningGateway, model: str, stream: bool) -> Json:

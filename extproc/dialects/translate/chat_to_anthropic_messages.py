@@ -139,6 +139,7 @@ def _inline(url: str) -> tuple[str, str]:
 
 def _assistant(message: Fields) -> list[Block]:
     message.besides(*_ECHOED)
+    message.besides("parsed")  # what OpenAI's SDK read in its content
     blocks = _content(message, ("text", "refusal"))
     blocks += _text(message.text("refusal") or "")
     return blocks + [_call(call) for call in message.inners("tool_calls")]
@@ -148,6 +149,7 @@ def _call(call: Fields) -> Block:
     call.only("type", "function")
     call.besides("index", "extra_content")  # left by clients that put a stream together
     function = call.need_inner("function")
+    function.besides("parsed_arguments")  # what OpenAI's SDK read in them
     made: Block = {"type": "tool_use", "id": _id(call.need("id")), "name": function.need("name")}
     made["input"] = _arguments(function)
     function.done()

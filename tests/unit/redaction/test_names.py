@@ -205,3 +205,15 @@ def test_many_names_over_many_patterns_take_no_time() -> None:
     every = names.merged("a" * length, patterns, found)
     assert len(every) == 2 * len(patterns)
     assert sum(one.end - one.start for one in every) == length
+
+
+@given(TEXTS, st.lists(SPANS, max_size=6), st.lists(SPANS, max_size=6))
+def test_nothing_is_lost_to_what_is_less_strict(text: str, some: list[Finding], found: list[Finding]) -> None:
+    strictness = {"X": 2, "Y": -1}
+    patterns = resolved(some)
+    every = names.merged(text, patterns, found, strictness)
+    assert all(one.end <= other.start for one, other in pairwise(every))
+    owner = {at: strictness.get(one.entity, 0) for one in every for at in range(one.start, one.end)}
+    for one in (*patterns, *found):
+        letters = [at for at in range(one.start, one.end) if text[at].isalnum()]
+        assert all(owner[at] >= strictness.get(one.entity, 0) for at in letters), one

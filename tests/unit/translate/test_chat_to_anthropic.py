@@ -701,3 +701,15 @@ def _put(holder: Any, place: Sequence[str], value: object) -> None:
         holder[place[0]] = value
     elif isinstance(holder, dict):
         _put(holder.get(place[0]), place[1:], value)
+
+
+def test_what_the_sdk_has_read_itself_is_not_sent() -> None:
+    function = {"name": "look", "arguments": '{"a":1}'}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "found"}
+
+    def sent(message: Json, function: Json) -> object:
+        call = {"id": "c1", "type": "function", "function": function}
+        said = {"role": "assistant", "content": "{}", "tool_calls": [call], **message}
+        return translated({"model": "m", "messages": [{"role": "user", "content": "Go."}, said, result]})
+
+    assert sent({"parsed": {}}, {**function, "parsed_arguments": {"a": 1}}) == sent({}, function)
