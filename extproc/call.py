@@ -18,7 +18,7 @@ from extproc.guardrails.policy import Guardrails
 from extproc.guardrails.verdict import Verdict
 from extproc.limits.hold import Hold
 from extproc.limits.limit import Priority
-from extproc.model import Caller, Catalogue, Chain, Ending
+from extproc.model import Caller, Catalogue, Chain, Ending, PublicModel
 from extproc.redaction.answer import AnswerTexts
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.profile import Profile
@@ -137,7 +137,9 @@ class Call:
     background: bool = False  # its usage shows only later, when its response is read
     rules: Rules | None = None  # policies that look through it
     inspection: Inspection = field(default_factory=Inspection)
+    named: PublicModel | None = None  # the model that it asks for
     chain: Chain | None = None
+    probes: tuple[str, ...] = ()  # backends whose half-open circuit no other call may try meanwhile
     pinned: bool = False  # the chain is the one backend that holds the call's state
 
     status: int = 0
@@ -157,6 +159,12 @@ class Call:
     cut_short: bool = False  # the gateway ended the answer: its lease could not be extended
     refusal: Refusal | None = None
     ending: Ending | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The public name of the model that serves it, or that it asked for in vain."""
+        model = self.chain.model if self.chain else self.named
+        return None if model is None else model.name
 
     def note(self, event: Event) -> None:
         """Check that the event may come now. Raises ProtocolViolation."""

@@ -356,6 +356,7 @@ class Chain:
 
     model: PublicModel
     targets: tuple[Target, ...]
+    probe: str | None = None  # the backend that this call alone may try now, to see whether it is well again
 
 
 @dataclass(frozen=True, slots=True)

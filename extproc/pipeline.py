@@ -16,7 +16,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import orjson
 
-from extproc import surfaces
+from extproc import beside, surfaces
 from extproc.call import (
     PROCEED,
     UNCHANGED,
@@ -342,7 +342,7 @@ class Pipeline:
 
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
         prompt = registry.READERS[place.surface](body)
-        model = route.model_for(caller, place, prompt.model, call.catalogue)
+        model = call.named = route.model_for(caller, place, prompt.model, call.catalogue)
         call.notices = notices.of_model(model, route.written(place, prompt.model))
         clean = await self._clean(call, place, prompt)
         cache.key(caller, clean)
@@ -353,8 +353,8 @@ class Pipeline:
         self._routed(call, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, chain, place)
         sent = forward.body_route(clean, chain, place, call.query, call.stripped, cap)
-        if model.first_byte is not None:
-            sent = replace(sent, first_byte=model.first_byte)
+        if chain.model.first_byte is not None:
+            sent = replace(sent, first_byte=chain.model.first_byte)
         if any(leg.translate for leg in sent.legs):
             call.sent = body if sent.body is None else sent.body
             sent = replace(sent, asking=call.asking)
@@ -382,10 +382,11 @@ class Pipeline:
             if holder is not None:
                 call.pinned = True
                 return route.pinned(model, place, holder, caller.team, self._roster.current().stops)
-        return self._drawn(call, caller, place, model, clean)
+        return await self._drawn(call, caller, place, model, clean)
 
-    def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
+    async def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         """The targets in an order that is drawn for this call. Raises Refused."""
+        lacks = await beside.loop(len(clean.prompt.body), route.lacks, model, place, clean, caller.team)
         conditions = route.Conditions(
             self._dice.random,
             self._health,
@@ -394,8 +395,11 @@ class Pipeline:
             None if model.affinity is None else binding.of(model.affinity, caller, call.bound, clean),
             call.catalogue.attempts,
             self._roster.current().stops,
+            lacks,
         )
-        return route.chain(model, place, clean, conditions)
+        chain = route.chain(model, place, clean, conditions)
+        call.probes += () if chain.probe is None else (chain.probe,)
+        return chain
 
     async def _reserve(
         self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain
@@ -416,7 +420,7 @@ class Pipeline:
             raise refused
         try:
             model = route.model_for(caller, Place(place.surface, place.face), then.model, call.catalogue)
-            chain = self._drawn(call, caller, place, model, clean)
+            chain = await self._drawn(call, caller, place, model, clean)
             terms = self._terms(call, caller, place, clean.prompt, chain)
             again = await self._take(call, terms)
         except Refused:
@@ -503,6 +507,14 @@ class Pipeline:
         call.searches = prompt.searches
         call.asked_usage = prompt.usage_edit is None
         call.phase = Phase.ROUTED
+        self._leave_probes(call, chain.targets[0].backend.name)
+
+    def _leave_probes(self, call: Call, but: str | None = None) -> None:
+        """Let other calls try what this one was to try and does not: else whoever is refused could keep it out."""
+        for backend in call.probes:
+            if backend != but:
+                self._health.unprobed(backend)
+        call.probes = tuple([backend for backend in call.probes if backend == but])
 
     async def _stream_form(self, call: Call, caller: Caller, place: Place, chunk: bytes, end: bool) -> Pass | Withhold:
         """A multipart body flows through; only its first bytes are held, until they name the model."""
@@ -522,9 +534,9 @@ class Pipeline:
             return WITHHOLD
         named = call.form.model.model if call.form.model else None
         clean = CleanPrompt(Prompt(b"", named, None, images=call.form.images or 0))
-        model = route.model_for(caller, place, named, call.catalogue)
+        model = call.named = route.model_for(caller, place, named, call.catalogue)
         call.notices = notices.of_model(model, route.written(place, named))
-        chain = forward.same_form(self._drawn(call, caller, place, model, clean), place)
+        chain = forward.same_form(await self._drawn(call, caller, place, model, clean), place)
         reserved, _ = await self._reserve(call, caller, place, clean, chain)
         chain = forward.same_form(reserved, place)
         self._routed(call, chain, clean.prompt)
@@ -622,9 +634,10 @@ class Pipeline:
         if call.translated is None:
             return await self._surface_body(call, chunk, end)
         chunk = call.translated.feed(chunk, end)
-        emit = await self._surface_body(call, chunk, end)
+        is_overlong = call.translated.overlong  # which is no end of it, even where nothing follows
+        emit = await self._surface_body(call, chunk, end and not is_overlong)
         sent = chunk if emit.body is None else emit.body
-        if call.translated.overlong and not call.answer_ended:
+        if is_overlong and not call.answer_ended:
             return translation.cut(call, sent)
         return Emit(sent, emit.last)
 
@@ -735,6 +748,8 @@ class Pipeline:
         self.in_flight -= 1
         if not call.begun:
             return  # Envoy opened a stream and said nothing
+        if call.backend is None and call.phase is not Phase.ANSWERED:
+            self._leave_probes(call)  # nobody waited for the outcome
         if call.texts is not None:
             relay.note(call.texts, call.rules, call.inspection)
         duration = time.monotonic() - call.started
@@ -759,6 +774,8 @@ class Pipeline:
         return used
 
     def _refuse(self, call: Call, refusal: Refusal) -> Reply:
+        if call.phase is Phase.IDENTIFIED:
+            self._leave_probes(call)
         body, headers = encode(refusal, call.face, call.request_id)
         headers += (*call.notices, *call.told)
         call.refusal = refusal
@@ -768,9 +785,11 @@ class Pipeline:
         return Reply(refusal.status, tuple(headers), body, f"sluice_{refusal.kind.code}")
 
     def _withdraw(self, call: Call, refusal: Refusal) -> Reply:
-        """Refuse in place of an answer that is paid for, and of which nothing has gone out."""
+        """Refuse in place of an answer of which nothing has gone out; one that is no error is paid for."""
+        is_paid = call.status < 400
         reply = self._refuse(call, refusal)
-        call.ending = Ending.BLOCKED
+        if is_paid:
+            call.ending = Ending.BLOCKED
         return reply
 
     def _reply(self, call: Call, body: bytes) -> Reply:

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import orjson
 
-from extproc import contract
+from extproc import beside, contract
 from extproc.adapter import codec
 from extproc.call import ProtocolViolation
 from extproc.dialects.translate.direction import Direction, Json
@@ -80,10 +80,18 @@ async def _translate(stream: Stream) -> None:
     if not message.HasField("request_body"):
         raise ProtocolViolation("no request body follows the headers")
     order = _ordered(message.metadata_context, cluster, dialect)
-    request = order.direction.request(_parsed(message.request_body.body), order.model)
-    if dialect in (Dialect.OPENAI, Dialect.AZURE):
-        _name_cap(request, attempt[contract.CAP_KEY])
-    await stream.write(_replaced(orjson.dumps(request), _strange(head.request_headers), _VERSION.get(dialect, {})))
+    cap = attempt[contract.CAP_KEY] if dialect in (Dialect.OPENAI, Dialect.AZURE) else None
+    body = message.request_body.body
+    body = await beside.loop(len(body), _translated, order, body, cap)
+    await stream.write(_replaced(body, _strange(head.request_headers), _VERSION.get(dialect, {})))
+
+
+def _translated(order: _Ordered, body: bytes, cap: str | None) -> bytes:
+    """The body for the backend; with its bound on the output in the field `cap`, where it is a chat's."""
+    request = order.direction.request(_parsed(body), order.model)
+    if cap is not None:
+        _name_cap(request, cap)
+    return orjson.dumps(request)
 
 
 def _ordered(metadata: bytes, cluster: str, dialect: Dialect) -> _Ordered:

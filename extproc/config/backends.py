@@ -1,9 +1,9 @@
 """Backends as people write them: where calls can go, what goes along, and how they are spared."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -89,6 +89,14 @@ BackendSurface = Literal[
     "moderations",
     "rerank",
 ]
+_LIKE_OPENAI = frozenset(get_args(BackendSurface)) - {"messages"}
+_OF_DIALECT: Mapping[Dialect, frozenset[str]] = {
+    "openai": _LIKE_OPENAI,
+    "azure-openai": _LIKE_OPENAI - {"moderations", "rerank"},
+    "anthropic": frozenset({"messages"}),
+    "gemini": frozenset(),  # all that reaches it is translated
+}
+"""What a backend can serve itself."""
 _USUAL = policy.Cooling()
 _LONGEST = 86_400  # seconds
 
@@ -185,6 +193,7 @@ class Backend(Strict):
     )
     surfaces: tuple[BackendSurface, ...] | None = Field(
         default=None,
+        min_length=1,
         description="the APIs that it serves of its dialect, such as [chat, embeddings] of a server that has no "
         "Responses, so that these are translated for it; absent: all",
     )
@@ -206,6 +215,14 @@ class Backend(Strict):
     health: Health | None = Field(
         default=None, description="ask it whether it is well: for self-hosted backends only; absent: do not"
     )
+
+    @field_validator("credential", mode="before")
+    @classmethod
+    def _no_secret(cls, value: object) -> object:
+        """The most likely mistake has a message that says where secrets go, and does not repeat this one."""
+        if isinstance(value, str):
+            raise ValueError("says where the secret is, and never the secret: {env: NAME} or {file: PATH}")
+        return value
 
     @field_validator("headers")
     @classmethod
@@ -232,6 +249,9 @@ class Backend(Strict):
             raise ValueError("api_version is for the dialect azure-openai only")
         if self.cap_field is not None and self.dialect in ("anthropic", "gemini"):
             raise ValueError("cap_field is for backends with chat completions")
+        foreign = [name for name in self.surfaces or () if name not in _OF_DIALECT[self.dialect]]
+        if foreign:
+            raise ValueError(f"surfaces: the dialect {self.dialect} has no {foreign[0]}, so leave that out")
         if self.dialect == "gemini" and urlsplit(self.url).path.rstrip("/").endswith("/openai"):
             raise ValueError("url names what speaks like OpenAI there: use the dialect openai, or leave /openai out")
         if self.health is not None and provider_at(self.url) is not None:

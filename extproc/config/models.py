@@ -33,6 +33,12 @@ def _affinity(value: str) -> str:
     return value
 
 
+def _group(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise ValueError("is a group, which is a list: write targets as [[{backend: a}, {backend: b}], [{backend: c}]]")
+    return value
+
+
 Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d$"})]
 AffinityText = Annotated[
     str,
@@ -48,6 +54,9 @@ class Target(Strict):
     model: ModelName | None = Field(default=None, description="deployed name; absent: the public name")
     weight: int = Field(default=1, ge=0, le=1000, description="share within its group")
     price: Price | None = Field(default=None, description="what it costs there; absent: the model's `price`")
+
+
+Group = Annotated[tuple[Target, ...], BeforeValidator(_group)]
 
 
 class Retired(Strict):
@@ -84,7 +93,7 @@ class Model(Bounded):
     modality: Modality | None = Field(
         default=None, description="what it is for: other APIs refuse it; absent: whatever its backends serve"
     )
-    targets: tuple[tuple[Target, ...], ...] = Field(
+    targets: tuple[Group, ...] = Field(
         min_length=1, description="groups in order of preference; weights share the calls inside a group"
     )
     affinity: AffinityText | None = Field(

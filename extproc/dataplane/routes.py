@@ -143,10 +143,14 @@ def _order() -> PriorityGroupClusterSpecifier:
 
 
 def _retries() -> RetryPolicy:
-    """Attempt n goes to group n. The policy sends x-envoy-max-retries with the length of the chain."""
+    """Attempt n goes to group n. The policy sends x-envoy-max-retries with the length of the chain.
+
+    A credential that one backend does not take any more, or a model that is not deployed there, is not the caller's
+    affair while another one serves. Neither says that the backend is unwell.
+    """
     return RetryPolicy(
         retry_on="5xx,reset,connect-failure,retriable-status-codes",
-        retriable_status_codes=[429],
+        retriable_status_codes=[401, 403, 404, 429],
         num_retries=3,
         refresh_cluster_on_retry=True,
         retry_back_off=RetryPolicyRetryBackOff(

@@ -71,8 +71,6 @@ class Detector:
 
         By entity how strict it is, see Rules. Takes no time: what is scanned for is shared.
         """
-        if len(set(strictness.values())) < 2:
-            return self
         other = copy(self)
         other._rules = replace(self._rules, strictness=strictness)
         return other

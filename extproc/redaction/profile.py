@@ -37,4 +37,5 @@ class Profile:
 
 
 def _ranked(detector: Detector | None, actions: Mapping[str, Action]) -> Detector | None:
-    return detector and detector.ranked(strictness(actions))
+    strict = strictness(actions)
+    return detector.ranked(strict) if detector and len(set(strict.values())) > 1 else detector

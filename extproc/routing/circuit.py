@@ -41,6 +41,10 @@ class Circuit:
             self._probe_until = now + self.span
         return True
 
+    def unprobed(self) -> None:
+        """Whoever had the probe does not ask the backend: the next call may."""
+        self._probe_until = 0.0
+
     # ---- from attempts: True where it opened or closed ----
 
     def failed(self, now: float) -> bool:

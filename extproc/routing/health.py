@@ -66,6 +66,12 @@ class Health:
         circuit = self._circuits.get(backend)
         return circuit is None or circuit.may_probe(now)
 
+    def unprobed(self, backend: str) -> None:
+        """The call that `may_probe` let does not ask the backend: another one may."""
+        circuit = self._circuits.get(backend)
+        if circuit is not None:
+            circuit.unprobed()
+
     # ---- from attempts ----
 
     def note(self, attempt: Attempt, now: float, wall: float) -> list[str]:

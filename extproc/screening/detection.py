@@ -124,8 +124,11 @@ class Detection:
         self._threads = ThreadPoolExecutor(_THREADS, "detection")
 
     async def open(self) -> None:
-        """Load the models: seconds."""
-        await asyncio.gather(*(model.load() for model in self._models.values()))
+        """Load the models: seconds. What cannot be loaded says so in the log, and each call that needs it fails."""
+        loaded = await asyncio.gather(*(model.load() for model in self._models.values()), return_exceptions=True)
+        for trouble in loaded:
+            if isinstance(trouble, BaseException) and not isinstance(trouble, DetectionFailed):
+                raise trouble
 
     async def close(self) -> None:
         for model in self._models.values():

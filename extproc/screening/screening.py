@@ -33,7 +33,7 @@ class Screening:
         self._services = services
 
     async def open(self) -> None:
-        """Load what takes long. Raises DetectionFailed, saying what to do."""
+        """Load what takes long."""
         await self._detection.open()
 
     async def close(self) -> None:
@@ -122,7 +122,7 @@ class Screening:
         except DetectionFailed as failed:  # what patterns found holds all the same
             guard.failed(failed, "names", profile.policy.on_error, profile.policy.mode, seen)
             return values
-        return guard.with_names(texts, values, names, profile.input)
+        return guard.with_names(texts, values, names, profile)
 
     async def _verdicts(
         self, guardrails: Guardrails | None, prompt: Prompt, texts: Sequence[Position]

@@ -1,6 +1,7 @@
 """What goes to the providers: the legs of a chain, the edited body, and the headers that stay behind."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from extproc.call import Call, Leg, Pass, Route
 from extproc.contract import ASKING_HEADERS
@@ -155,7 +156,7 @@ def same_cap_field(chain: Chain, place: Place) -> Chain:
         return chain
     native = [target for target in chain.targets if directions.needed(target.backend, place.surface) is None]
     others = [target for target in native if target.backend.cap_field != native[0].backend.cap_field]
-    return Chain(chain.model, tuple([target for target in chain.targets if target not in others]))
+    return replace(chain, targets=tuple([target for target in chain.targets if target not in others]))
 
 
 def same_form(chain: Chain, place: Place) -> Chain:
@@ -167,7 +168,7 @@ def same_form(chain: Chain, place: Place) -> Chain:
     if not by_body:
         return chain
     kept = [target for target in chain.targets if target not in by_body or target.model == by_body[0].model]
-    return Chain(chain.model, tuple(kept))
+    return replace(chain, targets=tuple(kept))
 
 
 def form_pass(call: Call, chain: Chain, place: Place, form: FormReader, held: bytes) -> Pass:

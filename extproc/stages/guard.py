@@ -13,10 +13,10 @@ from urllib.parse import unquote
 from extproc.call import Inspection, Rules
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
 from extproc.redaction import names, positions
-from extproc.redaction.changes import Change, apply, named
+from extproc.redaction.changes import Change, apply
 from extproc.redaction.detector import Detector, Finding
 from extproc.redaction.placeholders import Placeholders
-from extproc.redaction.policy import Action, Mode, OnError, Stateful
+from extproc.redaction.policy import Action, Mode, OnError, Stateful, strictness
 from extproc.redaction.positions import Position
 from extproc.redaction.profile import DetectionFailed, Profile, Unreadable, UnreadableAnswer
 from extproc.redaction.redactor import Redactor
@@ -170,11 +170,12 @@ def check_state(prompt: Prompt, rules: Rules) -> None:
 
 
 def with_names(
-    texts: Sequence[Position], values: Sequence[Findings], found: Sequence[Findings], detector: Detector | None
+    texts: Sequence[Position], values: Sequence[Findings], found: Sequence[Findings], profile: Profile
 ) -> Sequence[Findings]:
     """What the detector found in each text, and the names that a model found and that it does not excuse."""
+    strict = strictness(profile.policy.input)
     return [
-        names.merged(position.text, one, _unexcused(position.text, other, detector)) if other else one
+        names.merged(position.text, one, _unexcused(position.text, other, profile.input), strict) if other else one
         for position, one, other in zip(texts, values, found, strict=True)
     ]
 
@@ -198,11 +199,11 @@ def redact(
     if enforced and not is_stateful(prompt) and seen.placeholders is None:  # a form has several texts
         seen.placeholders = Placeholders(policy.grammar)
     redactor = Redactor(policy, policy.input, seen.placeholders, rules.tenant)
-    changed: list[tuple[Position, list[Change]]] = []
+    changed: list[tuple[Position, Sequence[Change]]] = []
     places: Counter[str] = Counter()
     for position, found in zip(texts, values, strict=True):
         changes = redactor.changes(position.text, found, position.lead)
-        changed.append((position, named(changes) if changes and position.is_name else changes))
+        changed.append((position, positions.fitting(position, changes)))
         if found and len(places) < _PLACES:
             places[positions.place(position.path)] += len(found)
     seen.found, seen.places = Counter(seen.found) + redactor.counts, Counter(seen.places) + places

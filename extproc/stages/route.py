@@ -1,14 +1,14 @@
 """Which targets are tried, in which order. Python draws; Envoy carries out."""
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import ceil, log
 from typing import Protocol
 
 import orjson
 
-from extproc.dialects import paths
+from extproc.dialects import json_spans, paths
 from extproc.dialects.translate import directions
 from extproc.dialects.translate.direction import Direction, Field
 from extproc.model import (
@@ -18,7 +18,6 @@ from extproc.model import (
     Chain,
     CleanPrompt,
     Dialect,
-    Prompt,
     PublicModel,
     Target,
     Team,
@@ -78,6 +77,13 @@ class Health(Protocol):
     def may_probe(self, backend: str, now: float) -> bool:
         """Whether this call may be the probe. It is one from then on."""
 
+    def unprobed(self, backend: str) -> None:
+        """The call that was to be the probe is none: another one may."""
+
+
+Lacks = Mapping[Dialect, Field | None]
+"""By dialects to which a request would be translated: the field that cannot be expressed there, None: all can."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -90,6 +96,7 @@ class Conditions:
     binding: str | None = None  # calls that share it go to the same backend of a group as long as it serves
     attempts: int = 5  # the most targets of a chain
     stops: Collection[tuple[str, str]] = ()  # emergency stops in force, see identity.directory
+    lacks: Lacks | None = None  # as `lacks` gives it; None: yet to be found out
 
 
 def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Conditions) -> Chain:
@@ -104,14 +111,17 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     free: dict[str, Target] = {}
     spent: dict[str, Target] = {}
     cooling: list[Standing] = []
+    probe: str | None = None
     if ("model", model.name) in given.stops:
         raise Refused(STOPPED, "The operators of the gateway have taken this model out of service. Ask them.", "model")
-    fit = _Fit(place.surface, clean.prompt, given.team, given.stops)
+    fit = _Fit(place, given, lacks(model, place, clean, given.team) if given.lacks is None else given.lacks)
     for group in model.groups:
         able = [target for target in group if fit.takes(target.backend)]
         order = shuffled(able, given.draw) if given.binding is None else bound(able, given.binding)
         for target in order:
-            standing = _standing(target, given, is_first=not free)
+            standing = given.health.until(target.backend.name, target.model, given.now)
+            if not free and _may_probe(target, standing, given):
+                probe, standing = target.backend.name, (0.0, None)
             if standing[1] is None:
                 free.setdefault(target.backend.name, target)
             elif standing[1] is Why.SPENT:
@@ -123,19 +133,39 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
         raise Refused.of(_all_cooling(cooling, given.now))
     if not targets:
         raise fit.refused()
-    return Chain(model, tuple(targets.values())[: given.attempts])
+    return Chain(model, tuple(targets.values())[: given.attempts], probe)
+
+
+def lacks(model: PublicModel, place: Place, clean: CleanPrompt, team: Team | None) -> Lacks:
+    """Whether the request as it will be sent can be translated for those of the model's backends that need that.
+
+    Each costs a translation, of a large request more than the event loop has time for.
+    """
+    surface, wanted = place.surface, dict[Dialect, Direction]()
+    for backend in (target.backend for group in model.groups for target in group):
+        direction = directions.needed(backend, surface)
+        if direction is not None and (team is None or team.admits(backend)):
+            wanted[backend.dialect] = direction
+    if not wanted:
+        return {}
+    try:
+        body = clean.prompt.body
+        request = orjson.loads(json_spans.splice(body, clean.edits) if clean.edits else body)
+    except ValueError:  # the readers of surfaces are more patient
+        return dict.fromkeys(wanted, Field("", "It has characters that only backends of its own dialect take."))
+    return {dialect: direction.refused(request) for dialect, direction in wanted.items()}
 
 
 class _Fit:
     """Which backends can take one request: those that its team may use, in their own dialect or translated."""
 
-    def __init__(self, surface: Surface, prompt: Prompt, team: Team | None, stops: Collection[tuple[str, str]]) -> None:
-        self._surface = surface
-        self._prompt = prompt
-        self._team = team
-        self._stops = stops
+    def __init__(self, place: Place, given: Conditions, lacks: Lacks) -> None:
+        self._surface = place.surface
+        self._team = given.team
+        self._stops = given.stops
+        self._known = lacks
         self._is_stopped = False
-        self._lacks: dict[Dialect, Field | None] = {}
+        self._lacks: dict[Dialect, Field | None] = {}  # of the backends that were asked about
         self._is_kept_away = False
 
     def takes(self, backend: Backend) -> bool:
@@ -147,19 +177,10 @@ class _Fit:
             return False
         if paths.serves(backend, self._surface):
             return True
-        direction = directions.needed(backend, self._surface)
-        if direction is None:
+        if directions.needed(backend, self._surface) is None:
             return False
-        if backend.dialect not in self._lacks:
-            self._lacks[backend.dialect] = self._lack(direction)
-        return self._lacks[backend.dialect] is None
-
-    def _lack(self, direction: Direction) -> Field | None:
-        try:
-            request = orjson.loads(self._prompt.body)
-        except ValueError:  # the readers of surfaces are more patient
-            return Field("", "It has characters that only backends of its own dialect take.")
-        return direction.refused(request)
+        self._lacks[backend.dialect] = lack = self._known[backend.dialect]
+        return lack is None
 
     def refused(self) -> Refused:
         """For where none takes it, by what is in its way."""
@@ -179,15 +200,10 @@ class _Fit:
         return Refused(UNSUPPORTED_BY_MODEL, why, lack.name or None)
 
 
-def _standing(target: Target, given: Conditions, is_first: bool) -> Standing:
-    """As the target is for this call: one that it may probe is free."""
-    backend, health = target.backend.name, given.health
-    standing = health.until(backend, target.model, given.now)
-    if standing[1] is None or standing[0] > given.now:
-        return standing
-    if is_first and health.may_probe(backend, given.now):
-        return 0.0, None
-    return health.until(backend, target.model, given.now)
+def _may_probe(target: Target, standing: Standing, given: Conditions) -> bool:
+    """Whether its circuit is half-open and this call is the one that tries it."""
+    is_due = standing[1] is not None and standing[0] <= given.now
+    return is_due and given.health.may_probe(target.backend.name, given.now)
 
 
 def _all_cooling(cooling: list[Standing], now: float) -> Refusal:

@@ -53,8 +53,8 @@ def _ending(call: Call) -> Ending:
 def _usage(call: Call, ending: Ending, duration: float) -> Usage:
     if ending in (Ending.REFUSED, Ending.ANSWERED) or call.phase in (Phase.OPENED, Phase.IDENTIFIED):
         return Usage()
-    if call.meter is None:  # no answer began: an error, or nobody waited for it
-        if ending is not Ending.CUT or not (call.estimated_input or call.hold):
+    if call.meter is None:  # no answer began: an error, nobody waited for it, or nobody here could read it
+        if ending not in (Ending.CUT, Ending.BLOCKED) or not (call.estimated_input or call.hold):
             return Usage()
         total = Usage(input=call.estimated_input, source=UsageSource.ESTIMATED)
     else:
@@ -80,7 +80,7 @@ def _made(shown: int, call: Call, hold: Hold, ending: Ending, duration: float) -
         return min(shown, call.flowed)
     if isinstance(call.answer, answers.Opaque | answers.Document) and call.answer.unread and ending is Ending.COMPLETE:
         return hold.demand.output
-    if ending is Ending.BLOCKED and not call.stream:
+    if ending is Ending.BLOCKED and (not call.stream or call.answer is None):
         return hold.demand.output
     hides = call.chain is not None and call.chain.model.bounds.hidden_output
     if ending is Ending.CUT and (not call.stream or hides):

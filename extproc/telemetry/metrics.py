@@ -111,7 +111,7 @@ def _child(histogram: Histogram, label: str) -> Histogram:
 def count_call(call: Call, outcome: Outcome, duration: float) -> None:
     """Count one ended call. `duration` in seconds."""
     surface = call.place.surface.value if call.place else _NONE
-    model = call.chain.model.name if call.chain else _NONE
+    model = call.model or _NONE
     backend = outcome.backend or _NONE
     count(CALLS, surface, model, backend, str(outcome.status), outcome.ending.value)
     _child(DURATION, surface).observe(duration)

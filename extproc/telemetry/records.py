@@ -34,7 +34,7 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "method": call.method,
         "surface": call.place.surface.value if call.place else None,
         **(_caller(call.caller) if call.caller else {}),
-        "model": call.chain.model.name if call.chain else None,
+        "model": call.model,
         "chain": [target.backend.name for target in call.chain.targets] if call.chain else None,
         "backend": outcome.backend,
         "status": outcome.status,

@@ -104,6 +104,13 @@ def test_a_call_goes_on_to_the_backend_that_answers_and_is_one_call(site: Site) 
     assert not [name for name in answer.headers if name.startswith("x-sluice-")]
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_backend_that_does_not_know_us_or_the_model_is_passed_by(status: int, site: Site) -> None:
+    site.providers.script("a", [{"status": status}] * 2)
+    assert [site.chat("m-7").status_code for _ in range(2)] == [200, 200]
+    assert (site.seen("a"), site.seen("b")) == ([status] * 2, [200] * 2), "it cools nothing: the next may be served"
+
+
 @pytest.mark.parametrize(
     ("model", "faults", "wait"),
     [

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +27,7 @@ from extproc.config.schema import Gateway
 from extproc.config.team_files import offer
 from extproc.config.teams import TeamFile
 from extproc.contract import CREDENTIAL_HEADERS
-from extproc.dialects import listing
+from extproc.dialects import listing, paths
 from extproc.model import Affinity, Binding, Catalogue, Dialect, Modality, PublicModel, Retirement, Team
 from extproc.routing.policy import Cooling, Watched
 from extproc.stages.forward import _PASS, _PASS_PREFIXES
@@ -229,6 +230,14 @@ def test_a_backend_serves_the_surfaces_that_are_named_with_what_belongs_to_them(
         }
     )
     assert {Surface(name).key for name in get_args(BackendSurface)} == {*ALLOWABLE} - {Surface.MODELS, Surface.ME}
+
+
+def test_a_backend_may_name_the_surfaces_that_its_dialect_has_and_no_other() -> None:
+    for dialect in Dialect:
+        for name in get_args(BackendSurface):
+            has = paths.serves(compiled_model.Backend("b", dialect, "", None), Surface(name))
+            with nullcontext() if has else pytest.raises(ValueError, match=f"has no {name}"):
+                Backend(dialect=dialect.value, url="https://a", surfaces=(name,))
 
 
 def test_headers_are_held_in_lower_case() -> None:

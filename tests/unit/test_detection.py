@@ -11,6 +11,7 @@ from extproc.redaction.detector import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
 from extproc.screening.detection import INLINE, Detection
+from extproc.screening.ner import NamesFailed
 from tests.support.screened import Answers
 
 TEXT = "a text that is long enough to be remembered, with the word canary somewhere in it"
@@ -174,3 +175,34 @@ async def test_more_text_than_the_tier_takes_is_a_failure() -> None:
     with pytest.raises(DetectionFailed):
         await detection(services=services).names(NAMES, ["x" * (NAMES.max_text + 1)])
     assert services.asked == []
+
+
+class Unloadable:
+    """A model that cannot be had."""
+
+    async def load(self) -> None:
+        raise NamesFailed("it is not there")
+
+    async def findings(self, tier: NameTier, texts: Sequence[str]) -> Sequence[Sequence[Finding]]:
+        raise NamesFailed("it is not there")
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_model_that_cannot_be_loaded_fails_calls_and_not_the_worker() -> None:
+    look = Detection(1.0, {"some": Unloadable()}, Answers())
+    await look.open()
+    with pytest.raises(DetectionFailed, match="it is not there"):
+        await look.names(NameTier(frozenset({"PERSON"}), model="some"), [TEXT])
+    await look.close()
+
+
+class Faulty(Unloadable):
+    async def load(self) -> None:
+        raise LookupError
+
+
+async def test_a_fault_while_models_are_loaded_is_told() -> None:
+    with pytest.raises(LookupError):
+        await Detection(1.0, {"some": Faulty()}, Answers()).open()

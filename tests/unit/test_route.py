@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.edits import Edit, Span
 from extproc.model import (
     Backend,
     Caller,
@@ -194,6 +195,17 @@ def test_where_none_can_express_the_call_the_field_is_named(more: bytes, param: 
 
 
 # ---- who may go where, and how far ------------------------------------------------------------------
+
+
+def test_what_is_translated_is_what_will_be_sent() -> None:
+    """A request may be well and, as it was edited, not: the attempt would fail, and it would be too late."""
+    body = b'{"messages":[{"role":"user","content":"hi"}],"top_k":1}'
+    start = body.index(b',"top_k"')
+    model = PublicModel("m", ((Target(CLAUDE, "c"),),))
+    mended = CleanPrompt(Prompt(body, "m", None), (Edit(Span(start, len(body) - 1), b""),))
+    assert chain(model, CHAT, mended, _given(lambda: 0.0)).targets
+    with pytest.raises(Refused):
+        chain(model, CHAT, CleanPrompt(mended.prompt), _given(lambda: 0.0))
 
 
 def test_a_team_goes_only_where_its_data_may() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -10,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from extproc import contract
+from extproc import beside, contract
 from extproc.adapter import translator
 from extproc.adapter.server import ByRole
 from extproc.dialects.translate.direction import Direction, Json
@@ -116,6 +117,24 @@ async def test_a_body_is_replaced_with_its_length(end: bool) -> None:
     values = {option.header.key: option.header.raw_value.decode() for option in change.header_mutation.set_headers}
     assert values == {"content-length": str(len(change.body_mutation.body)), "anthropic-version": "2023-06-01"}
     assert not change.header_mutation.remove_headers
+
+
+async def test_a_large_body_is_not_translated_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of many parts takes long enough for Envoy to think that the worker is dead."""
+    threads: list[threading.Thread] = []
+
+    def slow(request: Json, model: str) -> dict[str, object]:
+        threads.append(threading.current_thread())
+        return moved(request, model)
+
+    nothing = cast(Any, None)
+    slowly = Direction(refused=nothing, request=slow, path=nothing, answer=nothing)
+    monkeypatch.setattr(translator, "DIRECTIONS", {(Surface.CHAT, Dialect.ANTHROPIC): slowly})
+    for text in ("short", "long" * beside.INLINE):
+        stream = FakeStream([head(), body(json.dumps({"text": text}).encode())])
+        assert not await failed(stream)
+        assert json.loads(stream.replies[1].request_body.response.body_mutation.body)["said"] == text
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 
 @pytest.mark.parametrize("dialect", [Dialect.ANTHROPIC, Dialect.GEMINI])
