@@ -8,7 +8,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TIERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST := $(BIN)/pytest --quiet
 # A file runs in one process, so that its gateway is started once.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Files in the order of their folders: the slow ones come first, so that no process is left with one at the end.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help

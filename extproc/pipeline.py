@@ -603,6 +603,7 @@ class Pipeline:
         """How the body of the answer shall come. Raises Refused."""
         if call.sent and not end:
             headers = translation.begin(call, headers, int(time.time()))
+            call.sent = b""  # megabytes, and the answer may take minutes
         if call.status >= 400:
             call.ending = Ending.FAILED
             return translation.relayed(call, translation.error(call, headers))

@@ -22,11 +22,16 @@ _FAULTS = frozenset(
 
 
 class Why(StrEnum):
-    """Why a target is left out for a while. SPENT: it has refused nothing yet, but says that nothing is left."""
+    """Why a target is left out for a while, or, of the last two, tried last.
+
+    SPENT: it has refused nothing yet, but says that nothing is left. FAILING: its circuit is open, but it has answered
+    each time, so that it may be the calls' own fault: were it left out, one caller could close it to all others.
+    """
 
     RATE_LIMITED = "rate_limited"
-    SPENT = "spent"
     CIRCUIT_OPEN = "circuit_open"
+    SPENT = "spent"
+    FAILING = "failing"
 
 
 class Meaning(Enum):
@@ -61,6 +66,11 @@ def meaning(attempt: Attempt, wall: float) -> Meaning:
     if _is_refusal(attempt, wall):
         return Meaning.ALIVE
     return Meaning.FAILED if status >= 500 or status == 408 else Meaning.ALIVE
+
+
+def is_answered(attempt: Attempt) -> bool:
+    """Whether a failed attempt had an answer of the server itself: one that is overloaded or away has others."""
+    return attempt.status == 500 and _FAULTS.isdisjoint(attempt.flags)
 
 
 def cool_down(attempt: Attempt, cooling: Cooling, wall: float) -> tuple[float, Why] | None:

@@ -22,6 +22,8 @@ class Circuit:
         self._probe_until = 0.0
         self.span = 0.0
         """For how long it was opened, in seconds before jitter; 0.0: it is closed."""
+        self.answers = True
+        """Whether each failure since the last success was an answer, see attempt.is_answered."""
 
     # ---- for calls ----
 
@@ -47,14 +49,16 @@ class Circuit:
 
     # ---- from attempts: True where it opened or closed ----
 
-    def failed(self, now: float) -> bool:
+    def failed(self, now: float, answered: bool = False) -> bool:
+        answers_no_more = self.answers and not answered
+        self.answers = self.answers and answered
         if not self.span:
             self._run += 1
             if self._run < self.cooling.failures:
                 return False
             span = self.cooling.open_for
-        elif now < self._until:  # an attempt from before it opened
-            return False
+        elif now < self._until:  # an attempt from before it opened, or a last resort
+            return answers_no_more
         else:
             span = 2 * self.span
         self.span = min(span, self.cooling.longest_open)
@@ -63,11 +67,12 @@ class Circuit:
         return True
 
     def succeeded(self, now: float) -> bool:
-        self._run = 0
-        if not self.span or now < self._until:  # one from before it opened proves nothing
+        if self.span and now < self._until:  # one from before it opened proves nothing
+            self._run = 0
             return False
+        was_open = self.span > 0
         self.close()
-        return True
+        return was_open
 
     # ---- from other workers ----
 
@@ -75,11 +80,12 @@ class Circuit:
         """Seconds until it is half-open; negative since then."""
         return self._until - now
 
-    def open(self, until: float, span: float) -> None:
+    def open(self, until: float, span: float, answers: bool = False) -> None:
         """Another worker opened it. What is no new opening is only a repeat, which takes no probe away."""
+        self.answers = answers
         if not self.span or until > self._until + span / 4:
             self._until, self._probe_until, self.span = until, 0.0, span
 
     def close(self) -> None:
-        self._run = 0
+        self._run, self.answers = 0, True
         self.span = self._until = self._probe_until = 0.0

@@ -5,7 +5,7 @@ Targets are known to the store as `backend/model`, circuits as `backend`: no bac
 
 from collections.abc import Callable, Collection, Mapping
 
-from extproc.routing.attempt import Attempt, Meaning, Why, cool_down, meaning
+from extproc.routing.attempt import Attempt, Meaning, Why, cool_down, is_answered, meaning
 from extproc.routing.circuit import Circuit
 from extproc.routing.policy import Watched
 from extproc.stores.cooldowns import Entry
@@ -14,7 +14,6 @@ Standing = tuple[float, Why | None]
 """Until when a target is left out (0.0: it is not), and why."""
 
 _FREE: Standing = (0.0, None)
-_PROBE: Standing = (0.0, Why.CIRCUIT_OPEN)
 _WHYS = frozenset(Why)
 
 
@@ -57,9 +56,9 @@ class Health:
         if circuit is None or not circuit.span:
             return standing
         at = circuit.until(now)
-        if at > standing[0]:
-            return at, Why.CIRCUIT_OPEN
-        return standing if standing[0] else _PROBE
+        if standing[0] and (circuit.answers or standing[0] >= at):  # what only comes last says less
+            return standing
+        return at, _why(circuit)
 
     def may_probe(self, backend: str, now: float) -> bool:
         """Whether a call may go to the backend now. If it is to be probed, this call does it and no other may."""
@@ -80,7 +79,7 @@ class Health:
         if watched is None:
             return []
         circuit, means = self._circuits[attempt.backend], meaning(attempt, wall)
-        has_turned = (means is Meaning.FAILED and circuit.failed(now)) or (
+        has_turned = (means is Meaning.FAILED and circuit.failed(now, is_answered(attempt))) or (
             means is Meaning.ALIVE and circuit.succeeded(now)
         )
         changed = [attempt.backend] if has_turned else []
@@ -110,7 +109,7 @@ class Health:
         circuit = self._circuits.get(name)
         if circuit is not None:
             keep = _ms(circuit.span)
-            return Entry(_ms(circuit.left(now)), keep, Why.CIRCUIT_OPEN) if keep else None
+            return Entry(_ms(circuit.left(now)), keep, _why(circuit)) if keep else None
         standing = self._cooling.get(self._targets.get(name, ("", "")))
         return None if standing is None else Entry(_ms(standing[0] - now), 0, standing[1] or Why.RATE_LIMITED)
 
@@ -122,7 +121,7 @@ class Health:
         for name, entry in entries.items():
             until = now + entry.wait / 1000
             if name in self._circuits and entry.keep > 0:
-                self._circuits[name].open(until, entry.keep / 1000)
+                self._circuits[name].open(until, entry.keep / 1000, entry.why == Why.FAILING)
             elif name in self._targets:
                 why = Why(entry.why) if entry.why in _WHYS else Why.RATE_LIMITED
                 self._cool(self._targets[name], until, why)
@@ -139,6 +138,10 @@ class Health:
             self._circuits[name].close()
         elif name in self._targets:
             self._cooling.pop(self._targets[name], None)
+
+
+def _why(circuit: Circuit) -> Why:
+    return Why.FAILING if circuit.answers else Why.CIRCUIT_OPEN
 
 
 def _ms(seconds: float) -> int:

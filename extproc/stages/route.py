@@ -37,7 +37,7 @@ from extproc.refusals import (
 )
 from extproc.routing.attempt import Why
 from extproc.routing.health import Standing
-from extproc.surfaces import Place, Surface
+from extproc.surfaces import Place
 
 Draw = Callable[[], float]
 """A random number in [0, 1)."""
@@ -72,7 +72,7 @@ class Health(Protocol):
     """What is known of the targets just now, see routing.health. Times are seconds of its clock."""
 
     def until(self, backend: str, model: str, now: float) -> Standing:
-        """When the target may be tried again, and why not before; 0.0 with a reason: by one call, as a probe."""
+        """Until when the target is left out or tried last, and why; 0.0 with a reason: one call probes it."""
 
     def may_probe(self, backend: str, now: float) -> bool:
         """Whether this call may be the probe. It is one from then on."""
@@ -105,11 +105,11 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     Made from a CleanPrompt, so that nothing is routed that has not been through the guard. A backend stands
     in a chain once: its cluster has one path and one model name per call.
 
-    What cools is left out, and what says that nothing is left there comes last. A backend whose circuit is half-open
-    is tried where it is drawn first, so that the next one serves if it fails.
+    What cools is left out; what says that nothing is left there comes later, and what answers by errors last. A
+    backend whose circuit is half-open is tried where it is drawn first, so that the next one serves if it fails.
     """
     free: dict[str, Target] = {}
-    spent: dict[str, Target] = {}
+    late: dict[Why, dict[str, Target]] = {Why.SPENT: {}, Why.FAILING: {}}
     cooling: list[Standing] = []
     probe: str | None = None
     if ("model", model.name) in given.stops:
@@ -124,11 +124,13 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
                 probe, standing = target.backend.name, (0.0, None)
             if standing[1] is None:
                 free.setdefault(target.backend.name, target)
-            elif standing[1] is Why.SPENT:
-                spent.setdefault(target.backend.name, target)
+            elif standing[1] in late:
+                late[standing[1]].setdefault(target.backend.name, target)
             else:
                 cooling.append(standing)
-    targets = free | {name: target for name, target in spent.items() if name not in free}
+    targets = dict(free)
+    for name, target in (one for group in late.values() for one in group.items()):
+        targets.setdefault(name, target)
     if not targets and cooling:
         raise Refused.of(_all_cooling(cooling, given.now))
     if not targets:

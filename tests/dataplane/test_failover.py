@@ -164,6 +164,7 @@ def test_a_backend_that_says_that_nothing_is_left_is_spared_before_it_fails(site
 )
 def test_a_circuit_opens_after_a_run_of_failures_and_closes_by_a_probe(fault: Json, times: int, site: Site) -> None:
     """529 asks for a pause. Either way nobody waits for a backend that is known to fail, and no caller notices."""
+    until(lambda: not any(site.spares("b", "b-first") for _ in range(2)), what="the last probe to be over")
     site.providers.script("b", [fault] * times)
     for _ in range(times):
         assert site.chat("b-first").status_code == 200

@@ -498,8 +498,10 @@ BACKENDS = {
 
 
 def unsupported(backend: str, surface: str) -> bool:
-    """What a backend's dialect does not have is a 400 that says so, until a translation exists."""
-    if surface in ("messages", "count_tokens"):
+    """What a backend's dialect does not have, and nothing is translated into, is a 400 that says so."""
+    if surface in ("chat", "messages"):
+        return False
+    if surface == "count_tokens":
         return backend != "anthropic"
     return backend == "anthropic" or (surface == "moderations" and backend in ("azure", "azure-v1"))
 

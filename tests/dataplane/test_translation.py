@@ -322,6 +322,8 @@ def test_an_error_inside_a_stream_is_raised_and_a_broken_one_is_not_completed(
     for _ in range(2):
         with pytest.raises((openai.OpenAIError, anthropic.AnthropicError, httpx2.TransportError)):
             ASK[surface](gateway, backend, True)
+    ids = [dict(call["headers"])["x-request-id"] for call in fake.calls(backend)]
+    assert [gateway.record(request_id)["ending"] for request_id in ids] == ["failed", "cut"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

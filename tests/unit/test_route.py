@@ -185,6 +185,15 @@ def test_a_backend_of_another_dialect_serves_what_it_can_express() -> None:
     assert [target.backend.name for target in chain(model, CHAT, _asks(b',"seed":1'), given).targets] == ["a"]
 
 
+def test_a_server_that_has_no_chat_carries_nothing_as_a_chat() -> None:
+    embeds = Backend("embeds", Dialect.OPENAI, surfaces=frozenset({Surface.EMBEDDINGS}))
+    chats = Backend("chats", Dialect.OPENAI, surfaces=frozenset({Surface.CHAT}))
+    model = PublicModel("m", ((Target(embeds, "m"), Target(chats, "m")),))
+    place = Place(Surface.MESSAGES, Face.ANTHROPIC)
+    asked = CleanPrompt(Prompt(b'{"max_tokens":9,"messages":[{"role":"user","content":"hi"}]}', "m", None))
+    assert [target.backend for target in chain(model, place, asked, _given(lambda: 0.0)).targets] == [chats]
+
+
 @pytest.mark.parametrize(
     ("more", "param"), [(b',"seed":1', "seed"), (b',"n":2', "n"), (b',"user":"\\ud800"', None)], ids=str
 )
@@ -356,11 +365,21 @@ def test_another_deployment_of_a_backend_that_cools_serves() -> None:
 
 
 def test_an_open_circuit_is_left_out_and_probed_by_one_call_that_can_go_on() -> None:
-    model, health = _model({"a": 1, "b": 1}), _health(Attempt("a", 500))
+    model, health = _model({"a": 1, "b": 1}), _health(Attempt("a", 502))
     assert _order(model, health, now=9.9) == ["b"]
     assert _order(model, health, now=10.1) == ["a", "b"], "the probe, first, so that b serves if it fails"
     assert _order(model, health, now=10.2) == ["b"], "there is one probe at a time"
-    assert _order(_model({"b": 1}, {"a": 1}), _health(Attempt("a", 500)), now=10.1) == ["b"], "no probe below the top"
+    assert _order(_model({"b": 1}, {"a": 1}), _health(Attempt("a", 502)), now=10.1) == ["b"], "no probe below the top"
+
+
+def test_what_answers_by_errors_is_tried_last() -> None:
+    """Calls of one caller that no backend can carry leave those of all others where they can be carried."""
+    model, bad = _model({"a": 1, "b": 1}, {"c": 1}), [Attempt(name, 500) for name in "abc"]
+    spent = Attempt("b", 200, headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"})
+    assert _order(model, _health(bad[0])) == ["b", "c", "a"]
+    assert _order(model, _health(bad[0], spent)) == ["c", "b", "a"]
+    assert _order(model, _health(*bad)) == ["a", "b", "c"]
+    assert _order(_model({"a": 1}), _health(bad[0])) == ["a"]
 
 
 def test_when_all_cool_the_wait_is_the_shortest() -> None:
@@ -369,12 +388,12 @@ def test_when_all_cool_the_wait_is_the_shortest() -> None:
     assert _refused(model, limited, 1.0) == (UPSTREAM_RATE_LIMITED, {"retry-after-ms": "1500", "retry-after": "2"})
     mixed = _health(Attempt("a", 429, headers=LIMITED), Attempt("b", 503))
     assert _refused(model, mixed, 1.0) == (UPSTREAM_RATE_LIMITED, {"retry-after-ms": "9000", "retry-after": "9"})
-    down = _health(Attempt("a", 500), Attempt("b", 0, ["upstream_connection_failure"]))
+    down = _health(Attempt("a", 502), Attempt("b", 0, ["upstream_connection_failure"]))
     assert _refused(model, down, 9.5) == (UPSTREAM_UNAVAILABLE, {"retry-after-ms": "500", "retry-after": "1"})
 
 
 def test_while_all_are_probed_the_others_wait_for_the_outcome() -> None:
-    model, health = _model({"a": 1}), _health(Attempt("a", 500))
+    model, health = _model({"a": 1}), _health(Attempt("a", 502))
     assert _order(model, health, now=10.0) == ["a"]
     assert _refused(model, health, 11.0) == (UPSTREAM_UNAVAILABLE, {"retry-after-ms": "9000", "retry-after": "9"})
 

@@ -25,7 +25,10 @@ DIRECTIONS: Mapping[tuple[Surface, Dialect], Direction] = {
 
 def needed(backend: Backend, surface: Surface) -> Direction | None:
     """What carries a call of the surface to the backend; None where it needs nothing, or nothing would help."""
-    return None if paths.serves(backend, surface) else DIRECTIONS.get((surface, backend.dialect))
+    if paths.serves(backend, surface):
+        return None
+    chats = backend.dialect in (Dialect.OPENAI, Dialect.AZURE)  # what these carry they carry as chats
+    return None if chats and not paths.serves(backend, Surface.CHAT) else DIRECTIONS.get((surface, backend.dialect))
 
 
 def path(target: Target, place: Place, query: str, stream: bool) -> str:

@@ -29,7 +29,7 @@ def refused(backend: str = "one", model: str | None = "large", wait: str = "3") 
 
 
 def failed(backend: str = "one") -> Attempt:
-    return Attempt(backend, 500)
+    return Attempt(backend, 502)
 
 
 def note(known: Health, attempt: Attempt, now: float = 0.0) -> list[str]:
@@ -125,6 +125,50 @@ class TestCircuits:
         note(known, failed())
         assert known.until("one", "large", 10.0) == (30.0, Why.RATE_LIMITED)
         assert known.until("one", "small", 10.0) == (0.0, Why.CIRCUIT_OPEN)
+
+    def test_a_backend_that_answers_each_time_is_only_tried_last(self) -> None:
+        """What it answers may be the fault of one caller's calls; one that is away is nobody's."""
+        known, other = health(), health()
+        broken = Attempt("one", 500)
+        note(known, broken)
+        assert note(known, broken) == ["one"]
+        assert known.until("one", "large", 0.0) == (10.0, Why.FAILING)
+        other.learn({"one": Entry(10_000, 10_000, "failing")}, 0.0)
+        assert other.until("one", "large", 0.0) == (10.0, Why.FAILING)
+        assert note(known, broken, now=1.0) == [], "as a last resort it is tried meanwhile"
+        assert note(known, failed(), now=2.0) == ["one"]
+        assert known.until("one", "large", 2.0) == (10.0, Why.CIRCUIT_OPEN)
+        assert known.entry("one", 2.0) == Entry(8_000, 10_000, "circuit_open")
+        assert known.may_probe("one", 10.0)
+        note(known, Attempt("one", 200), now=10.0)
+        note(known, broken, now=11.0)
+        note(known, broken, now=11.0)
+        assert known.until("one", "large", 11.0) == (21.0, Why.FAILING), "a success clears the past"
+
+    @pytest.mark.parametrize("away", [Attempt("one", 502), Attempt("one", 500, ["upstream_remote_reset"])])
+    def test_one_failure_without_an_answer_is_enough_to_leave_it_out(self, away: Attempt) -> None:
+        known = health()
+        note(known, away)
+        note(known, Attempt("one", 500))
+        assert known.until("one", "large", 0.0) == (10.0, Why.CIRCUIT_OPEN)
+
+    def test_a_pause_that_was_asked_for_holds_where_errors_are_only_tried_last(self) -> None:
+        known = health()
+        note(known, refused(wait="3"))
+        note(known, Attempt("one", 500))
+        note(known, Attempt("one", 500))
+        assert known.until("one", "large", 0.0) == (3.0, Why.RATE_LIMITED)
+        assert known.until("one", "small", 0.0) == (10.0, Why.FAILING)
+
+    def test_a_probe_that_was_not_made_is_another_calls(self) -> None:
+        known = health()
+        note(known, failed())
+        note(known, failed())
+        assert known.may_probe("one", 10.0)
+        assert not known.may_probe("one", 10.0)
+        known.unprobed("one")
+        known.unprobed("nobody's")
+        assert known.may_probe("one", 10.0)
 
     def test_errors_of_callers_and_clients_that_leave_open_nothing(self) -> None:
         known = health()
