@@ -7,9 +7,9 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TIERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST := $(BIN)/pytest --quiet
-# A file runs in one process, so that its gateway is started once.
+# A file runs in one process, so that its gateway is started once. One process more than cores: tests wait a lot.
 # Files in the order of their folders: the slow ones come first, so that no process is left with one at the end.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help
