@@ -57,8 +57,14 @@ def _detail(told: Mapping[str, object]) -> Mapping[str, object]:
     return error if isinstance(error, dict) else {"message": error}
 
 
+def _word(detail: Mapping[str, object], name: str) -> str:
+    """A word or number of a provider; whatever else stands there says nothing."""
+    value = detail.get(name)
+    return str(value) if isinstance(value, str | int) else ""
+
+
 def _named(detail: Mapping[str, object]) -> str:
-    words = f"{detail.get('type')} {detail.get('code')}"
+    words = f"{_word(detail, 'type')} {_word(detail, 'code')}"
     known = (kind for kind in ("rate_limit", "overloaded", "invalid_request") if kind in words)
     return f"{next(known, 'api')}_error"
 
@@ -66,7 +72,7 @@ def _named(detail: Mapping[str, object]) -> str:
 def _error(kind: str, detail: Mapping[str, object], otherwise: str) -> dict[str, object]:
     said = detail.get("message") or detail.get("detail")
     message = said if isinstance(said, str) else otherwise
-    about = f"{detail.get('code')} {message}".lower()
+    about = f"{_word(detail, 'code')} {message}".lower()
     if _TOO_LONG not in about and any(words in about for words in _CONTEXT):
         message = f"{_TOO_LONG}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}

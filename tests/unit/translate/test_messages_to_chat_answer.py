@@ -530,6 +530,12 @@ def test_an_answer_that_is_none_is_an_error(body: bytes) -> None:
     assert made["error"] == {"type": "api_error", "message": "The backend's answer could not be read."}
 
 
+def test_an_error_whose_code_is_nested_deep_is_an_error_all_the_same() -> None:
+    body = b'{"error":{"message":"Broke.","type":{},"code":%b}}' % (b"[" * 1000 + b"]" * 1000)
+    made = json.loads(answering().error(500, body))
+    assert made == {"type": "error", "error": {"type": "api_error", "message": "Broke."}}
+
+
 def test_arguments_nested_too_deep_to_be_written() -> None:
     deep = b'{"x":' + b"[" * 400 + b"]" * 400 + b"}"
     function = b'{"choices":[{"%s":{"tool_calls":[{"id":"a","function":{"name":"f","arguments":%s}}]}}]}'
