@@ -65,7 +65,7 @@ def meaning(attempt: Attempt, wall: float) -> Meaning:
         return Meaning.NOTHING
     if _is_refusal(attempt, wall):
         return Meaning.ALIVE
-    return Meaning.FAILED if status >= 500 or status == 408 else Meaning.ALIVE
+    return Meaning.FAILED if status >= 500 else Meaning.ALIVE  # 408 says that it was the client who was slow
 
 
 def is_answered(attempt: Attempt) -> bool:

@@ -22,7 +22,7 @@ def attempt(status: int, *flags: str, **headers: str) -> Attempt:
         (attempt(401), Meaning.ALIVE),
         (attempt(404), Meaning.ALIVE),
         (attempt(409), Meaning.ALIVE),
-        (attempt(408), Meaning.FAILED),
+        (attempt(408), Meaning.ALIVE),
         (attempt(429), Meaning.ALIVE),
         (attempt(529), Meaning.ALIVE),
         (attempt(503, retry_after="2"), Meaning.ALIVE),
