@@ -627,7 +627,8 @@ def test_no_event_is_too_odd(surface: Surface, events: list[Any], junk: bytes, c
 
 @given(st.lists(_event, max_size=5))
 def test_what_does_not_change_keeps_its_bytes(events: list[Any]) -> None:
+    """But for probabilities of tokens beside no text: they may spell what another event told, and are taken out."""
     raw = b"".join(map(unnamed, events))
-    if b"EMAIL" not in raw and b"_ADDRESS" not in raw:
+    if b"EMAIL" not in raw and b"_ADDRESS" not in raw and b"logprobs" not in raw:
         for surface in (Surface.CHAT, Surface.RESPONSES, Surface.MESSAGES):
             assert sent(surface, restoring(), [raw]) == raw
