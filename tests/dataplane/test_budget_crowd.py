@@ -94,7 +94,7 @@ class Site:
 
     def settled_leases(self, number: int, told: Sequence[Told]) -> int:
         """The tokens that leased streams have used, when all of them are settled."""
-        total = sum(record["usage"]["output"] for record in self.records(told).values() if "usage" in record)
+        total: int = sum(record["usage"]["output"] for record in self.records(told).values() if "usage" in record)
         until(lambda: self.used(f"leased-{number}", "tokens", LEASED, of=["output"]) == total, what="it to be settled")
         return total
 
