@@ -204,17 +204,6 @@ class TestLift:
         assert shown == f"in service again: {' '.join(arguments).lower()}\n"
         assert _stops() == {(StopScope.TEAM, "search", "")}
 
-    def test_a_model_is_stopped_by_its_public_name_whatever_it_is_called(self) -> None:
-        assert _sluice("stop", "model", "gpt").stdout == "stopped: model gpt-4o\n"
-        assert _stops() == {(StopScope.MODEL, "gpt-4o", "")}
-        _sluice("lift", "model", "gpt")
-        assert _stops() == set()
-
-    @pytest.mark.parametrize("scope", ["model", "backend"])
-    def test_what_nobody_has_configured(self, scope: str) -> None:
-        shown = _sluice("stop", scope, "other", code=1).stderr
-        assert f"There is no {scope} 'other'. There are: " in shown
-
     @pytest.mark.parametrize("which", ["ci", "payments/ci", keys.hint(KEY), None])
     def test_a_key(self, key: KeyRecord, which: str | None) -> None:
         _sluice("stop", "key", "ci")
