@@ -12,8 +12,9 @@ import pytest
 
 from tests.dataplane.test_disconnect import WAYS, Streaming, frames, leave_after
 from tests.support.fake import FakeProvider
-from tests.support.gateway import RunningGateway, free_port, until
+from tests.support.gateway import RunningGateway, until
 from tests.support.limits import CHAT, INPUT, OUTPUT, PRICE, SAY, Client, limited, nano, served, spent
+from tests.support.ports import free_port
 from tests.support.raw_http import Connection, form, head, request
 from tests.support.sdk import DOORS, ask, client_at
 

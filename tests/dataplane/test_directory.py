@@ -27,7 +27,8 @@ from extproc.surfaces import Face, Surface
 from tests.dataplane.conftest import SECRETS, standard_settings
 from tests.dataplane.test_credentials import ROUTES, Route
 from tests.support.fake import FakeProvider
-from tests.support.gateway import RunningGateway, free_port, until
+from tests.support.gateway import RunningGateway, until
+from tests.support.ports import free_port
 
 Json = dict[str, Any]
 

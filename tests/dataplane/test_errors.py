@@ -13,7 +13,8 @@ import pytest
 from extproc.identity.keys import mint
 from tests.dataplane.conftest import SECRETS
 from tests.support.fake import FakeProvider
-from tests.support.gateway import RunningGateway, free_port
+from tests.support.gateway import RunningGateway
+from tests.support.ports import free_port
 from tests.support.sdk import DOORS, ask, client_at, refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:The model 'claude:DeprecationWarning")

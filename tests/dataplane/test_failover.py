@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from tests.support.fake import FakeProvider
-from tests.support.gateway import RunningGateway, free_port, until
+from tests.support.gateway import RunningGateway, until
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_server
 
 Json = dict[str, Any]

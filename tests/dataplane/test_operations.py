@@ -15,7 +15,8 @@ import pytest
 
 from tests.dataplane.conftest import SECRETS, standard_settings
 from tests.support.fake import FakeProvider
-from tests.support.gateway import ROOT, RunningGateway, free_port, until
+from tests.support.gateway import ROOT, RunningGateway, until
+from tests.support.ports import free_port
 
 CANARY = "canary-7f3a91"
 

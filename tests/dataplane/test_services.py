@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from extproc.dataplane import write_for_validation
 from extproc.screening.services import ServiceFailed, Services
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 from tests.support.scripted import ENVOY
 from tests.support.services import FakeServices
 from tests.support.waiting import WaitingGateway

@@ -13,7 +13,7 @@ from extproc.cli import app, up
 from extproc.cli.envoy_admin import refused_by_envoy
 from extproc.cli.processes import State
 from extproc.config.schema import Gateway
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 
 PLAIN = YAML(typ="safe")
 

@@ -31,7 +31,8 @@ from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write
 from extproc.headers import Headers
 from extproc.pipeline import Pipeline
-from tests.support.gateway import free_port, until
+from tests.support.gateway import until
+from tests.support.ports import free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 30

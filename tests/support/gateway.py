@@ -5,7 +5,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from extproc.identity.keys import QUICKSTART_KEY
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 40
@@ -29,14 +29,6 @@ FORGIVING: Mapping[str, Any] = {"cooling": {"longest_wait": "0s", "failures": 10
 _STOP_SECONDS = 60
 
 Json = dict[str, Any]
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(condition: Callable[[], Any], patience: float = 10.0, what: str = "it") -> Any:

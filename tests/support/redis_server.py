@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support.ports import free_port
+
 _PATIENCE = 10.0  # seconds for a server to start or to end
 
 
@@ -25,7 +27,7 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, **options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = {"save": "", "appendonly": "no", **options}
@@ -109,10 +111,3 @@ def redis_server(**options: str) -> Iterator[RedisServer]:
             yield server
         finally:
             server.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -36,8 +36,9 @@ from extproc.routing.health import Health
 from extproc.stores.memory import MemoryAffinity
 from extproc.stores.ports import Affinity
 from protos.ext_proc_pb2 import ProcessingRequest
-from tests.support.gateway import free_port, until
+from tests.support.gateway import until
 from tests.support.playbook import Enrolled, Reserved
+from tests.support.ports import free_port
 from tests.support.screened import screening
 
 _START_SECONDS = 30

@@ -39,7 +39,7 @@ from extproc import contract
 from extproc.adapter.server import ByRole
 from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write, write_secrets
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 
 ENVOY = Path(sys.executable).with_name("envoy")
 A, B = contract.cluster_of("a"), contract.cluster_of("b")

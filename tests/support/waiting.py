@@ -25,7 +25,7 @@ from extproc.headers import Headers
 from extproc.pipeline import Pipeline
 from tests.support.duplex import Scripted
 from tests.support.duplex import _Told as Told
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 
 CHAT = "/v1/chat/completions"
 _START_SECONDS = 30

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extproc.screening.services import LARGEST_ANSWER, MOST_AT_ONCE, ServiceFailed, Services
-from tests.support.gateway import free_port
+from tests.support.ports import free_port
 
 LONG = 10.0
 CANARY = b'{"canary":"text of a call"}'
