@@ -147,6 +147,14 @@ deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and crowds at one budget, a 
 	@SLUICE_READERS=500 $(PYTEST) tests/dataplane/test_early_end.py -k slow_readers
 	@SLUICE_CROWD_ROUNDS=100 $(PYTEST) tests/dataplane/test_budget_crowd.py
 
+.PHONY: deep-laws
+deep-laws: $(VENV)/dev.stamp ## the laws of the unit tests on 1,000 examples each (some fifteen minutes)
+	@SLUICE_EXAMPLES=1000 $(PYTEST) $(PARALLEL) tests/unit
+
+.PHONY: deep-routing
+deep-routing: $(VENV)/dev.stamp ## 10,000 calls through Envoy for each set of weights (some five minutes)
+	@SLUICE_WEIGHED_CALLS=10000 $(PYTEST) tests/dataplane/test_weights.py
+
 .PHONY: eval-pii
 eval-pii: $(VENV)/dev.stamp ## recall and false redactions beside Presidio's; writes docs/pii-evaluation.md
 	@$(BIN)/python -W ignore -m loadtest.eval_pii

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticUndefined
 
 from extproc.config.schema import Gateway
@@ -32,9 +33,9 @@ file and line. An unknown field or a key that is given twice is an error.
   `8MiB`.
 - **Paths** that are relative are relative to the current directory.
 - **Money** is decimal to the last digit: at most 9 places, 12 in prices of a thousand tokens.
-- **Secrets** never stand in the configuration: `credential` names a file or an environment variable, and a password in
-  the URL of a store is a `${NAME}`.
-- **Changes** take a restart, but for credential files, TLS files and keys, which are read again when they change.
+- **Secrets** never stand in the configuration: `credential` says [where one is](credentials.md), and a password in the
+  URL of a store is a `${NAME}`.
+- **Changes** are taken over while the gateway runs, but for those that take a restart: [reload.md](reload.md).
 
 ## The plain switches
 
@@ -62,12 +63,17 @@ def page() -> str:
     return "\n".join([HEAD, *_section("", Gateway)])
 
 
+def _is_written(field: FieldInfo) -> bool:
+    """Whether people write it, and not the gateway itself."""
+    return all(type(mark) is not SkipJsonSchema for mark in field.metadata)
+
+
 def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
     """A model's table, then the sections of the models in it."""
     yield f"## {f'`{path}`' if path else 'The top level'}\n"
     yield f"{(model.__doc__ or '').strip()}\n"
     yield "| field | value | default | meaning |\n|---|---|---|---|"
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    fields = {field.alias or name: field for name, field in model.model_fields.items() if _is_written(field)}
     for name, field in fields.items():
         yield f"| `{name}` | {_kind(field.annotation, field.metadata)} | {_default(field)} | {_meaning(field)} |"
     yield ""

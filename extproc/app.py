@@ -18,14 +18,13 @@ from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import ExternalProcessor
 from extproc.adapter.patience import Patience
 from extproc.adapter.server import Server
-from extproc.config import compile as compiled
 from extproc.config import routing
+from extproc.config.revision import Revision
 from extproc.config.schema import MEMORY, Gateway
-from extproc.contract import SERVICES_SOCKET
+from extproc.contract import SERVICES_SOCKET, STANDING
 from extproc.cooling import Cooler
-from extproc.guardrails.injection import heuristics
+from extproc.current import Current, models_of
 from extproc.holds import Holds
-from extproc.model import Catalogue
 from extproc.pipeline import Pipeline
 from extproc.roster import Roster
 from extproc.routing.health import Health
@@ -33,7 +32,8 @@ from extproc.screening.detection import Detection
 from extproc.screening.ner import LocalModel
 from extproc.screening.screening import Screening
 from extproc.screening.services import Services
-from extproc.stores import spool, sql
+from extproc.shadow import Shadows
+from extproc.stores import snapshot, spool, sql
 from extproc.stores.cooldowns import Cooldowns, MemoryCooldowns
 from extproc.stores.counters import Counters
 from extproc.stores.memory_counters import MemoryCounters
@@ -46,7 +46,6 @@ from extproc.telemetry.records import RecordWriter
 log = logging.getLogger(__name__)
 
 _SETTLE_WAIT = 5.0  # seconds
-SNAPSHOT = "directory.jsonl"  # in state_dir
 SPOOL = "spool"  # in state_dir
 _BUS = 10_000  # events that wait on the usage bus of a gateway without Redis
 _DETECTION_WAIT = 5.0  # seconds for which the texts of one call may be looked through
@@ -81,7 +80,7 @@ async def _ended(background: "asyncio.Future[T]") -> None:
         await background
 
 
-async def _publish(pipeline: Pipeline, holds: Holds, journal: RecordWriter) -> None:
+async def _publish(pipeline: Pipeline, holds: Holds, journal: RecordWriter, cooler: Cooler, current: Current) -> None:
     """Figures that are cheaper to tell once a second than at every change."""
     while True:
         metrics.IN_FLIGHT.set(pipeline.in_flight)
@@ -91,6 +90,8 @@ async def _publish(pipeline: Pipeline, holds: Holds, journal: RecordWriter) -> N
         metrics.SETTLEMENTS_UNSPOOLED.set(holds.unspooled)
         metrics.SETTLEMENTS_LOST.set(holds.lost)
         metrics.RECORDS_DROPPED.set(journal.dropped)
+        metrics.show_backends(cooler.health.conditions(cooler.now()))
+        metrics.RETRIES_SPENT.set(not cooler.health.may_retry(current.catalogue.retry_share, cooler.now()))
         metrics.publish()
         await asyncio.sleep(1)
 
@@ -118,7 +119,7 @@ def _on_signal(stop: Callable[[], None]) -> None:
 
 def _roster(gateway: Gateway, store: DirectoryStore, keeps_snapshot: bool) -> Roster:
     outage = gateway.identity.store_outage
-    file = gateway.state_dir / SNAPSHOT if outage.snapshot else None
+    file = gateway.state_dir / snapshot.FILE if outage.snapshot else None
     return Roster(
         store,
         quickstart=gateway.keys.quickstart,
@@ -161,17 +162,14 @@ def _signing_key(gateway: Gateway) -> bytes | None:
     return os.environb[os.fsencode(source.env or "")]
 
 
-def _models(catalogue: Catalogue) -> dict[str, LocalModel]:
-    """The models that find names, each once."""
-    tiers = [profile.policy.names for profile in catalogue.redaction.values()]
-    return {tier.model: LocalModel(tier.model) for tier in tiers if tier is not None and tier.model is not None}
+def _screening(models: set[str], socket: str) -> Screening:
+    services = Services(_services_socket(socket), metrics.count_service)
+    return Screening(Detection(_DETECTION_WAIT, {name: LocalModel(name) for name in models}, services), services)
 
 
-def _screening(catalogue: Catalogue, socket: str) -> Screening:
-    services = Services(str(Path(socket).with_name(SERVICES_SOCKET)), metrics.count_service)
-    if any(one.injection is not None for one in catalogue.guardrails.values()):
-        heuristics()  # takes a second or two, which no call should wait for
-    return Screening(Detection(_DETECTION_WAIT, _models(catalogue), services), services)
+def _services_socket(socket: str) -> str:
+    """Where a worker with this socket asks Envoy for what is outside."""
+    return str(Path(socket).with_name(SERVICES_SOCKET))
 
 
 def _server(gateway: Gateway, socket: str, pipeline: Pipeline, records: AccessLog) -> Server:
@@ -185,53 +183,67 @@ def _server(gateway: Gateway, socket: str, pipeline: Pipeline, records: AccessLo
     )
 
 
-async def run_worker(gateway: Gateway, socket: str, first: bool) -> None:
+def _not_ready(roster: Roster, stopping: asyncio.Event) -> str | None:
+    if stopping.is_set():
+        return "draining"
+    return None if roster.loaded else "the keys are not known"
+
+
+async def _told(roster: Roster, journal: RecordWriter) -> None:
+    """Write down the last of what waits to be."""
+    with contextlib.suppress(StoreUnavailable):
+        await asyncio.to_thread(roster.write_used)
+    await asyncio.to_thread(journal.close)
+    metrics.publish()
+
+
+async def run_worker(revision: Revision, socket: str, first: bool, later: "asyncio.Queue[Revision]") -> None:
     """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured.
 
-    `first`: of several workers, the one that does what only one need do.
+    `first`: of several workers, the one that does what only one need do. `later`: configurations that take over; what
+    is set here from the first one, they have as it is.
     """
+    gateway = revision.gateway
     stores = sql.open_stores(gateway.stores.database)
     roster = _roster(gateway, stores.directory, keeps_snapshot=first)
     journal = RecordWriter()
     holds = _holds(gateway, warns=first)
     stopping = asyncio.Event()
-    catalogue = compiled.catalogue(gateway)
+    current = Current(revision, Path(socket).with_suffix(STANDING))
 
-    def not_ready() -> str | None:
-        if stopping.is_set():
-            return "draining"
-        return None if roster.loaded else "the keys are not known"
-
-    screening = _screening(catalogue, socket)
+    screening = _screening(models_of(current.catalogue), socket)
     cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
+    shadows = Shadows(_services_socket(socket), journal, gateway.timeouts.call.total_seconds())
     pipeline = Pipeline(
-        catalogue=lambda: catalogue,
+        catalogue=lambda: current.catalogue,
         roster=roster,
-        not_ready=not_ready,
+        not_ready=lambda: _not_ready(roster, stopping),
         affinity=ThreadedAffinity(stores.affinity),
         health=cooler.health,
         holds=holds,
         screening=screening,
         journal=journal,
         signing_key=_signing_key(gateway),
+        judge=cooler.judge,
+        shadows=shadows,
     )
     server = _server(gateway, socket, pipeline, AccessLog(journal, cooler.take))
     _on_signal(stopping.set)
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
-    background = asyncio.gather(roster.keep_fresh(), holds.run(), cooler.run(), _publish(pipeline, holds, journal))
+    background = asyncio.gather(
+        *(roster.keep_fresh(), holds.run(), cooler.run(), _publish(pipeline, holds, journal, cooler, current)),
+        current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
+        current.tell(lambda: pipeline.revisions, screening),
+    )
     tune()
     await server.start()
-    log.info("worker serves on %s", socket)
     await stopping.wait()
     await server.stop(gateway.timeouts.drain.total_seconds())
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
-    await cooler.close()
-    await screening.close()
-    with contextlib.suppress(StoreUnavailable):
-        await asyncio.to_thread(roster.write_used)
-    await asyncio.to_thread(journal.close)
-    metrics.publish()
+    for part in (cooler, shadows, screening):
+        await part.close()
+    await _told(roster, journal)
     stores.close()

@@ -18,7 +18,7 @@ from extproc.guardrails.policy import Guardrails
 from extproc.guardrails.verdict import Verdict
 from extproc.limits.hold import Hold
 from extproc.limits.limit import Priority
-from extproc.model import Caller, Catalogue, Chain, Ending, PublicModel
+from extproc.model import Caller, Catalogue, Cause, Chain, Ending, PublicModel
 from extproc.redaction.answer import AnswerTexts
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.profile import Profile
@@ -140,15 +140,21 @@ class Call:
     named: PublicModel | None = None  # the model that it asks for
     chain: Chain | None = None
     probes: tuple[str, ...] = ()  # backends whose half-open circuit no other call may try meanwhile
+    spare: Mapping[Cause, Chain] = field(default_factory=dict)  # of models that may take over, by what for
+    fallback: Cause | None = None  # why another model serves it
     pinned: bool = False  # the chain is the one backend that holds the call's state
+    sent_at: float | None = None  # when the first target was asked
+    at: tuple[str, str] | None = None  # the target, see routing.load, that it is counted at
 
     status: int = 0
     backend: str | None = None
+    attempt: int | None = None  # the one that was answered; None: as the backend's place in the chain tells
     meter: Meter | None = None
     sent: bytes = b""  # the request, where a leg is translated: an answer may have to repeat some of it
     translated: Translated | None = None  # what turns the answer of another dialect into one of the surface
     answer: Answer | None = None
     first_byte: float | None = None
+    heard: float | None = None  # when a stream's first piece came, or the last one so far of a whole answer
     answer_ended: bool = False
     awaited: int | None = None  # bytes of the answer's body that are still to come, where its head told
     flowed: int = 0  # tokens of a leased answer that have passed, at most
@@ -157,6 +163,8 @@ class Call:
     json_output: bool = False  # these texts are JSON
     blocked: bool = False  # the gateway ended the answer: it may not say what it was about to
     cut_short: bool = False  # the gateway ended the answer: its lease could not be extended
+    watched: bool = False  # its answer is ended where the backend falls silent
+    stalled: bool = False  # the gateway ended the answer: the backend had fallen silent
     refusal: Refusal | None = None
     ending: Ending | None = None
 
@@ -175,12 +183,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an answer comes from, as Envoy tells it. `details` is `via_upstream` for what a backend answered."""
+    """Where an answer comes from, as Envoy tells it. `details` is `via_upstream` for what a backend answered.
+
+    `protocol`: in which the client speaks, such as `HTTP/1.1`; empty where that is not told.
+    """
 
     cluster: str
     details: str
     path: str  # of the request; the rewritten one, once an attempt was made
     request_id: str
+    protocol: str = ""
 
 
 # ---- what the policy may order ------------------------------------------------------------------
@@ -228,6 +240,12 @@ class Route:
     identity: str | None = None  # for the backends that are told who calls
     asking: tuple[tuple[str, str], ...] = ()  # the caller's ASKING_HEADERS, where a leg is translated
     first_byte: float | None = None  # seconds that each leg may take until its answer begins
+    instead: tuple[tuple[str, tuple[Leg, ...]], ...] = ()  # by what a provider may refuse it for: another model's legs
+
+    @property
+    def all_legs(self) -> tuple[Leg, ...]:
+        """Those that may be tried: of the model, and of those that stand in for it."""
+        return self.legs if not self.instead else (*self.legs, *(leg for _, legs in self.instead for leg in legs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,17 +278,29 @@ class BodyMode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """For how many seconds a backend may say nothing in the middle of its answer.
+
+    `room`: once more bytes than that have gone out, it may be the client who does not read, and nobody can tell.
+    """
+
+    seconds: float
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """Let the answer's headers pass and send its body to us like this. `resized`: its length may change.
 
     `headers` are set on the answer. `limited`: limits of ours hold for the call, so what the provider tells of its own
-    does not pass.
+    does not pass. `silence`, in DUPLEX only: what the backend may allow itself; None: what Envoy allows.
     """
 
     mode: BodyMode
     resized: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     limited: bool = False
+    silence: Silence | None = None
 
 
 @dataclass(frozen=True, slots=True)

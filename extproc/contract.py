@@ -9,6 +9,10 @@ CHAIN = "sluice.chain"
 # of a chain with translated attempts the ASKING_HEADERS, too, that the caller sent}; all strings
 CALL = "sluice.call"
 
+# Of a call that another model may serve, by what for: {groups: its chain as in ORDER, and path, deployed, model and
+# translate as in CHAIN}; and cause, once one of them has taken over
+INSTEAD = "sluice.instead"
+
 # Dynamic metadata that Envoy sends to the policy: what its token filter found, under names made of the issuer's.
 TOKENS = "envoy.filters.http.jwt_authn"  # Envoy's own constant
 
@@ -22,13 +26,27 @@ DIALECT_KEY = "x-sluice-dialect"
 CAP_KEY = "x-sluice-cap"  # the field in which chat completions bound their output there
 
 SERVICES_SOCKET = "services.sock"  # of Envoy, beside the workers' own
+SHADOW_HEADER = "x-sluice-shadow"  # to that socket: the cluster that gets the copy of a call
+STANDING = ".standing"  # in place of `.sock`, the file in which a worker tells which configuration it serves
 
 EXTPROC_CLUSTER = "extproc"
 SINK_CLUSTER = "sink"
 SINK_STATUS = 421  # no retry rule matches it, and no provider answers it
+UNRESOLVED_LISTENER = "unresolved"  # answers for a backend of which no address is known, or none is well
+UNRESOLVED_ADDRESS = f"envoy://{UNRESOLVED_LISTENER}/"  # as Envoy tells it
+NO_ADDRESS = "no_healthy_upstream"  # Envoy's own flag and detail where a cluster is empty
+
+# What Envoy holds of an answer for a client that reads slowly. Beyond that it stops reading the backend.
+ANSWER_MARGIN = 2**20  # bytes for a connection, above limits.json_answer
+STREAM_BUFFER = 2**16  # bytes for a stream of HTTP/2
 
 IDENTITY_HEADER = "x-sluice-identity"  # to backends that are told who calls
 ROUTED_HEADER = "x-sluice-routed"  # a reply clears the route cache only if it also mutates a header
+
+# Of an answer: why another model gave it and at which attempt, as in context_window/2; the policy tells the caller.
+FALLBACK_HEADER = "x-sluice-fallback"
+AGAIN_HEADER = "x-sluice-again"  # of an attempt's answer: the router tries the next backend, whatever it says
+LAST_HEADER = "x-envoy-ratelimited"  # Envoy's own: nothing is tried again behind an answer that has it
 
 DEPLOYED_HEADER = "x-sluice-deployed"  # of an answer, up to the listener: tells Envoy's record which model was asked
 
@@ -51,6 +69,10 @@ CREDENTIAL_HEADERS = (
 )
 
 
+_UNRESOLVED = "unresolved_"
+_OF_BACKENDS = ("backend_", "resolved_", _UNRESOLVED)
+
+
 def cluster_of(backend: str) -> str:
     """Envoy's cluster name for a backend of the configuration."""
     return f"backend_{backend}"
@@ -59,6 +81,11 @@ def cluster_of(backend: str) -> str:
 def jwks_cluster_of(issuer: str) -> str:
     """Envoy's cluster name for where an issuer publishes its keys."""
     return f"jwks_{issuer}"
+
+
+def shadow_cluster_of(backend: str) -> str:
+    """Envoy's cluster name for a backend as it gets copies of calls."""
+    return f"shadow_{backend}"
 
 
 def service_cluster_of(service: str) -> str:
@@ -79,6 +106,25 @@ def token_failure_of(issuer: str) -> str:
     return f"{issuer}:failed"
 
 
+# A backend that is named, and not by an address, has two more clusters, which records of attempts name.
+
+
+def resolved_cluster_of(backend: str) -> str:
+    """Envoy's cluster name for the addresses of a backend's name."""
+    return f"resolved_{backend}"
+
+
+def unresolved_cluster_of(backend: str) -> str:
+    """Envoy's cluster name for where attempts end while a backend has no address that is well."""
+    return f"{_UNRESOLVED}{backend}"
+
+
 def backend_of(cluster: str) -> str | None:
     """The backend behind a cluster name, or None for clusters of our own."""
-    return cluster.removeprefix("backend_") if cluster.startswith("backend_") else None
+    prefix = next((prefix for prefix in _OF_BACKENDS if cluster.startswith(prefix)), None)
+    return None if prefix is None else cluster.removeprefix(prefix)
+
+
+def is_unresolved(cluster: str) -> bool:
+    """Whether nobody was asked in an attempt at a cluster, for there was no address."""
+    return cluster.startswith(_UNRESOLVED)

@@ -9,15 +9,25 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from extproc.routing.attempt import Attempt
+from extproc.routing.attempt import Attempt, Meaning, Why
 from extproc.routing.health import Health
 from extproc.stores.cooldowns import Cooldowns, CooldownsUnavailable
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25  # between two looks at what others know
+_REMEMBERED = 1_000  # attempts of which Envoy's record is awaited
 _BREATH_S = 0.02  # at least, so that a storm of refusals is told in few steps
+
+
+_TURNED = {
+    Why.CIRCUIT_OPEN: "backend %s fails: it gets no calls until one that tries it is answered",
+    Why.FAILING: "backend %s answers with errors: it is tried last until one that tries it is answered",
+    None: "backend %s answers again",
+}
+"""What is said when a circuit opens and closes."""
 
 
 class Cooler:
@@ -40,10 +50,31 @@ class Cooler:
         self._untold: dict[str, None] = {}  # names of which others should know, oldest first
         self._wanted = asyncio.Event()
         self._is_down = False
+        self._failed: dict[tuple[str, str], bool] = {}  # by call and backend, oldest first
 
     def take(self, attempt: Attempt) -> None:
-        """Learn from an attempt. Never waits."""
+        """Learn from an attempt, as Envoy tells it. Never waits."""
+        if self._failed.pop((attempt.call, attempt.backend), False):
+            attempt = replace(attempt, judged=Meaning.NOTHING)
+        self._note(attempt)
+
+    def judge(self, attempt: Attempt) -> None:
+        """Learn from an attempt whose answer was watched as it flowed. Never waits.
+
+        One that was ended there is for Envoy one of which all went well, as its record will say.
+        """
+        if attempt.judged is Meaning.FAILED:
+            self._failed[attempt.call, attempt.backend] = True
+            if len(self._failed) > _REMEMBERED:  # their records went to other workers
+                del self._failed[next(iter(self._failed))]
+        self._note(replace(attempt, call=""))  # it is counted once
+
+    def _note(self, attempt: Attempt) -> None:
+        before = self.health.trouble(attempt.backend)
         self._tell_of(self.health.note(attempt, self.now(), self._clock()))
+        after = self.health.trouble(attempt.backend)
+        if after is not before:
+            log.warning(_TURNED[after], attempt.backend)
 
     def forget(self, backend: str) -> None:
         """Have calls go to a backend again, from all workers, whatever is known of it. Never waits."""

@@ -99,14 +99,15 @@ class _Outage:
 
 @dataclass(slots=True)
 class _Open:
-    """A hold of a call that runs, and what it has by now, in the order of its draws."""
+    """A hold of a call that runs, and what it has by now: its draws in their order, then what it was extended by."""
 
     hold: Hold
     draws: tuple[Draw, ...]
 
     def extended(self, draws: Sequence[Draw]) -> None:
         more = {draw.counter.key: draw for draw in draws}
-        self.draws = tuple([more.get(draw.counter.key, draw) for draw in self.draws])
+        kept = [more.pop(draw.counter.key, draw) for draw in self.draws]
+        self.draws = (*kept, *more.values())
 
 
 class Holds:

@@ -153,18 +153,46 @@ class Affinity:
     name: str = ""
 
 
+class Order(StrEnum):
+    """In which order the targets of a group are tried."""
+
+    WEIGHTS = "weights"
+    LEAST_LATENCY = "least_latency"
+    LEAST_BUSY = "least_busy"
+
+
+class Cause(StrEnum):
+    """Why another model serves a call than the one that it asked for."""
+
+    CONTEXT_WINDOW = "context_window"  # its input is longer than the model takes
+    CONTENT_FILTER = "content_filter"  # of the provider
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A target that gets copies of a share of the calls, and whose answers nobody gets."""
+
+    target: Target
+    share: float
+
+
 @dataclass(frozen=True, slots=True)
 class PublicModel:
     """A model as callers name it, with its targets in groups of falling preference."""
 
     name: str
     groups: tuple[tuple[Target, ...], ...]
+    owner: str = field(default="", kw_only=True)  # the team that brings it, for nobody else; empty: the gateway
     tiers: frozenset[str] | None = None  # teams of these tiers may use it; None: every caller
     bounds: Bounds = Bounds()
     modality: Modality | None = None  # None: whatever its backends serve
     retired: Mapping[str, Retirement] = field(default_factory=dict)  # by those of its names that are
     affinity: Affinity | None = None  # None: every call is drawn anew
     first_byte: float | None = None  # seconds that a backend may take until its answer begins; None: as long as a call
+    stall: float | None = None  # seconds for which it may be silent in the middle of a stream; None: Catalogue.silence
+    order: Order = Order.WEIGHTS  # inside a group, of calls that are not bound
+    shadow: Shadow | None = None
+    fallback: Mapping[Cause, str] = field(default_factory=dict)  # public names of the models that serve instead
 
     @property
     def surfaces(self) -> frozenset[Surface] | None:
@@ -246,6 +274,8 @@ class Caller:
         if self.models is not None and model.name not in self.models:
             return False
         team = self.team
+        if model.owner:
+            return team is not None and team.name == model.owner
         if model.tiers is not None and (team is None or team.tier not in model.tiers):
             return False
         return team is None or team.models is None or model.name in team.models
@@ -269,12 +299,24 @@ class Catalogue:
     redaction: Mapping[str, Profile] = field(default_factory=dict)  # policies by name
     guardrails: Mapping[str, Guardrails] = field(default_factory=dict)  # policies by name
     attempts: int = 5  # the most backends that a call is tried at
+    retry_share: float = 0.2  # of all calls, the most that are tried again after failures
     tells_backend: bool = False  # answers say who served, and at which attempt
+    silence: float = 270.0  # seconds for which a backend may be silent in the middle of a stream that can be ended
+    owned: Mapping[str, Mapping[str, PublicModel]] = field(default_factory=dict)  # models that teams bring, by team
     binding_headers: frozenset[str] = frozenset()  # those that bind calls of some model to a backend
+    revision: str = ""  # of the configuration
 
-    def listed(self) -> list[PublicModel]:
-        """The models once each, in the order of the configuration, without their aliases."""
-        return list({model.name: model for model in self.models.values()}.values())
+    def named(self, name: str, team: Team | None) -> PublicModel | None:
+        """The model that a caller of a team means by a name: one that the team brings comes first."""
+        return self._owned(team).get(name) or self.models.get(name)
+
+    def listed(self, team: Team | None = None) -> list[PublicModel]:
+        """What callers of a team can name, once each, in the order of the configuration, without aliases."""
+        own = self._owned(team)
+        return list({**{model.name: model for model in self.models.values()}, **own}.values())
+
+    def _owned(self, team: Team | None) -> Mapping[str, PublicModel]:
+        return {} if team is None else self.owned.get(team.name, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +449,7 @@ class Ending(StrEnum):
     FAILED = "failed"  # the provider's final answer was an error
     LIMITED = "limited"  # the gateway ended the stream: there was nothing left to pay for more
     BLOCKED = "blocked"  # the gateway ended the answer: a policy does not let it say more
+    STALLED = "stalled"  # the gateway ended the stream: the backend had fallen silent
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ParamSpec, Protocol, TypeVar
@@ -54,6 +55,7 @@ from extproc.limits.thresholds import Thresholds
 from extproc.model import (
     Caller,
     Catalogue,
+    Cause,
     Chain,
     CleanPrompt,
     CredentialKind,
@@ -72,6 +74,7 @@ from extproc.refusals import (
     METHOD_NOT_ALLOWED,
     MODEL_NOT_FOUND,
     NOT_READY,
+    QUOTA,
     STORE_UNAVAILABLE,
     UNKNOWN_URL,
     UNSUPPORTED_MEDIA,
@@ -80,17 +83,20 @@ from extproc.refusals import (
     encode,
     envoys,
 )
+from extproc.routing.attempt import Attempt, Meaning
 from extproc.stages import (
     binding,
     budget,
     cache,
     charge,
+    fallback,
     forward,
     guard,
     judge,
     notices,
     relay,
     route,
+    shadow,
     shortage,
     state,
     translation,
@@ -98,7 +104,9 @@ from extproc.stages import (
 )
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
+from extproc.stages.shadow import Copy
 from extproc.stages.state import Held
+from extproc.stages.traffic import Traffic
 from extproc.stores.counters import Answer, CountersUnavailable, Draw
 from extproc.stores.ports import StoreUnavailable
 from extproc.surfaces import MULTIPART, Face, Place, Surface
@@ -110,9 +118,9 @@ T = TypeVar("T")
 
 _JSON = (("content-type", "application/json"),)
 _CAP_HEADER = "x-sluice-output-cap"
-_FALLBACK_HEADER = "x-sluice-model"
 _MOMENT_S = 0.02  # in which what calls that have just ended did not use comes back
 _HASHED = 256 * 1024  # bytes at each end of a body by which a repeat is known
+_NO_ROOM = Refusal(QUOTA, "A limit has no room for what another model could use.")  # which no caller is told
 _STORE_DOWN = Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer. Try again in a moment.")
 
 
@@ -165,10 +173,21 @@ class Screening(Protocol):
         """A text of a form as it may be sent."""
 
 
+class Shadows(Protocol):
+    """Sends copies of calls to backends that serve none of them."""
+
+    def take(self, copy: Copy) -> None:
+        """Send a copy, if there is room. Never blocks, never raises."""
+
+
 class Journal(Protocol):
     """Takes one record per call; never blocks, never raises."""
 
     def write(self, record: Mapping[str, object]) -> None: ...
+
+
+def _nobody(_attempt: Attempt) -> None:
+    """Learns nothing from an attempt."""
 
 
 class Pipeline:
@@ -186,15 +205,21 @@ class Pipeline:
         screening: Screening,
         journal: Journal,
         signing_key: bytes | None = None,
+        judge: Callable[[Attempt], None] = _nobody,
+        shadows: Shadows | None = None,
     ) -> None:
+        """`judge` is told how answers went that were watched as they flowed."""
         self._catalogue = catalogue
         self._roster = roster
         self._signing_key = signing_key
+        self._judge = judge
         self._not_ready = not_ready
         self._affinity = affinity
         self._health = health
         self._holds = holds
         self._screening = screening
+        self._shadows = shadows
+        self._traffic = Traffic()
         self._sums = Sums()
         self._thresholds = Thresholds()
         self._journal = journal
@@ -202,11 +227,19 @@ class Pipeline:
         self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
         self._numbers = itertools.count()
         self.in_flight = 0
+        self._of_revision: Counter[str] = Counter()  # calls in flight, by the configuration that they began with
 
     def begin(self) -> Call:
         """A call of which nothing is known yet. Whoever begins one must `end` it."""
+        catalogue = self._catalogue()
         self.in_flight += 1
-        return Call(started=time.monotonic(), catalogue=self._catalogue())
+        self._of_revision[catalogue.revision] += 1
+        return Call(started=time.monotonic(), catalogue=catalogue)
+
+    @property
+    def revisions(self) -> list[str]:
+        """The configurations that calls in flight began with."""
+        return [*+self._of_revision]
 
     # ---- request headers: who, what ----------------------------------------------------------------
 
@@ -278,7 +311,7 @@ class Pipeline:
     def _list_models(self, call: Call, caller: Caller, place: Place) -> Reply:
         if place.item is None:
             return self._reply(call, listing.models(_usable(call, caller), call.face))
-        model = call.catalogue.models.get(place.item)
+        model = call.catalogue.named(place.item, caller.team)
         if model is None or not caller.may_use(model):
             raise Refused(MODEL_NOT_FOUND, "The model does not exist or this key may not use it.", "model")
         return self._reply(call, listing.model(model, call.face))
@@ -308,12 +341,13 @@ class Pipeline:
         reference = StateReference(ids=(place.item or "",))
         known = await self._affinity.recall(reference.ids)
         backend = state.holder(caller, reference, known)
-        model = state.maker(call.catalogue, known[place.item or ""].model, backend)
+        model = state.maker(call.catalogue, known[place.item or ""].model, backend, caller.team)
         call.pinned = True
         call.chain = chain = route.pinned(model, place, backend or "", caller.team, self._roster.current().stops)
         if call.method == "GET":  # to end what is made in the background is never refused
             await self._reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
         call.phase = Phase.ROUTED
+        self._traffic.sent(call, time.monotonic())
         legs = forward.legs(chain, place, call.query, None)
         return Route(legs, call.stripped, identity=self._passport(call, caller, chain))
 
@@ -346,19 +380,23 @@ class Pipeline:
         call.notices = notices.of_model(model, route.written(place, prompt.model))
         clean = await self._clean(call, place, prompt)
         cache.key(caller, clean)
-        chain = await self._chain(call, caller, place, model, clean)
-        chain, cap = await self._reserve(call, caller, place, clean, chain)
+        chain, cap = await self._chosen(call, caller, place, model, clean)
+        cap = await self._stand_ins(call, caller, place, clean, chain, cap)
         await self._moderate(call, clean)
         chain = chain if cap is None else forward.same_cap_field(chain, place)
+        call.spare = fallback.fitting(chain, call.spare, place, cap)
+        whole = fallback.joined(chain, call.spare)
         self._routed(call, chain, clean.prompt)
-        call.hides_usage = forward.asks_usage(clean.prompt, chain, place)
-        sent = forward.body_route(clean, chain, place, call.query, call.stripped, cap)
+        call.hides_usage = forward.asks_usage(clean.prompt, whole, place)
+        sent = forward.body_route(clean, whole, place, call.query, call.stripped, cap)
         if chain.model.first_byte is not None:
             sent = replace(sent, first_byte=chain.model.first_byte)
         if any(leg.translate for leg in sent.legs):
             call.sent = body if sent.body is None else sent.body
             sent = replace(sent, asking=call.asking)
-        signed = self._passport(call, caller, chain)
+        sent = fallback.parted(sent, chain, call.spare)
+        self._copy(call, place, clean.prompt, body if sent.body is None else sent.body)
+        signed = self._passport(call, caller, whole)
         return sent if signed is None else replace(sent, identity=signed)
 
     async def _clean(self, call: Call, place: Place, prompt: Prompt) -> CleanPrompt:
@@ -394,12 +432,91 @@ class Pipeline:
             caller.team,
             None if model.affinity is None else binding.of(model.affinity, caller, call.bound, clean),
             call.catalogue.attempts,
-            self._roster.current().stops,
-            lacks,
+            stops=self._roster.current().stops,
+            lacks=lacks,
+            retry_share=call.catalogue.retry_share,
+            traffic=self._traffic,
         )
         chain = route.chain(model, place, clean, conditions)
         call.probes += () if chain.probe is None else (chain.probe,)
         return chain
+
+    async def _chosen(
+        self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt
+    ) -> tuple[Chain, int | None]:
+        """The chain of the model that the call asks for, or of a larger one where it is too long for that; and its cap.
+
+        What the call can use is reserved. Raises Refused.
+        """
+        chain = await self._chain(call, caller, place, model, clean)
+        larger = fallback.offered(model, place, clean.prompt).get(Cause.CONTEXT_WINDOW)
+        if larger is None or call.pinned or not fallback.is_too_long(clean.prompt, model):
+            return await self._reserve(call, caller, place, clean, chain)
+        try:
+            other = await self._another(call, caller, place, larger, clean)
+            reserved = await self._reserve(call, caller, place, clean, other)
+        except Refused:
+            call.told, call.shadowed, call.warned = (), (), ()
+            return await self._reserve(call, caller, place, clean, chain)
+        if reserved[0] is other:
+            call.fallback = Cause.CONTEXT_WINDOW
+            call.notices += fallback.notice(call.fallback, other.model)
+        return reserved
+
+    async def _another(self, call: Call, caller: Caller, place: Place, name: str, clean: CleanPrompt) -> Chain:
+        """The chain of a model that stands in for the one that the call asks for. Raises Refused."""
+        model = route.model_for(caller, Place(place.surface, place.face), name, call.catalogue)
+        if call.named is None or model.owner != call.named.owner:
+            # What a team brings stands in for nothing else, nor the other way.
+            raise Refused(MODEL_NOT_FOUND, "The model is not the gateway's own.", "model")
+        return await self._drawn(call, caller, place, model, clean)
+
+    async def _stand_ins(
+        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain, cap: int | None
+    ) -> int | None:
+        """Add the chains of the models that may take over, where the caller may use them and there is room for it.
+
+        Returns the cap on the output to write: that of the call, or one that such a model needs.
+        """
+        offered = fallback.offered(chain.model, place, clean.prompt)
+        if not offered or call.pinned or call.fallback is not None or chain.model is not call.named:
+            return cap
+        chains: dict[str, Chain | None] = {}
+        for name in offered.values():
+            if name in chains:
+                continue
+            try:
+                chains[name] = other = await self._another(call, caller, place, name, clean)
+                needed = await self._take_more(call, self._terms(call, caller, place, clean.prompt, other))
+                cap = needed if cap is None else cap
+            except (Refused, CountersUnavailable):
+                chains[name] = None
+        found = {cause: chains[name] for cause, name in offered.items()}
+        call.spare = {cause: other for cause, other in found.items() if other is not None}
+        return cap
+
+    async def _take_more(self, call: Call, terms: budget.Terms) -> int | None:
+        """Hold what a model may use that may take over, too; the cap to write. Raises Refused, CountersUnavailable."""
+        if not terms.limits or call.named is None:
+            return None
+        budget.check_prices(terms)
+        held, other = call.hold, terms.chain.model
+        if held is not None and held.leased and other.bounds.hidden_output:
+            raise Refused.of(_NO_ROOM)
+        ask = budget.Ask(terms.extent.cap) if held is None else budget.Ask(held.cap, held.leased)
+        now = time.time_ns() // 1_000_000
+        wanted = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
+        wide = fallback.wider(held, call.named.name, wanted, other.name)
+        if held is None:
+            call.hold = wide  # from here on `end` gives back what may have been taken
+        lacking = fallback.more(held, wide)
+        if lacking:
+            answer = await (self._holds.reserve(wide) if held is None else self._holds.extend(wide, lacking))
+            if not answer.granted:
+                call.hold = held
+                raise Refused.of(_NO_ROOM)
+        call.hold = wide
+        return self._granted(call, terms, wide) if call.output_cap is None else call.output_cap
 
     async def _reserve(
         self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain
@@ -419,8 +536,7 @@ class Pipeline:
         if call.pinned:
             raise refused
         try:
-            model = route.model_for(caller, Place(place.surface, place.face), then.model, call.catalogue)
-            chain = await self._drawn(call, caller, place, model, clean)
+            chain = await self._another(call, caller, place, then.model, clean)
             terms = self._terms(call, caller, place, clean.prompt, chain)
             again = await self._take(call, terms)
         except Refused:
@@ -432,7 +548,7 @@ class Pipeline:
         if not terms.limits:
             call.told, call.shadowed, call.warned = (), (), ()
         call.chain = chain
-        call.told += ((_FALLBACK_HEADER, model.name),)
+        call.told += ((fallback.MODEL_HEADER, chain.model.name),)
         return chain, again
 
     def _terms(self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain) -> budget.Terms:
@@ -507,7 +623,25 @@ class Pipeline:
         call.searches = prompt.searches
         call.asked_usage = prompt.usage_edit is None
         call.phase = Phase.ROUTED
+        self._traffic.sent(call, time.monotonic())
         self._leave_probes(call, chain.targets[0].backend.name)
+
+    def _copy(self, call: Call, place: Place, prompt: Prompt, body: bytes) -> None:
+        """Have a share of the calls copied, as their model wants it. Whatever becomes of it, the call is not told."""
+        given = None if call.chain is None else call.chain.model.shadow
+        if given is None or self._shadows is None or call.chain is None or self._dice.random() >= given.share:
+            return
+        target, name = given.target, call.chain.model.name
+        backend = target.backend.name
+        try:
+            stops = self._roster.current().stops
+        except StoreUnavailable:  # since the call was decided
+            return
+        is_well = self._health.until(backend, target.model, time.monotonic())[1] is None
+        if is_well and shadow.fits(call, place, prompt, body, target.backend, stops):
+            self._shadows.take(Copy(call.request_id, name, target, place, body))
+        else:
+            metrics.count_shadow(name, backend, "unfit")
 
     def _leave_probes(self, call: Call, but: str | None = None) -> None:
         """Let other calls try what this one was to try and does not: else whoever is refused could keep it out."""
@@ -582,16 +716,23 @@ class Pipeline:
             return self._refuse(call, envoys(status, origin.details, call.pinned))
         if call.phase is not Phase.ROUTED:
             raise ProtocolViolation("an answer of a backend to a call that was not decided")
+        if origin.cluster == SINK_CLUSTER and call.spare:  # nobody answered, and tries are left for another model
+            return self._refuse(call, envoys(503, "", call.pinned))
         if origin.cluster == SINK_CLUSTER:
             return self._refuse(call, Refusal(GATEWAY_ERROR, "The call was not routed."))
         call.phase = Phase.RESPONDING
         call.status, call.backend = status, backend_of(origin.cluster)
+        fallback.taken(call, headers)
         call.first_byte = time.monotonic()
+        self._traffic.answered(call)
         call.awaited = content_length(headers)
         try:
             order = self._expected(call, headers, end)
         except Refused as refused:
             return self._withdraw(call, refused.refusal)
+        if order.mode is BodyMode.DUPLEX:
+            call.watched = True
+            order = replace(order, silence=relay.silence(call, origin.protocol))
         if call.catalogue.tells_backend:
             call.notices += notices.of_backend(call)
         if call.hold is None and not call.told and not call.notices:
@@ -624,6 +765,8 @@ class Pipeline:
         if call.awaited is not None:  # a client that has all of it may leave before its end is told
             call.awaited -= len(chunk)
             end = end or call.awaited <= 0
+        if call.heard is None or not call.stream:
+            call.heard = time.monotonic()
         try:
             return await self._answer_body(call, chunk, end)
         except Refused as refused:
@@ -732,6 +875,17 @@ class Pipeline:
         except StoreUnavailable:
             metrics.count(metrics.AFFINITY_LOST)
 
+    async def stalled(self, call: Call) -> Emit:
+        """The end of a watched answer of which nothing has come for longer than may be."""
+        if call.meter is not None and call.meter.finished:  # all has been said: the backend only does not hang up
+            rest = await self._answer_body(call, b"", end=True)
+            return Emit(rest.body, last=True)
+        ending = relay.stalled(call)
+        metrics.count(metrics.BROKEN, "upstream")
+        if call.backend is not None:
+            self._judge(Attempt(call.backend, call.status, call=call.request_id, judged=Meaning.FAILED))
+        return ending
+
     async def trailers(self, call: Call, event: Event) -> Proceed | Withhold:
         call.note(event)
         return WITHHOLD if call.phase is Phase.ANSWERED else PROCEED
@@ -747,6 +901,7 @@ class Pipeline:
     def end(self, call: Call) -> None:
         """Settle: one outcome, one access record. Never raises for what a call was, never awaits."""
         self.in_flight -= 1
+        self._of_revision[call.catalogue.revision] -= 1
         if not call.begun:
             return  # Envoy opened a stream and said nothing
         if call.backend is None and call.phase is not Phase.ANSWERED:
@@ -755,10 +910,13 @@ class Pipeline:
             relay.note(call.texts, call.rules, call.inspection)
         duration = time.monotonic() - call.started
         outcome = usage.outcome(call, duration)
+        self._traffic.ended(call, outcome, call.started + duration)
         used = self._account(call, outcome)
+        if call.watched and call.backend is not None and outcome.ending is Ending.COMPLETE:
+            self._judge(Attempt(call.backend, call.status, judged=Meaning.ALIVE))
         record = access_record(call, outcome, time.time(), duration)
         if call.hold is not None:  # before anything else can fail: what is not settled is held until the worker ends
-            draws = charge.settled(call.hold, used, outcome.backend)
+            draws = charge.settled(call.hold, used, outcome.backend, call.model)
             self._holds.settle(call.hold, draws, orjson.dumps(record))
         self._journal.write(record)
         metrics.count_call(call, outcome, duration)
@@ -815,7 +973,7 @@ def _digest(call: Call, caller: Caller, body: bytes) -> str:
 
 
 def _usable(call: Call, caller: Caller) -> list[PublicModel]:
-    return [model for model in call.catalogue.listed() if caller.may_use(model)]
+    return [model for model in call.catalogue.listed(caller.team) if caller.may_use(model)]
 
 
 def _stands_in(model: PublicModel, backend: str | None) -> bool:

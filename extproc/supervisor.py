@@ -38,8 +38,9 @@ def kill_all() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `stdin` is fed once, at the start; `environ` is added to what it has of our own environment.
+    """What to run. `stdin` is fed at the start; `environ` is added to what it has of our own environment.
 
+    `listens`: its standard input stays open, for what `Child.hand` gives it later.
     `may_have`: tells, by its name, whether it has a variable of ours.
     `inherits`: it writes to our own standard output, not to us.
     """
@@ -49,6 +50,7 @@ class Program:
     stdin: bytes = b""
     environ: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
+    listens: bool = False
     inherits: bool = False
     may_have: Callable[[str], bool] = lambda _: True
 
@@ -73,6 +75,13 @@ class Child:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    def hand(self, program: Program) -> None:
+        """From now on it is this one: a run that listens gets its `stdin`, and so does every later run."""
+        self.program = program
+        process = self._process
+        if process is not None and process.returncode is None and process.stdin is not None:
+            process.stdin.write(program.stdin)
 
     async def _keep(self) -> None:
         pause = _FIRST_PAUSE
@@ -112,9 +121,12 @@ class Child:
             self._signal(signal.SIGTERM)
         if process.stdin is not None:
             process.stdin.write(self.program.stdin)
-            process.stdin.close()
+            if not self.program.listens:
+                process.stdin.close()
         await asyncio.gather(*(self._read(stream) for stream in (process.stdout, process.stderr) if stream is not None))
         code = await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
         _running.discard(process.pid)
         if self._on_exit is not None:
             self._on_exit(process.pid)

@@ -1,8 +1,9 @@
 """What the gateway costs: Envoy alone, Envoy with a policy that decides nothing, and the gateway, side by side.
 
 `python -m loadtest.bench`. The three setups are measured in turns (ABCABC...), so that whatever else happens on
-the machine meets all of them alike; what counts are the ratios within one round. Everything runs on this machine
-and ends with the bench. See loadtest/results/README.md for how to read the figures.
+the machine meets all of them alike; what counts are the ratios within one round. So are the other ways in which the
+gateway carries a call: under another name, by another path, in another dialect. Everything runs on this machine and
+ends with the bench. See loadtest/results/README.md for how to read the figures.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import psutil
 
 from extproc.supervisor import python
 from loadtest import load
-from loadtest.figures import SETUPS, WORKLOADS, Sample, report, table
+from loadtest.figures import SETUPS, WAYS, WORKLOADS, Sample, report, table
 from loadtest.setups import ROOT, Setup, StartError, provider, setup
 
 
@@ -40,14 +41,14 @@ class Plan:
     concurrency: int
 
 
-def measure(plan: Plan, running: Setup, fake: psutil.Process, stream: bool) -> Sample:
+def measure(plan: Plan, running: Setup, fake: psutil.Process, stream: bool, model: str = load.MODEL) -> Sample:
     """Put a load on one setup, in a process of its own. Raises BenchError when a call did not succeed.
 
     CPU and messages are taken over all calls, the warm-up's, too; rate and latency without it.
     """
     watched = (running.envoy, running.policy, fake)
     messages, cpu, began = running.messages(), [_cpu(process) for process in watched], time.monotonic()
-    done = _generate(plan, running.port, stream)
+    done = _generate(plan, running.port, stream, model)
     lasted = time.monotonic() - began
     envoy, policy, provided = (_cpu(process) - before for process, before in zip(watched, cpu, strict=True))
     return Sample(
@@ -63,8 +64,8 @@ def measure(plan: Plan, running: Setup, fake: psutil.Process, stream: bool) -> S
     )
 
 
-def _generate(plan: Plan, port: int, stream: bool) -> load.Load:
-    options = ["--seconds", str(plan.seconds), "--concurrency", str(plan.concurrency)]
+def _generate(plan: Plan, port: int, stream: bool, model: str) -> load.Load:
+    options = ["--seconds", str(plan.seconds), "--concurrency", str(plan.concurrency), "--model", model]
     command = python("loadtest.load", str(port), *options, *(["--stream"] if stream else []))
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=plan.seconds + 60, check=True)
@@ -90,7 +91,8 @@ def _rounds(stack: ExitStack, plan: Plan, records: IO[bytes]) -> dict[str, list[
         for workload, done in rounds.items():
             print(f"round {number} of {plan.rounds}: {WORKLOADS[workload]}", file=sys.stderr, flush=True)
             stream = workload == "sse"
-            done.append({name: measure(plan, running, fake, stream) for name, running in setups.items()})
+            found = {name: measure(plan, running, fake, stream) for name, running in setups.items()}
+            done.append(found | {way: measure(plan, setups["C"], fake, stream, way) for way in WAYS})
     return rounds
 
 
@@ -110,7 +112,7 @@ def run(plan: Plan) -> dict[str, Any]:
             rounds = _rounds(stack, plan, records)
         records.seek(0)
         counted = governed(records)
-    calls = sum(done["C"].calls for all_done in rounds.values() for done in all_done)
+    calls = sum(done[name].calls for all_done in rounds.values() for done in all_done for name in ("C", *WAYS))
     if counted < calls:
         raise BenchError(f"the gateway checked and counted {counted} of {calls} calls; its figures would mislead")
     return {**asdict(plan), "cores": os.cpu_count(), "governed_calls": counted, "workloads": report(rounds)}

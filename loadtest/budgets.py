@@ -189,6 +189,6 @@ def unruly_crowd(number: int, callers: int) -> list[Ask]:
 
 
 def leased_crowd(number: int, callers: int) -> list[Ask]:
-    """Streams that would all go on for as long as the model can, at the pace of a model: what is on its way is little."""
+    """Streams that would all go on for as long as the model can, at a model's pace: what is on its way is little."""
     fake = {"length": 400, "tokens_per_second": 100}
     return [Ask("chat", f"leased-{number}", cap=None, stream=True, fake=fake) for _ in range(callers)]

@@ -7,6 +7,13 @@ from io import StringIO
 from typing import Any
 
 SETUPS = {"A": "Envoy alone", "B": "Envoy + null", "C": "gateway"}
+WAYS = {
+    "renamed": "a renamed model",
+    "legacy": "Azure's legacy path",
+    "anthropic": "chat → Anthropic",
+    "gemini": "chat → Gemini",
+}
+"""How else the gateway carries a call, each a model of its own: beside C, whose model has one name everywhere."""
 WORKLOADS = {"json": "JSON chat, 1 kB prompt", "sse": "SSE chat, 1 kB prompt, 31 events"}
 
 
@@ -65,8 +72,16 @@ RATIOS = (
     Ratio("C / B, ext_proc CPU per call", "C", "B", lambda sample: sample.policy_us, 2.0, at_least=False),
 )
 
+WAY_RATIOS = {
+    "ext_proc CPU / B": ("B", lambda sample: sample.policy_us),
+    "ext_proc CPU / C": ("C", lambda sample: sample.policy_us),
+    "Envoy CPU / C": ("C", lambda sample: sample.envoy_us),
+    "calls/s / C": ("C", lambda sample: sample.calls_per_second),
+}
+"""What is told of a way: a figure of it, over the same one of a setup."""
+
 Rounds = Mapping[str, Sequence[Mapping[str, Sample]]]
-"""By workload, the rounds in order, each with a sample by setup."""
+"""By workload, the rounds in order, each with a sample by setup and by way."""
 
 
 def report(rounds: Rounds) -> dict[str, Any]:
@@ -86,7 +101,14 @@ def _workload_report(rounds: Sequence[Mapping[str, Sample]]) -> dict[str, Any]:
     for ratio in RATIOS:
         found = ratio.spread(rounds)
         ratios[ratio.name] = {**asdict(found), "target": ratio.bound, "met": ratio.met(found)}
-    return {"setups": figures, "ratios": ratios}
+    return {"setups": figures, "ratios": ratios, "ways": {way: _way_report(way, rounds) for way in WAYS}}
+
+
+def _way_report(way: str, rounds: Sequence[Mapping[str, Sample]]) -> dict[str, Any]:
+    """By the names of WAY_RATIOS; and the policy's CPU and the messages of a call as they are."""
+    found = {name: asdict(Ratio(name, way, over, figure).spread(rounds)) for name, (over, figure) in WAY_RATIOS.items()}
+    plain = ("policy_us", "messages")
+    return found | {name: asdict(Spread.of([getattr(done[way], name) for done in rounds])) for name in plain}
 
 
 _COLUMNS = (
@@ -108,13 +130,30 @@ def table(found: Mapping[str, Any]) -> str:
         rows = [["", *(title for title, _, _ in _COLUMNS)]]
         for setup, name in SETUPS.items():
             rows.append([f"{setup} {name}", *_cells(figures["setups"][setup])])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        print(f"\n{WORKLOADS[workload]}", file=out)
-        for row in rows:
-            print("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), file=out)
+        print(f"\n{WORKLOADS[workload]}\n{_aligned(rows)}", file=out)
         for ratio in RATIOS:
             print(f"  {_ratio_line(ratio, figures['ratios'][ratio.name])}", file=out)
+        print(_aligned(_way_rows(figures["ways"])), file=out)
     return out.getvalue()
+
+
+def _way_rows(ways: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["", "ext_proc µs/call", "messages/call", *WAY_RATIOS]]
+    for way, name in WAYS.items():
+        figures = [
+            f"{ways[way][column]['median']:{form}}" for column, form in (("policy_us", ".0f"), ("messages", ".1f"))
+        ]
+        rows.append([name, *figures, *(_spread(ways[way][ratio]) for ratio in WAY_RATIOS)])
+    return rows
+
+
+def _spread(found: Mapping[str, float]) -> str:
+    return f"{found['median']:.2f} ({found['min']:.2f}..{found['max']:.2f})"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  " + "  ".join(map(str.rjust, row, widths)) for row in rows)
 
 
 def _cells(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -125,7 +164,7 @@ def _cells(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _ratio_line(ratio: Ratio, found: Mapping[str, Any]) -> str:
-    text = f"{ratio.name}: {found['median']:.2f} ({found['min']:.2f}..{found['max']:.2f})"
+    text = f"{ratio.name}: {_spread(found)}"
     if ratio.bound is None:
         return text
     sign, verdict = ">=" if ratio.at_least else "<=", "met" if found["met"] else "MISSED"

@@ -43,11 +43,11 @@ class Load:
     cpu: float
 
 
-def request(stream: bool) -> bytes:
+def request(stream: bool, model: str = MODEL) -> bytes:
     """The one call that is repeated: JSON of 1 kB or a little more, answered by at most 28 tokens."""
     body = orjson.dumps(
         {
-            "model": MODEL,
+            "model": model,
             "messages": [{"role": "user", "content": _PROMPT}],
             "max_tokens": EVENTS_WITH_TEXT,
             "stream": stream,
@@ -145,10 +145,10 @@ class _Connection(asyncio.Protocol):
             self._run.fail(LoadError(f"the gateway closed a connection: {error}"))
 
 
-async def put_on(port: int, stream: bool, seconds: float, concurrency: int) -> Load:
+async def put_on(port: int, call: bytes, seconds: float, concurrency: int) -> Load:
     """Call the gateway on a port of this machine with `concurrency` connections. Raises LoadError."""
     loop = asyncio.get_running_loop()
-    run = _Run(request(stream), concurrency)
+    run = _Run(call, concurrency)
     for _ in range(concurrency):
         await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port)
     await _unless_over(run, WARM_UP)
@@ -181,11 +181,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtest.load", description=__doc__)
     parser.add_argument("port", type=int, help="of a gateway or provider on this machine")
     parser.add_argument("--stream", action="store_true", help="server-sent events instead of JSON")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--concurrency", type=int, default=32)
     options = parser.parse_args()
     try:
-        load = uvloop.run(put_on(options.port, options.stream, options.seconds, options.concurrency))
+        call = request(options.stream, options.model)
+        load = uvloop.run(put_on(options.port, call, options.seconds, options.concurrency))
     except (LoadError, OSError) as problem:
         parser.exit(1, f"{problem}\n")
     print(orjson.dumps(asdict(load)).decode())

@@ -17,10 +17,11 @@ from ruamel.yaml import YAML
 
 from extproc import contract, dataplane
 from extproc.cli import processes, running
+from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
 from extproc.supervisor import python
 from loadtest import load
-from loadtest.figures import SETUPS, WORKLOADS
+from loadtest.figures import SETUPS, WAYS, WORKLOADS
 
 BACKEND = "bench"
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,8 @@ class StartError(Exception):
 
 
 def settings(port: int, provider_port: int, folder: Path) -> Gateway:
-    """A gateway with one backend that serves one model to whoever has the quickstart key."""
+    """A gateway that serves one model by itself, and others in each of the WAYS, to whoever has the quickstart key."""
+    url = f"http://127.0.0.1:{provider_port}"
     return Gateway.model_validate(
         {
             "listener": {"port": port},
@@ -45,8 +47,17 @@ def settings(port: int, provider_port: int, folder: Path) -> Gateway:
             "stores": {"database": f"sqlite:///{folder}/sluice.db"},
             "keys": {"quickstart": True},
             "timeouts": {"drain": 1},
-            "backends": {BACKEND: {"dialect": "openai", "url": f"http://127.0.0.1:{provider_port}"}},
-            "models": {load.MODEL: {"targets": [[{"backend": BACKEND}]]}},
+            "backends": {
+                BACKEND: {"dialect": "openai", "url": url},
+                "legacy": {"dialect": "azure-openai", "url": url, "api_version": "2024-10-21"},
+                "anthropic": {"dialect": "anthropic", "url": url},
+                "gemini": {"dialect": "gemini", "url": url},
+            },
+            "models": {
+                load.MODEL: {"targets": [[{"backend": BACKEND}]]},
+                "renamed": {"targets": [[{"backend": BACKEND, "model": "another-name-of-it"}]]},
+                **{name: {"targets": [[{"backend": name, "model": load.MODEL}]]} for name in WAYS if name != "renamed"},
+            },
         }
     )
 
@@ -143,11 +154,11 @@ class Setup:
     policy: psutil.Process | None
 
     def messages(self) -> int:
-        """How many messages Envoy has sent to the ext_proc process so far."""
+        """How many messages Envoy has sent to the ext_proc process so far, for calls and for attempts."""
         transport = httpx.HTTPTransport(uds=str(self.state.admin_socket))
         with httpx.Client(transport=transport, base_url="http://admin") as admin:
-            text = admin.get("/stats", params={"filter": r"^http\.gateway\.ext_proc\.stream_msgs_sent$"}).text
-        return int(text.rpartition(": ")[2] or 0)
+            text = admin.get("/stats", params={"filter": r"(^|\.)ext_proc\.stream_msgs_sent$"}).text
+        return sum(int(line.rpartition(": ")[2]) for line in text.splitlines())
 
 
 def setup(stack: ExitStack, name: str, folder: Path, provider_port: int, records: IO[bytes]) -> Setup:
@@ -164,7 +175,8 @@ def setup(stack: ExitStack, name: str, folder: Path, provider_port: int, records
     log = stack.enter_context((folder / "log").open("w+b"))
     policy = _policy(stack, name, gateway, state, stdout=records, stderr=log)
     envoy = start(stack, _envoy_command(state), stderr=log)
-    if not _comes_up(gateway.listener.port, [envoy] if policy is None else [envoy, policy]):
+    models = [load.MODEL, *WAYS] if name == "C" else [load.MODEL]
+    if not _comes_up(gateway.listener.port, models, [envoy] if policy is None else [envoy, policy]):
         log.seek(0)
         raise StartError(f"{SETUPS[name]} does not answer:\n{log.read().decode(errors='replace')}")
     return Setup(
@@ -190,30 +202,31 @@ def _policy(
         return None
     if name == "B":
         return start(stack, python("loadtest.null_extproc", str(state.worker_socket(0)), BACKEND), **output)
-    worker = processes.workers(gateway, state, as_json=True)[0]
+    worker = processes.workers(Revision.of(gateway), state, as_json=True)[0]
     return start(stack, worker.argv, stdin=worker.stdin, env={**os.environ, **worker.environ}, **output)
 
 
-def _comes_up(port: int, children: Sequence["subprocess.Popen[bytes]"]) -> bool:
+def _comes_up(port: int, models: Sequence[str], children: Sequence["subprocess.Popen[bytes]"]) -> bool:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and all(child.poll() is None for child in children):
-        if _answers(port):
+        if _answers(port, models):
             return True
         time.sleep(0.05)
     return False
 
 
-def _answers(port: int) -> bool:
-    """Whether a call of each workload gets its whole answer."""
+def _answers(port: int, models: Sequence[str]) -> bool:
+    """Whether a call of each workload and model gets its whole answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            return all(_whole(connection, workload == "sse") for workload in WORKLOADS)
+            return all(_whole(connection, load.request(kind == "sse", model)) for kind in WORKLOADS for model in models)
     except (OSError, load.LoadError):
         return False
 
 
-def _whole(connection: socket.socket, stream: bool) -> bool:
-    connection.sendall(load.request(stream))
+def _whole(connection: socket.socket, call: bytes) -> bool:
+    connection.sendall(call)
+    stream = b'"stream":true' in call
     answer, seen = load.Answer(), b""
     while piece := connection.recv(65536):
         seen += piece

@@ -1,6 +1,9 @@
 """For all tiers."""
 
+import os
+
 from hypothesis import settings
 
-settings.register_profile("project", deadline=None)  # how long an example takes is the machine's affair
+# How long an example takes is the machine's affair. `make deep-laws` tries many more.
+settings.register_profile("project", deadline=None, max_examples=int(os.environ.get("SLUICE_EXAMPLES", "60")))
 settings.load_profile("project")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import grpc
 
-from extproc.contract import ATTEMPT_LOG, DEPLOYED_HEADER, LISTENER_LOG, backend_of
+from extproc.contract import ATTEMPT_LOG, DEPLOYED_HEADER, LISTENER_LOG, NO_ADDRESS, backend_of, is_unresolved
 from extproc.routing.attempt import Attempt
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
@@ -74,13 +74,15 @@ class AccessLog:
         backend = backend_of(entry.common_properties.upstream_cluster)
         if backend is None:
             return
-        status, flag = entry.response.response_code.value, _flag(entry)
-        metrics.count(metrics.ATTEMPTS, backend, str(status or flag))
+        status, flags = _outcome(entry)
+        metrics.count(metrics.ATTEMPTS, backend, str(status or _first(flags)))
         headers = dict(entry.response.response_headers)
-        self._learn(Attempt(backend, status, _flags(entry), headers, headers.get(DEPLOYED_HEADER)))
-        if status < 400 and not flag:
+        deployed, call = headers.get(DEPLOYED_HEADER), entry.request.request_id
+        self._learn(Attempt(backend, status, flags, headers, deployed, call))
+        if status < 400 and not flags:
             return
-        self._tell(entry, "attempt", backend=backend, retry_after=headers.get("retry-after"))
+        told = {"backend": backend, "retry_after": headers.get("retry-after")}
+        self._tell(entry, "attempt", status=status, flag=_first(flags), **told)
 
     def _call(self, entry: HTTPAccessLogEntry) -> None:
         details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
@@ -91,28 +93,42 @@ class AccessLog:
             metrics.count(metrics.BROKEN, "client")
         elif details in ("via_upstream", "upstream_reset_after_response_started"):
             metrics.count(metrics.BROKEN, "upstream")
+        elif details == "stream_idle_timeout" and entry.response.response_code.value < 400:
+            metrics.count(metrics.BROKEN, "upstream")  # a client who reads nothing for so long is rare
         elif details.startswith("ext_proc_error"):
             metrics.count(metrics.BROKEN, "gateway")
         elif details in _WELL:
             return
-        self._tell(entry, "listener", details=details)
+        self._tell(entry, "listener", status=entry.response.response_code.value, flag=_flag(entry), details=details)
 
-    def _tell(self, entry: HTTPAccessLogEntry, kind: str, **facts: str | None) -> None:
+    def _tell(self, entry: HTTPAccessLogEntry, kind: str, **facts: str | int | None) -> None:
         record = {
             "kind": kind,
             "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
             "request_id": entry.request.request_id,
-            "status": entry.response.response_code.value,
-            "flag": _flag(entry),
             "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
             **facts,
         }
         self._journal.write({name: value for name, value in record.items() if value not in (None, "")})
 
 
+def _outcome(entry: HTTPAccessLogEntry) -> tuple[int, list[str]]:
+    """The status, 0 for none, and the flags of an attempt.
+
+    Where no address of the backend was to be had, the sink's 503 is none of the provider's answers.
+    """
+    if is_unresolved(entry.common_properties.upstream_cluster):
+        return 0, [NO_ADDRESS]
+    return entry.response.response_code.value, _flags(entry)
+
+
 def _flag(entry: HTTPAccessLogEntry) -> str:
     """The first flag that Envoy raised; empty where all went well."""
-    return next(iter(_flags(entry)), "")
+    return _first(_flags(entry))
+
+
+def _first(flags: list[str]) -> str:
+    return next(iter(flags), "")
 
 
 def _flags(entry: HTTPAccessLogEntry) -> list[str]:

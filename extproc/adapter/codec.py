@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from extproc.call import BodyMode, Emit, Leg, Pass, Relay, Reply, Route
-from extproc.contract import CALL, CHAIN, ORDER, ROUTED_HEADER, cluster_of
+from extproc.contract import CALL, CHAIN, INSTEAD, ORDER, ROUTED_HEADER, SINK_CLUSTER, cluster_of
 from protos.ext_proc_pb2 import (
     BodyMutation,
     BodyResponse,
@@ -102,32 +102,56 @@ def relay(order: Relay, replaced: tuple[str, ...] = ()) -> bytes:
     return b"".join(parts)
 
 
-def _fields(legs: tuple[Leg, ...]) -> dict[str, Any]:
+Instead = tuple[tuple[str, tuple[Leg, ...]], ...]
+"""Another model's legs, by what a provider may refuse a call for."""
+
+
+def _fields(legs: tuple[Leg, ...], instead: Instead) -> dict[str, Any]:
     """The order of the clusters, and each one's path and model name, as dynamic metadata."""
-    clusters = [cluster_of(leg.backend) for leg in legs]
-    translate = {cluster: leg.translate for cluster, leg in zip(clusters, legs, strict=True) if leg.translate}
+    fields = {ORDER: {"priority_groups": _groups(legs, ends=bool(instead))}, CHAIN: _chain(legs)}
+    if instead:
+        fields[INSTEAD] = {cause: _taking_over(legs, others) for cause, others in instead}
+    return fields
+
+
+def _groups(legs: tuple[Leg, ...], ends: bool) -> list[dict[str, Any]]:
+    """One for each attempt. `ends`: behind them comes the sink, where there may be tries left for another model."""
+    clusters = [cluster_of(leg.backend) for leg in legs] + [SINK_CLUSTER] * ends
+    return [
+        {"name": f"g{number}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
+        for number, cluster in enumerate(clusters)
+    ]
+
+
+def _chain(legs: tuple[Leg, ...]) -> dict[str, Any]:
+    """What each cluster needs to know of its attempt."""
+    by_cluster = [(cluster_of(leg.backend), leg) for leg in legs]
+    translate = {cluster: leg.translate for cluster, leg in by_cluster if leg.translate}
     return {
-        ORDER: {
-            "priority_groups": [
-                {"name": f"g{number}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
-                for number, cluster in enumerate(clusters)
-            ]
-        },
-        CHAIN: {
-            "path": {cluster: leg.path for cluster, leg in zip(clusters, legs, strict=True)},
-            "deployed": {cluster: leg.deployed for cluster, leg in zip(clusters, legs, strict=True)},
-            "model": {cluster: leg.model for cluster, leg in zip(clusters, legs, strict=True) if leg.model},
-            **({"translate": translate} if translate else {}),
-        },
+        "path": {cluster: leg.path for cluster, leg in by_cluster},
+        "deployed": {cluster: leg.deployed for cluster, leg in by_cluster},
+        "model": {cluster: leg.model for cluster, leg in by_cluster if leg.model},
+        **({"translate": translate} if translate else {}),
     }
 
 
-def _steer(phase: str, legs: tuple[Leg, ...], remove: tuple[str, ...], first_byte: float | None) -> bytes:
+def _taking_over(legs: tuple[Leg, ...], others: tuple[Leg, ...]) -> dict[str, Any]:
+    """The chain of another model. A translated attempt before it may have changed headers, so it says that it was."""
+    chain = _chain(others)
+    if any(leg.translate for leg in legs):
+        chain["translate"] = {SINK_CLUSTER: "none", **chain.get("translate", {})}
+    return {"groups": _groups(others, ends=True), **chain}
+
+
+def _steer(
+    phase: str, legs: tuple[Leg, ...], remove: tuple[str, ...], first_byte: float | None, instead: Instead
+) -> bytes:
     """What all calls with these legs and headers have in common. `phase` is the message that is answered.
 
     Clearing the route cache counts only in a reply that also mutates a header.
     """
-    headers = [_header(ROUTED_HEADER, "1"), _header("x-envoy-max-retries", str(len(legs) - 1))]
+    retries = len(legs) - 1 + max([len(others) for _, others in instead], default=0)
+    headers = [_header(ROUTED_HEADER, "1"), _header("x-envoy-max-retries", str(retries))]
     if first_byte is not None:  # once the answer has begun, Envoy lets it go on
         headers.append(_header("x-envoy-upstream-rq-per-try-timeout-ms", str(max(1, round(first_byte * 1000)))))
     common = CommonResponse(
@@ -135,7 +159,7 @@ def _steer(phase: str, legs: tuple[Leg, ...], remove: tuple[str, ...], first_byt
         clear_route_cache=True,
     )
     reply = ProcessingResponse(**{phase: _ANSWERS[phase](response=common)})  # type: ignore[arg-type]
-    reply.dynamic_metadata.update(_fields(legs))
+    reply.dynamic_metadata.update(_fields(legs, instead))
     return reply.SerializeToString()
 
 
@@ -147,9 +171,9 @@ _steer_often = lru_cache(maxsize=1024)(_steer)
 
 
 def _steering(phase: str, route: Route) -> bytes:
-    size = sum(len(leg.path) for leg in route.legs) + sum(map(len, route.remove))
+    size = sum(len(leg.path) for leg in route.all_legs) + sum(map(len, route.remove))
     steer = _steer_often if size <= _LONGEST_KEPT else _steer
-    return steer(phase, route.legs, route.remove, route.first_byte)
+    return steer(phase, route.legs, route.remove, route.first_byte, route.instead)
 
 
 def _call_metadata(facts: Mapping[str, str]) -> bytes:
@@ -171,7 +195,7 @@ def _around_length(digits: int) -> tuple[bytes, bytes]:
 def _facts(route: Route) -> bytes:
     """What this call alone has; of most calls that is the length."""
     facts = {} if route.length is None else {"cl": str(route.length)}
-    if any(leg.model for leg in route.legs):
+    if any(leg.model for leg in route.all_legs):
         facts |= {"at": str(route.at), "to": str(route.to)}
     if route.identity is not None:
         facts["identity"] = route.identity

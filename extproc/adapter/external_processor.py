@@ -6,12 +6,14 @@ reply of the wrong kind, as permission to go on without the policy; an error it 
 
 import logging
 import traceback
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import grpc
 
 from extproc.adapter import codec, tokens
 from extproc.adapter.patience import Patience
+from extproc.adapter.silence import Watch
 from extproc.call import (
     BodyMode,
     Call,
@@ -24,8 +26,10 @@ from extproc.call import (
     Relay,
     Reply,
     Route,
+    Silence,
     Withhold,
 )
+from extproc.contract import NO_ADDRESS, UNRESOLVED_ADDRESS
 from extproc.headers import Headers
 from extproc.pipeline import Pipeline
 from protos.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest
@@ -50,10 +54,11 @@ class Stream(Protocol):
 
 
 class _Head(NamedTuple):
-    """The reply to the head of an answer, and whether its body comes in duplex."""
+    """The reply to the head of an answer, whether its body comes in duplex, and how silent that may be."""
 
     reply: bytes
     duplex: bool = False
+    silence: Silence | None = None
 
 
 class ExternalProcessor:
@@ -83,7 +88,7 @@ class ExternalProcessor:
                     answer = await self._response_headers(call, request)
                     await replies.write(answer.reply)
                     if answer.duplex:
-                        await self._duplex(call, stream)
+                        await self._duplex(call, stream, answer.silence)
                         break
                     continue
                 for reply in await self._answer(call, request):
@@ -98,27 +103,38 @@ class ExternalProcessor:
             replies.close()
             self._pipeline.end(call)
 
-    async def _duplex(self, call: Call, stream: Stream) -> None:
+    async def _duplex(self, call: Call, stream: Stream, silence: Silence | None) -> None:
         """Hand on the body of an answer that may end before the backend ends it, until Envoy ends the stream.
 
         For replies in duplex Envoy waits as long as it takes, so that no more time is asked for.
         What Envoy tells after the end is what it had read of the backend before it knew; that gets no reply.
         """
         ended = False
-        while (request := await stream.read()) is not grpc.aio.EOF:
-            if ended:
-                continue
-            if not request.HasField("response_body"):
-                for reply in await self._answer(call, request):
+        watch = Watch(silence, partial(self._stalled, call, stream))
+        try:
+            while (request := await watch.wait(stream.read())) is not grpc.aio.EOF:
+                if ended or watch.is_over:
+                    continue
+                if not request.HasField("response_body"):
+                    for reply in await self._answer(call, request):
+                        await stream.write(reply)
+                    continue
+                body = request.response_body
+                order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
+                if not isinstance(order, Emit):
+                    raise ProtocolViolation("an answer that flows cannot be withdrawn")
+                for reply in codec.pieces(order, body.body, body.end_of_stream):
+                    watch.passed(len(reply))
                     await stream.write(reply)
-                continue
-            body = request.response_body
-            order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
-            if not isinstance(order, Emit):
-                raise ProtocolViolation("an answer that flows cannot be withdrawn")
-            for reply in codec.pieces(order, body.body, body.end_of_stream):
-                await stream.write(reply)
-            ended = body.end_of_stream or order.last
+                if ended := body.end_of_stream or order.last:
+                    watch.stop()
+        finally:
+            await watch.close()
+
+    async def _stalled(self, call: Call, stream: Stream) -> None:
+        """End an answer of which nothing has come for too long."""
+        for reply in codec.pieces(await self._pipeline.stalled(call), b"", False):
+            await stream.write(reply)
 
     def _failed(self, call: Call, error: Exception) -> None:
         """Log where it failed, not what: the text of an exception may hold text of the call."""
@@ -173,21 +189,24 @@ class ExternalProcessor:
         message = request.response_headers
         headers = _headers(message)
         facts = request.attributes[_ATTRIBUTES].fields
+        is_nowhere = facts["upstream.address"].string_value == UNRESOLVED_ADDRESS
         order = await self._pipeline.response_headers(
             call,
             headers,
             Origin(
                 cluster=facts["xds.cluster_name"].string_value,
-                details=facts["response.code_details"].string_value,
+                # The policy answers in the place of the sink, as it does where Envoy itself finds nobody.
+                details=NO_ADDRESS if is_nowhere else facts["response.code_details"].string_value,
                 path=facts["request.path"].string_value,
                 request_id=facts["request.id"].string_value,
+                protocol=facts["request.protocol"].string_value,
             ),
             message.end_of_stream,
         )
         match order:
             case Relay(mode=mode):
                 replaced = _told_of_limits(headers) if order.limited else ()
-                return _Head(codec.relay(order, replaced), mode is BodyMode.DUPLEX)
+                return _Head(codec.relay(order, replaced), mode is BodyMode.DUPLEX, order.silence)
             case Reply():
                 return _Head(codec.reply(order))
 

@@ -17,7 +17,7 @@ from extproc import beside, contract
 from extproc.adapter import codec
 from extproc.call import ProtocolViolation
 from extproc.dialects.translate.direction import Direction, Json
-from extproc.dialects.translate.directions import DIRECTIONS
+from extproc.dialects.translate.directions import DIRECTIONS, name_cap
 from extproc.model import Dialect
 from extproc.surfaces import Surface
 from protos.ext_proc_pb2 import (
@@ -36,7 +36,6 @@ from protos.ext_proc_pb2 import (
 log = logging.getLogger(__name__)
 
 _OF_A_SURFACE = ("anthropic-", "openai-")  # what a client asks of its surface's own provider
-_CAPS = ("max_tokens", "max_completion_tokens")
 _VERSION = {Dialect.ANTHROPIC: {"anthropic-version": contract.ANTHROPIC_VERSION}}
 
 
@@ -90,7 +89,7 @@ def _translated(order: _Ordered, body: bytes, cap: str | None) -> bytes:
     """The body for the backend; with its bound on the output in the field `cap`, where it is a chat's."""
     request = order.direction.request(_parsed(body), order.model)
     if cap is not None:
-        _name_cap(request, cap)
+        name_cap(request, cap)
     return orjson.dumps(request)
 
 
@@ -109,13 +108,6 @@ def _parsed(body: bytes) -> Json:
     if not isinstance(request, dict):
         raise ProtocolViolation("a request that is no object cannot be translated")
     return cast(Json, request)
-
-
-def _name_cap(request: dict[str, object], field: str) -> None:
-    """Have the bound on the output in the field in which the backend reads it: in another one it would bind nobody."""
-    for name in _CAPS:
-        if name != field and name in request:
-            request[field] = request.pop(name)
 
 
 def _strange(headers: HttpHeaders) -> list[str]:

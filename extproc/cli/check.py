@@ -39,8 +39,10 @@ def check(config: ConfigOption = None) -> None:
     problems = problems or [str(tree.problem(*mistake)) for mistake in _unloadable(gateway)]
     if problems:
         fail("\n".join(problems))
-    for steps, message in doubts(gateway, time.time(), _teams(gateway)):
-        typer.secho(f"warning: {tree.problem(steps, message)}", err=True, fg=typer.colors.YELLOW)
+    teams, brought = _teams(gateway)
+    told = [str(tree.problem(*doubt)) for doubt in doubts(gateway, time.time(), teams)]
+    for warning in (*told, *brought):
+        typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)
     with tempfile.TemporaryDirectory() as folder:
         layout = dataplane.Layout(folder, f"{folder}/secrets", (f"{folder}/worker-0.sock",), f"{folder}/admin.sock")
         bootstrap = dataplane.write_for_validation(gateway, layout, Path(folder))
@@ -81,9 +83,13 @@ def _trouble(model: str) -> str:
     return ""
 
 
-def _teams(gateway: Gateway) -> Mapping[str, TeamFile] | None:
-    """The team files, where they are at hand; what is wrong with them `sluice plan` tells."""
+def _teams(gateway: Gateway) -> tuple[Mapping[str, TeamFile] | None, list[str]]:
+    """The team files, where they are at hand, and what they bring that this gateway would leave out.
+
+    What else is wrong with them `sluice plan` tells.
+    """
     try:
-        return load_teams(gateway.teams, offer(gateway))
-    except ConfigError:
-        return None
+        return load_teams(gateway.teams, offer(gateway)), []
+    except ConfigError as error:
+        brought = [problem for problem in error.problems if problem.field.startswith(("backends", "own_models"))]
+        return None, [str(problem) for problem in brought]

@@ -1,5 +1,6 @@
 """`sluice emergency`: take callers, models and backends out of service at once, whatever the files declare."""
 
+import contextlib
 import json
 from typing import Annotated
 from unicodedata import normalize
@@ -9,6 +10,7 @@ import typer
 from extproc.cli.keys import JsonOption, check_text, directory, full_name
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import print_table
+from extproc.config.byob import entries, own_name
 from extproc.config.schema import Gateway
 from extproc.identity.claims import folded
 from extproc.stores.memory import one_key
@@ -128,15 +130,28 @@ def _to_stop(gateway: Gateway, state: DirectoryState, scope: StopScope, name: st
     if scope is StopScope.KEY:  # a whole line of rotations; or who shows a token, by the pseudonym in the records
         return name if name.startswith("usr_") else _key(state, name).lineage
     name = _public(gateway, scope, name)
+    backends, models = _brought(state)
     names = {
         StopScope.AREA: {team.area for team in state.teams},
         StopScope.TEAM: {team.name for team in state.teams},
-        StopScope.MODEL: set(gateway.models),
-        StopScope.BACKEND: set(gateway.backends),
+        StopScope.MODEL: models | set(gateway.models),
+        StopScope.BACKEND: backends | set(gateway.backends),
     }
     if scope in names and name not in names[scope]:
         fail(f"There is no {scope.value} {name!r}. There are: {', '.join(sorted(names[scope])) or 'none'}.")
     return name
+
+
+def _brought(state: DirectoryState) -> tuple[set[str], set[str]]:
+    """The names of the backends and of the models that teams bring."""
+    backends: set[str] = set()
+    models: set[str] = set()
+    for team in state.teams:
+        with contextlib.suppress(ValueError):  # what cannot be read serves nowhere
+            brought = entries(team.brought)
+            backends.update(own_name(team.name, name) for name in brought[0])
+            models.update(brought[1])
+    return backends, models
 
 
 def _public(gateway: Gateway, scope: StopScope, name: str) -> str:

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from extproc.contract import EXTPROC_CLUSTER
 
@@ -78,6 +79,50 @@ def _refused(path: Path) -> list[str]:
 async def refused_by_envoy(path: Path) -> list[str]:
     """The parts of its configuration that Envoy refused: without them it is ready all the same, and serves nobody."""
     return await asyncio.to_thread(_refused, path)
+
+
+class Watched(NamedTuple):
+    """A file that Envoy reads again when it is replaced, and where it counts what became of it."""
+
+    name: str
+    file: str
+    statistics: str
+
+
+CLUSTERS = Watched("the clusters", "clusters.yaml", "cluster_manager.cds")
+ROUTES = Watched("the routes", "routes.yaml", "http.gateway.rds.gateway")
+
+
+class Updates(NamedTuple):
+    """What Envoy has made of a file so far, in numbers of times."""
+
+    taken: int
+    refused: int
+
+
+def _updates(path: Path, what: Watched) -> Updates | None:
+    try:
+        taken = _stat(path, f"{what.statistics}.update_success")
+        return Updates(taken, _stat(path, f"{what.statistics}.update_(rejected|failure)"))
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return None
+
+
+async def updates(path: Path, what: Watched) -> Updates | None:
+    """None where Envoy does not answer, or not here."""
+    return await asyncio.to_thread(_updates, path, what)
+
+
+def _warming(path: Path) -> bool:
+    try:
+        return _stat(path, "cluster_manager.warming_clusters") > 0
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return True
+
+
+async def clusters_are_warming(path: Path) -> bool:
+    """Whether Envoy still looks for the addresses or secrets of a cluster that it has taken."""
+    return await asyncio.to_thread(_warming, path)
 
 
 async def drain_envoy(path: Path, patience: float) -> None:

@@ -2,13 +2,18 @@
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from extproc.cli.settings import fail
+from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
+from extproc.contract import STANDING
 from extproc.supervisor import Program, python
 
+# With which a machine of Azure, or whoever reads them, gets tokens of its identity.
+_OF_THE_MACHINE = frozenset({"AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "MSI_SECRET"})
 _LONGEST_SOCKET = 107  # sockaddr_un on Linux
 _PLAIN = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 
@@ -38,6 +43,14 @@ class State:
     def worker_socket(self, number: int) -> Path:
         return self.root / "run" / f"worker-{number}.sock"
 
+    def worker_standing(self, number: int) -> Path:
+        """Where a worker tells which configuration it serves: see extproc.current."""
+        return self.worker_socket(number).with_suffix(STANDING)
+
+    def standings(self) -> Iterator[Path]:
+        """Those of an earlier run, too."""
+        return (self.root / "run").glob(f"*{STANDING}")
+
     def make(self) -> None:
         """Create the folders, readable by their owner alone."""
         for folder in (self.root / "run", self.metrics):
@@ -50,23 +63,25 @@ def state_of(gateway: Gateway) -> State:
     return State(gateway.state_dir.resolve())
 
 
-def workers(gateway: Gateway, state: State, as_json: bool) -> list[Program]:
-    """One program per worker; each gets the checked configuration on its standard input.
+def workers(revision: Revision, state: State, as_json: bool) -> list[Program]:
+    """One program per worker; each gets the checked configuration on its standard input, and later ones there, too.
 
     Records that are wanted as JSON go straight out: passing each on would cost a second process its time.
     """
-    secrets = _credential_variables(gateway)
+    may_have = _is_for_workers(revision.gateway)
+    line = revision.line()
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(state.metrics), "PYTHONUNBUFFERED": "1"}
     return [
         Program(
             f"worker-{number}",
             python("extproc.worker", str(state.worker_socket(number)), str(number)),
-            stdin=gateway.model_dump_json().encode(),
+            stdin=line,
             environ=environ,
+            listens=True,
             inherits=as_json,
-            may_have=lambda name: name not in secrets,
+            may_have=may_have,
         )
-        for number in range(gateway.workers)
+        for number in range(revision.gateway.workers)
     ]
 
 
@@ -74,7 +89,15 @@ def _credential_variables(gateway: Gateway) -> frozenset[str]:
     """The variables that hold providers' secrets: only what writes Envoy's secret files may have them."""
     credentials = [backend.credential for backend in gateway.backends.values()]
     credentials += [service.credential for service in gateway.services.values()]
-    return frozenset(credential.env for credential in credentials if credential is not None and credential.env)
+    named = frozenset(name for credential in credentials if credential is not None for name in credential.variables)
+    return named | _OF_THE_MACHINE
+
+
+def _is_for_workers(gateway: Gateway) -> Callable[[str], bool]:
+    """Tells which variables they may have: none that holds a team's secret either, which may be in use later."""
+    secrets = _credential_variables(gateway)
+    of_teams = gateway.byob.credentials.prefix if gateway.byob else None
+    return lambda name: name not in secrets and not (of_teams and name.startswith(of_teams))
 
 
 def _is_plain(name: str) -> bool:

@@ -14,10 +14,14 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from extproc import supervisor
 from extproc.cli.processes import State, workers
+from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
+from extproc.secrets import SecretError
+from extproc.secrets.keeper import Keeper
 from extproc.stores import sql
 from extproc.stores.ports import StoreUnavailable
 from extproc.supervisor import Child, Line, wait_until
+from extproc.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def prepare(gateway: Gateway, state: State) -> None:
     """Folders, an empty metrics folder, and the database at its newest schema. Raises StoreUnavailable, StartError."""
     state.make()
     _claim(state)
-    for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock")):
+    for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock"), *state.standings()):
         stale.unlink(missing_ok=True)
     try:
         sql.upgrade(gateway.stores.database)
@@ -66,9 +70,12 @@ def prepare(gateway: Gateway, state: State) -> None:
 
 
 def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:
-    """Prometheus text of all workers on one port. Returns what ends it."""
+    """Prometheus text of all workers, and of this process, on one port. Returns what ends it."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(state.metrics))
+    prometheus_client.disable_created_metrics()  # those of workers show none
+    for own in metrics.SUPERVISORS:
+        registry.register(own)
     server, thread = prometheus_client.start_http_server(gateway.metrics.port, gateway.metrics.address, registry)
 
     def stop() -> None:
@@ -79,20 +86,30 @@ def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:
     return stop
 
 
-async def start_workers(gateway: Gateway, state: State, line: Line, as_json: bool) -> list[Child]:
+async def keep_secrets(gateway: Gateway, state: State) -> Keeper:
+    """What fetches secrets, once each that must be fetched has been, or could not be. Raises StartError."""
+    keeper = Keeper(state.secrets, os.environ)
+    try:
+        await asyncio.to_thread(keeper.configure, gateway)
+    except SecretError as error:
+        raise StartError(str(error)) from None
+    return keeper
+
+
+async def start_workers(revision: Revision, state: State, line: Line, as_json: bool) -> list[Child]:
     """All workers, once each answers on its socket."""
 
     def forget(pid: int) -> None:
         mark_process_dead(pid, str(state.metrics))
 
-    children = [Child(program, line, on_exit=forget) for program in workers(gateway, state, as_json)]
-    sockets = [state.worker_socket(number) for number in range(gateway.workers)]
+    children = [Child(program, line, on_exit=forget) for program in workers(revision, state, as_json)]
+    sockets = [state.worker_socket(number) for number in range(len(children))]
 
     async def listening() -> bool:
         return all([await _answers(str(path)) for path in sockets])
 
     if not await wait_until(listening, children, _START_PATIENCE):
-        await stop_workers(gateway, children)
+        await stop_workers(revision.gateway, children)
         raise StartError("The workers did not start; the lines above say why.")
     return children
 

@@ -2,15 +2,21 @@
 
 import asyncio
 import logging
+import os
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
 
-from extproc.cli import running
+from extproc.cli import envoy_files, running
 from extproc.cli.console import Console
-from extproc.cli.processes import state_of
-from extproc.cli.settings import ConfigOption, fail, safe_configuration
+from extproc.cli.handover import Handover
+from extproc.cli.processes import state_of, workers
+from extproc.cli.reload import Files, reloading
+from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
+from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
+from extproc.gitops.team_backends import brought_to
 from extproc.stores.ports import StoreUnavailable
 
 
@@ -18,7 +24,7 @@ def serve(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json/--text", help="Access records as JSON lines, or readable.")] = True,
 ) -> None:
-    """Start the policy workers (ext_proc) and the metrics endpoint, without Envoy.
+    """Start the policy workers (ext_proc) and the metrics endpoint, without Envoy, whose files are written for it.
 
     [bold]Examples[/bold]
 
@@ -26,22 +32,31 @@ def serve(
 
       sluice serve -c gateway.yaml --text
     """
+    files = Files(config_path(config))
     gateway = safe_configuration(config)
     if running.taken(gateway.metrics.address, gateway.metrics.port):
         fail(f"Port {gateway.metrics.port} of metrics is taken. Choose another: metrics.port, or stop what uses it.")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        asyncio.run(_serve(gateway, as_json))
+        asyncio.run(_serve(gateway, files, as_json))
     except (StoreUnavailable, running.StartError) as error:
         fail(str(error))
 
 
-async def _serve(gateway: Gateway, as_json: bool) -> None:
+async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
     state = state_of(gateway)
     running.prepare(gateway, state)
+    brought = brought_to(gateway, os.environ)
+    gateway = await asyncio.to_thread(brought.merged, gateway)
+    await envoy_files.write_all(gateway, state)
+    revision = Revision.of(gateway)
     stopping = running.stop_event()
-    children = await running.start_workers(gateway, state, Console(as_json).line, as_json)
-    stop_metrics = running.serve_metrics(gateway, state)
-    await stopping.wait()
-    await running.stop_workers(gateway, children)
-    stop_metrics()
+    async with AsyncExitStack() as started:  # what is started last is stopped first
+        started.callback(running.serve_metrics(gateway, state))
+        keeper = await running.keep_secrets(gateway, state)
+        started.callback(keeper.stop)
+        children = await running.start_workers(revision, state, Console(as_json).line, as_json)
+        started.push_async_callback(running.stop_workers, gateway, children)
+        handover = Handover(revision, state, children, lambda newer: workers(newer, state, as_json), keeper.configure)
+        await started.enter_async_context(reloading(files, brought, handover))
+        await stopping.wait()

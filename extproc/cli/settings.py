@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from extproc.config import profiles, rules
-from extproc.config.fields import Credential
+from extproc.config.fields import LocalSecret
 from extproc.config.loader import ConfigError, read
 from extproc.config.problems import Problem
 from extproc.config.schema import Gateway
@@ -95,7 +95,7 @@ def _tokenizer_problem(path: Path) -> str:
     return ""
 
 
-def _signing_problem(source: Credential) -> str:
+def _signing_problem(source: LocalSecret) -> str:
     """What is wrong with the key of the identity header, without the key; empty where nothing is."""
     try:
         value = source.file.read_bytes() if source.file is not None else os.environb.get(os.fsencode(source.env or ""))

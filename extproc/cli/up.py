@@ -10,11 +10,15 @@ from typing import Annotated
 
 import typer
 
-from extproc.cli import processes, running
+from extproc.cli import envoy_files, processes, running
 from extproc.cli.console import Console
 from extproc.cli.envoy_admin import drain_envoy, envoy_found_a_worker, envoy_is_ready, refused_by_envoy
+from extproc.cli.handover import Handover
+from extproc.cli.reload import Files, reloading
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
+from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
+from extproc.gitops.team_backends import brought_to
 from extproc.identity import keys
 from extproc.stores.ports import StoreUnavailable
 from extproc.supervisor import Child, wait_until
@@ -36,11 +40,12 @@ def up(
 
       SLUICE__LISTENER__PORT=9090 sluice up -c gateway.yaml
     """
+    files = Files(config_path(config))
     gateway = safe_configuration(config)
     _refuse_taken_ports(gateway)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        asyncio.run(_up(gateway, config_path(config), as_json))
+        asyncio.run(_up(gateway, files, as_json))
     except (StoreUnavailable, running.StartError) as error:
         fail(str(error))
 
@@ -68,27 +73,36 @@ def _at(setting: str) -> str:
     return f"`{setting}` in the configuration, or SLUICE__{setting.upper().replace('.', '__')} in the environment"
 
 
-async def _up(gateway: Gateway, config: Path | None, as_json: bool) -> None:
+async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
     state = processes.state_of(gateway)
     running.prepare(gateway, state)
-    await _render(gateway, state)
+    brought = brought_to(gateway, os.environ)
+    gateway = await asyncio.to_thread(brought.merged, gateway)
+    await envoy_files.write_all(gateway, state)
+    revision = Revision.of(gateway)
     console = Console(as_json)
     stopping = running.stop_event()
     async with AsyncExitStack() as started:  # what is started last is stopped first
         started.callback(running.serve_metrics(gateway, state))
+        keeper = await running.keep_secrets(gateway, state)
+        started.callback(keeper.stop)
         others: list[Child] = []
         if gateway.fake_backend is not None:
             fake = Child(processes.fake_backend(gateway.fake_backend.port), console.line)
             started.push_async_callback(fake.stop, _STOP_PATIENCE)
             others.append(fake)
-        workers = await running.start_workers(gateway, state, console.line, as_json)
+        workers = await running.start_workers(revision, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers)
         envoy = Child(processes.envoy(state), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)
         await _envoy_serves(state.admin_socket, others)
+        handover = Handover(
+            revision, state, workers, lambda newer: processes.workers(newer, state, as_json), keeper.configure
+        )
+        await started.enter_async_context(reloading(files, brought, handover))
         if not as_json:
-            _greet(gateway, config)
+            _greet(gateway, files.config)
         await _first(stopping, others)
         if stopping.is_set() and not as_json:
             typer.echo("Stopping: live calls may end.")
@@ -118,19 +132,6 @@ async def _envoy_serves(admin: Path, others: list[Child]) -> None:
         )
     if not came_up:
         raise running.StartError("The gateway did not come up; the lines above say why.")
-
-
-async def _render(gateway: Gateway, state: processes.State) -> None:
-    """In a process of its own, which may be large and is gone afterwards."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "extproc.dataplane"),
-        *(str(state.envoy), str(state.secrets), str(state.root / "run")),
-        stdin=asyncio.subprocess.PIPE,
-        env=os.environ,
-    )
-    await process.communicate(gateway.model_dump_json().encode())
-    if process.returncode != 0:
-        raise running.StartError("Envoy's files could not be written; the lines above say why.")
 
 
 async def _first(stopping: asyncio.Event, children: list[Child]) -> None:

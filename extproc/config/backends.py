@@ -254,9 +254,16 @@ class Backend(Strict):
             raise ValueError(f"surfaces: the dialect {self.dialect} has no {foreign[0]}, so leave that out")
         if self.dialect == "gemini" and urlsplit(self.url).path.rstrip("/").endswith("/openai"):
             raise ValueError("url names what speaks like OpenAI there: use the dialect openai, or leave /openai out")
+        if self.credential is not None and self.credential.entra is not None:
+            self._check_entra()
         if self.health is not None and provider_at(self.url) is not None:
             raise ValueError("health is for self-hosted backends, and this one is a provider's")
         return self
+
+    def _check_entra(self) -> None:
+        """A token opens all that its scope names, at Azure: nobody else may see one. Raises ValueError."""
+        if self.dialect == "gemini" or provider_at(self.url) not in (None, "azure"):
+            raise ValueError("credential.entra is for Azure, or for servers of your own that check such tokens")
 
     @property
     def cap_is_read_in(self) -> str:

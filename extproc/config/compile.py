@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from urllib.parse import urlsplit
 
 from extproc.config import schema
 from extproc.config.backends import Backend as GivenBackend
+from extproc.config.byob import TeamBackends, own_name
 from extproc.config.identity import Identity, Issuer
 from extproc.config.limits import compile_limit
 from extproc.config.models import Model
@@ -15,13 +17,15 @@ from extproc.config.profiles import profiles
 from extproc.config.rules import rules
 from extproc.identity.claims import IssuerPolicy, Rule
 from extproc.limits.limit import Mode
-from extproc.model import Backend, Binding, Catalogue, Dialect, Modality, PublicModel, Target
+from extproc.model import Backend, Binding, Catalogue, Dialect, Modality, Order, PublicModel, Shadow, Target
 from extproc.surfaces import Surface
 
 _FAMILIES = {Dialect.ANTHROPIC: "anthropic", Dialect.GEMINI: "google"}
 """Of tokenizers, where it is not that of most."""
 _WITHOUT_VERSION = ".githubcopilot.com"
 """The end of hosts that have their operations at the root: their SDKs put no version before them."""
+_OF_IDLE = 0.9
+"""After so much of the silence that Envoy allows on any stream, one that the gateway can end is ended in words."""
 
 
 def catalogue(gateway: schema.Gateway, environ: Mapping[str, str] | None = None) -> Catalogue:
@@ -39,9 +43,10 @@ def catalogue(gateway: schema.Gateway, environ: Mapping[str, str] | None = None)
 
 def without_policies(gateway: schema.Gateway) -> Catalogue:
     """The same, in no time, without the policies that look through texts."""
-    backends = {name: _backend(name, given) for name, given in gateway.backends.items()}
+    backends = {name: _backend(name, given) for name, given in gateway.all_backends().items()}
     public = gateway.public_names()
     models = {name: _model(name, given, backends) for name, given in gateway.models.items()}
+    owned = {team: _owned(team, brought, backends) for team, brought in gateway.team_backends.items()}
     limits = [compile_limit(name, given, public=public) for name, given in gateway.policies.limits.items()]
     return Catalogue(
         models={spelled: models[name] for spelled, name in public.items() if gateway.models[name].enabled},
@@ -56,8 +61,11 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
         low_prefix=gateway.listener.low_priority_prefix or "",
         tells_priority=gateway.listener.tells_priority,
         attempts=gateway.routing.attempts,
+        retry_share=gateway.routing.retry_share,
         tells_backend=gateway.routing.tell_backend,
-        binding_headers=_binding_headers(models.values()),
+        silence=_OF_IDLE * gateway.timeouts.idle.total_seconds(),
+        owned=owned,
+        binding_headers=_binding_headers(chain(models.values(), *(own.values() for own in owned.values()))),
     )
 
 
@@ -74,8 +82,23 @@ def _model(name: str, given: Model, backends: Mapping[str, Backend]) -> PublicMo
         modality=None if given.modality is None else Modality(given.modality),
         retired={spelled: one.compiled() for spelled, one in given.retired.items()},
         affinity=given.bound(),
+        order=Order(given.order),
+        shadow=_shadow(name, given, backends),
         first_byte=None if given.first_byte is None else given.first_byte.total_seconds(),
+        stall=None if given.stall is None else given.stall.total_seconds(),
+        fallback=given.stand_ins,
     )
+
+
+def _shadow(name: str, model: Model, backends: Mapping[str, Backend]) -> Shadow | None:
+    given = model.shadow
+    return None if given is None else Shadow(Target(backends[given.backend], given.model or name), given.share)
+
+
+def _owned(team: str, brought: TeamBackends, backends: Mapping[str, Backend]) -> dict[str, PublicModel]:
+    """The models that a team brings, whose targets name its own backends only."""
+    own = {name: backends[own_name(team, name)] for name in brought.backends}
+    return {name: replace(_model(name, given, own), owner=team) for name, given in brought.models.items()}
 
 
 def _binding_headers(models: Iterable[PublicModel]) -> frozenset[str]:

@@ -23,6 +23,7 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     yield from _unpriced(gateway)
     yield from _past(gateway, now)
     yield from _out_of_service(gateway)
+    yield from _without_choice(gateway)
     yield from _forgotten(gateway)
     yield from _empty(gateway)
     yield from _uncommon(gateway)
@@ -89,9 +90,19 @@ def _out_of_service(gateway: Gateway) -> Iterator[Doubt]:
     ]
     for limit, given in gateway.policies.limits.items():
         named.append((("policies", "limits", limit, "fallback"), given.fallback))
+    for model in gateway.models:
+        others = gateway.models[model].stand_ins.items()
+        named += [(("models", model, "fallback", cause.value), name) for cause, name in others]
     for steps, name in named:
         if name is not None and not gateway.models[public[name]].enabled:
             yield steps, f"{public[name]} is not enabled"
+
+
+def _without_choice(gateway: Gateway) -> Iterator[Doubt]:
+    """Orders of groups in which there is nothing to order."""
+    for name, model in gateway.models.items():
+        if model.order != "weights" and all(sum(one.weight > 0 for one in group) < 2 for group in model.targets):
+            yield ("models", name, "order"), "changes nothing: no group has two targets that are drawn"
 
 
 def _forgotten(gateway: Gateway) -> Iterator[Doubt]:

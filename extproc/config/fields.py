@@ -9,7 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
@@ -128,9 +128,18 @@ AnyAmount = Annotated[
 """Of money, or of anything that is counted."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Names of our own things (backends): they become Envoy cluster names and metric labels."""
+BackendName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(\.[a-z0-9][a-z0-9-]{0,62})?$")]
+"""A backend of ours, or `team.backend` for one that a team brings."""
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
 """Names of models stand in JSON and in paths as they are, so they hold nothing that would need escaping."""
 Port = Annotated[int, Field(ge=1, le=65535)]
+EntraName = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.-]{0,199}$")]
+"""A tenant, by its id or domain, or the id of an application."""
+Scope = Annotated[str, Field(max_length=300, pattern=r"^[0-9A-Za-z_./:-]+/\.default$")]
+VaultUrl = Annotated[
+    str, Field(pattern=r"^https://[0-9A-Za-z-]{3,24}\.vault\.(azure\.net|azure\.cn|usgovcloudapi\.net)/?$")
+]
+Authority = Annotated[str, Field(max_length=200, pattern=r"^https://[0-9A-Za-z.-]+(:[0-9]+)?/?$")]
 
 
 def _ip_range(value: object) -> object:
@@ -162,8 +171,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_timedelta="float")
 
 
-class Credential(Strict):
-    """Where a secret comes from: exactly one source. Never the secret itself."""
+class LocalSecret(Strict):
+    """Where a secret comes from that is read on this machine: exactly one source. Never the secret itself."""
 
     file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
     env: str | None = Field(default=None, description="environment variable that holds the secret")
@@ -173,3 +182,95 @@ class Credential(Strict):
         if (self.file is None) == (self.env is None):
             raise ValueError("give exactly one of `file` and `env`")
         return self
+
+
+SignInKind = Literal["workload_identity", "managed_identity", "client_secret"]
+
+
+class SignIn(Strict):
+    """As whom the gateway signs in to Microsoft Entra. Kinds do not stand in for each other: which one is said."""
+
+    kind: SignInKind = Field(
+        default="workload_identity",
+        description="workload_identity: with a token that the cluster writes to a file, as AKS sets it up; "
+        "managed_identity: as the machine, or one of its user-assigned identities; client_secret: with a secret",
+    )
+    tenant_id: EntraName | None = Field(default=None, description="absent: as AZURE_TENANT_ID says")
+    client_id: EntraName | None = Field(
+        default=None,
+        description="of the application or of the user-assigned identity; absent: as AZURE_CLIENT_ID says, and for "
+        "managed_identity the machine's own",
+    )
+    client_secret: LocalSecret | None = Field(
+        default=None, description="of kind client_secret: where the secret is, read again for every token"
+    )
+    federated_token_file: Path | None = Field(
+        default=None, description="of kind workload_identity; absent: as AZURE_FEDERATED_TOKEN_FILE says"
+    )
+    authority: Authority | None = Field(
+        default=None,
+        description="where to sign in, such as https://login.microsoftonline.us; absent: as AZURE_AUTHORITY_HOST says, "
+        "else https://login.microsoftonline.com",
+    )
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if (self.client_secret is None) == (self.kind == "client_secret"):
+            raise ValueError("give `client_secret` with the kind client_secret, and with no other")
+        if self.federated_token_file is not None and self.kind != "workload_identity":
+            raise ValueError("`federated_token_file` is for the kind workload_identity")
+        if self.kind == "managed_identity" and (self.tenant_id is not None or self.authority is not None):
+            raise ValueError("the kind managed_identity has no `tenant_id` and no `authority`: the machine has its own")
+        return self
+
+
+class Entra(SignIn):
+    """Tokens of Microsoft Entra, fetched and renewed beside the calls."""
+
+    scope: Scope = Field(
+        default="https://cognitiveservices.azure.com/.default", description="what the tokens are for, with /.default"
+    )
+
+
+class KeyVault(SignIn):
+    """A secret of an Azure Key Vault, fetched before calls are served and again now and then."""
+
+    url: VaultUrl = Field(description="https://NAME.vault.azure.net")
+    secret: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,127}$")] = Field(description="its name there")
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = Field(
+        default=None, description="absent: the newest, so that a rotated one is taken up"
+    )
+    interval: Duration = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=1),
+        le=timedelta(days=1),
+        description="time between two looks",
+    )
+
+
+class Credential(Strict):
+    """Where a secret comes from: exactly one source. Never the secret itself."""
+
+    file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
+    env: str | None = Field(default=None, description="environment variable that holds the secret")
+    key_vault: KeyVault | None = Field(default=None, description="a secret of an Azure Key Vault")
+    entra: Entra | None = Field(
+        default=None, description="a token of Microsoft Entra, sent as `authorization: Bearer` whatever the dialect"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if [self.file, self.env, self.key_vault, self.entra].count(None) != 3:
+            raise ValueError("give exactly one of `file`, `env`, `key_vault` and `entra`")
+        return self
+
+    @property
+    def sign_in(self) -> SignIn | None:
+        """As whom it is fetched, where that takes signing in."""
+        return self.entra or self.key_vault
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The environment variables that hold a secret of it."""
+        secret = self.sign_in.client_secret if self.sign_in else None
+        return frozenset(name for name in (self.env, secret.env if secret else None) if name)

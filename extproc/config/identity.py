@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from extproc.config.fields import Credential, Duration, Name, Strict, has_port
+from extproc.config.fields import Duration, LocalSecret, Name, Strict, has_port
 
 Role = Literal["platform_admin", "area_owner", "team_admin", "developer", "viewer", "service_account"]
 _LARGEST_SKEW = timedelta(minutes=5)
@@ -132,7 +132,7 @@ class Identity(Strict):
         default_factory=dict, description="what each surface takes: a key, a token, or either (the default)"
     )
     store_outage: StoreOutage = Field(default=StoreOutage(), description="while the database does not answer")
-    signing_key: Credential | None = Field(
+    signing_key: LocalSecret | None = Field(
         default=None, description="signs x-sluice-identity (HS256); needed where a backend has `identity_header`"
     )
 

@@ -11,7 +11,19 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from extproc.config.fields import DURATION, MOST, AnyAmount, Line, ModelName, Money, Name, Strict, duration, nanos
+from extproc.config.fields import (
+    DURATION,
+    MOST,
+    AnyAmount,
+    BackendName,
+    Line,
+    ModelName,
+    Money,
+    Name,
+    Strict,
+    duration,
+    nanos,
+)
 from extproc.config.guardrails import Guardrails
 from extproc.config.problems import did_you_mean
 from extproc.config.redaction import Redaction
@@ -112,7 +124,9 @@ class Condition(Strict):
     """Which calls the limit holds for; all that is given must be met."""
 
     models: tuple[ModelName, ...] | None = Field(default=None, min_length=1, description="of these models")
-    backends: tuple[Name, ...] | None = Field(default=None, min_length=1, description="served by these backends")
+    backends: tuple[BackendName, ...] | None = Field(
+        default=None, min_length=1, description="served by these backends; `team.backend` for one that a team brings"
+    )
     environments: tuple[Name, ...] | None = Field(
         default=None, min_length=1, description="by keys of these environments"
     )

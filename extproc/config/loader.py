@@ -20,6 +20,7 @@ from extproc.config.tree import Tree
 __all__ = ["ConfigError", "json_schema", "load", "read"]
 
 _REFERENCE = r"\$\{"
+_FILLED = "is filled from the database: a team brings backends by `backends` in its own file, see `byob`"
 _RULES = {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
@@ -35,6 +36,8 @@ def read(path: Path | None, environ: Mapping[str, str]) -> tuple[Gateway, Tree]:
         tree.read(path)
     switch(tree, environ)
     overlay(tree, environ)
+    if tree.value.pop("team_backends", None) is not None:
+        tree.problems.append(tree.problem(("team_backends",), _FILLED))
     return tree.validated(Gateway), tree
 
 

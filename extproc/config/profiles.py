@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from extproc.config.fields import Credential
+from extproc.config.fields import LocalSecret
 from extproc.config.problems import Steps, did_you_mean
 from extproc.config.redaction import ENTITY, Names, Redaction
 from extproc.redaction import custom
@@ -254,7 +254,7 @@ def _is_package(name: str) -> bool:
     return name.isidentifier() and find_spec(name) is not None
 
 
-def _secret(source: Credential, environ: Mapping[str, str]) -> bytes:
+def _secret(source: LocalSecret, environ: Mapping[str, str]) -> bytes:
     """Raises Unusable, without the secret."""
     try:
         value = source.file.read_bytes() if source.file is not None else os.fsencode(environ[source.env or ""])

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema, model_validator
 
-from extproc.config.fields import Credential, Duration, Name, Size, Strict
+from extproc.config.fields import Duration, LocalSecret, Name, Size, Strict
 from extproc.redaction.names import SCORE
 from extproc.redaction.phones import REGIONS
 
@@ -119,7 +119,7 @@ class Redaction(Strict):
         description="calls that lean on a history at the provider, where no placeholder can be taken back: mask what "
         "is found in them, or refuse them",
     )
-    hash_key: Credential | None = Field(
+    hash_key: LocalSecret | None = Field(
         default=None,
         description="secret of at least 32 bytes that `hash` needs, read when a worker starts; each team has its own "
         "from it",

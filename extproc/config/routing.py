@@ -1,8 +1,10 @@
 """From the configuration to what the health of backends is watched by."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from extproc.config.backends import cooling
+from extproc.config.byob import own_name
+from extproc.config.models import Target
 from extproc.config.schema import Gateway
 from extproc.routing.policy import Watched
 
@@ -12,12 +14,21 @@ def watched(gateway: Gateway) -> Mapping[str, Watched]:
 
     What is known of a backend so outlasts the time for which a model is not.
     """
-    deployed: dict[str, set[str]] = {name: set() for name in gateway.backends}
-    for name, model in gateway.models.items():
-        for target in (target for group in model.targets for target in group):
-            deployed[target.backend].add(target.model or name)
+    backends = gateway.all_backends()
+    deployed: dict[str, set[str]] = {name: set() for name in backends}
+    for model, backend, target in _targets(gateway):
+        deployed[backend].add(target.model or model)
     usual = gateway.routing.cooling
     return {
-        name: Watched(frozenset(deployed[name]), cooling(usual, backend.cooling))
-        for name, backend in gateway.backends.items()
+        name: Watched(frozenset(deployed[name]), cooling(usual, backend.cooling)) for name, backend in backends.items()
     }
+
+
+def _targets(gateway: Gateway) -> Iterator[tuple[str, str, Target]]:
+    """Each with the name of its model and that of its backend."""
+    for name, model in gateway.models.items():
+        yield from ((name, target.backend, target) for group in model.targets for target in group)
+    for team, brought in gateway.team_backends.items():
+        for name, model in brought.models.items():
+            for target in (target for group in model.targets for target in group):
+                yield name, own_name(team, target.backend), target

@@ -11,14 +11,16 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from extproc.config.backends import Backend, Cooling, cooling, cooling_problems
+from extproc.config.byob import Byob, TeamBackends, own_name, owner_of, reserved
 from extproc.config.fields import Duration, ModelName, Name, Port, Size, Strict, has_port
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
 from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
-from extproc.config.models import Model
+from extproc.config.models import Model, fallback_problems
 from extproc.config.problems import did_you_mean
 from extproc.config.services import MODERATING, Service
 
@@ -113,6 +115,13 @@ class Routing(Strict):
     """How calls find their backend."""
 
     attempts: int = Field(default=5, ge=1, le=20, description="the most backends that one call is tried at")
+    retry_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="while more than this share of all calls, and 10 a second, is tried again after failures, calls "
+        "are tried once; 1: no bound",
+    )
     tell_backend: bool = Field(
         default=False, description="answers say in x-sluice-backend who served, and in x-sluice-attempts at which try"
     )
@@ -152,17 +161,25 @@ class Gateway(Strict):
     default_models: dict[DefaultableSurface, ModelName] = Field(
         default_factory=dict, description="model for a surface whose calls may come without one"
     )
+    byob: Byob | None = Field(default=None, description="backends that teams bring; absent: none may")
+    team_backends: SkipJsonSchema[dict[Name, TeamBackends]] = Field(
+        default_factory=dict, description="by teams: filled from the database, and never written by anybody"
+    )
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
         problems = [
             *self._name_problems(),
             *self._target_problems(),
+            *fallback_problems(self.models, self.public_names()),
+            *self._shadow_problems(),
             *self._cooling_problems(),
+            *self._stall_problems(),
             *self._identity_problems(),
             *self._limit_problems(),
             *self._counting_problems(),
             *self._service_problems(),
+            *(reserved(self, self.byob) if self.byob is not None else ()),
         ]
         if problems:
             raise ValueError("\n".join(problems))  # one problem a line, each begins with its field: see the loader
@@ -203,6 +220,21 @@ class Gateway(Strict):
                     if target.backend not in self.backends:
                         yield f"{where}[{place}].backend: there is no backend {target.backend!r} under `backends`"
 
+    def _shadow_problems(self) -> Iterator[str]:
+        for name, model in self.models.items():
+            shadow, where = model.shadow, f"models.{name}.shadow"
+            if shadow is None:
+                continue
+            if shadow.backend not in self.backends:
+                yield f"{where}.backend: there is no backend {shadow.backend!r} under `backends`"
+            elif model.modality == "embeddings" and self.backends[shadow.backend].dialect == "anthropic":
+                yield f"{where}.backend: has no embeddings"
+            if model.modality not in (None, "chat", "embeddings"):
+                yield f"{where}: is for chats and embeddings, and this model is for something else"
+            served = {(target.backend, target.model or name) for group in model.targets for target in group}
+            if (shadow.backend, shadow.model or name) in served:
+                yield f"{where}: is a target of the model, which gets its calls anyway"
+
     def _cooling_problems(self) -> Iterator[str]:
         """Those of the usual ones are told once."""
         usual = list(cooling_problems("routing.cooling", cooling(self.routing.cooling)))
@@ -211,12 +243,18 @@ class Gateway(Strict):
             if backend.cooling is not None and not usual:
                 yield from cooling_problems(f"backends.{name}.cooling", cooling(self.routing.cooling, backend.cooling))
 
+    def _stall_problems(self) -> Iterator[str]:
+        for name, model in self.models.items():
+            if model.stall is not None and model.stall >= min(self.timeouts.idle, self.timeouts.call):
+                yield f"models.{name}.stall: must be shorter than `timeouts.idle` and `timeouts.call`"
+
     def _limit_problems(self) -> Iterator[str]:
         public = self.public_names()
         for name, limit in self.policies.limits.items():
             where, only = f"policies.limits.{name}", limit.only
             yield from _unknown(f"{where}.only.models", "model", only.models or (), public)
-            yield from _unknown(f"{where}.only.backends", "backend", only.backends or (), self.backends)
+            ours = [name for name in only.backends or () if self.byob is None or not owner_of(name)]
+            yield from _unknown(f"{where}.only.backends", "backend", ours, self.backends)
             if self.areas:
                 yield from _unknown(f"{where}.only.areas", "area", only.areas or (), self.areas)
             if only.low_route and self.listener.low_priority_prefix is None:
@@ -276,6 +314,15 @@ class Gateway(Strict):
             f"each of the {self.workers} workers would count by itself, and a limit would hold for each of them alone; "
             "name a Redis (redis://host:6379), or set `workers: 1`"
         )
+
+    def all_backends(self) -> dict[str, Backend]:
+        """Those of the configuration and those of teams, by the names that they have in the gateway."""
+        own = {
+            own_name(team, name): backend
+            for team, brought in self.team_backends.items()
+            for name, backend in brought.backends.items()
+        }
+        return {**self.backends, **own}
 
     def public_names(self) -> dict[str, str]:
         """The public name of a model, by every name that it goes by."""

@@ -91,6 +91,7 @@ _MESSAGES = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} entries",
     "string_too_short": "must not be empty",
     "string_too_long": "must not be longer than {max_length} characters",
     "byte_size": "must be a size: a number of bytes, or like 512KiB, 8MiB",
@@ -100,6 +101,10 @@ _MESSAGES = {
 
 _PATTERNS = {
     r"^[a-z0-9][a-z0-9-]{0,62}$": "must be lower-case letters, digits and dashes, at most 63, no dash first",
+    r"^[a-z0-9][a-z0-9-]{0,62}(\.[a-z0-9][a-z0-9-]{0,62})?$": (
+        "must be a backend's name: lower-case letters, digits and dashes; behind a team's name and a dot for one of it"
+    ),
+    r"^[A-Z][A-Z0-9_]*_[A-Z0-9]+$": "must be a variable of the team, see `byob.credentials.env` of the gateway",
     r"^[A-Za-z][A-Za-z0-9_]{0,62}$": "must be the name of an entity: letters, digits and _, at most 63, a letter first",
     r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$": "must be letters, digits and . _ : / @ + -, beginning with a letter or digit",
     r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]*)$": "must be the name of a model, or * for every model open to the tier",
@@ -112,6 +117,14 @@ _PATTERNS = {
         "must be team, prompt, header:NAME or cookie:NAME"
     ),
     r"^[A-Z]{2}$": "must be a country, such as GB",
+    r"^[0-9A-Za-z][0-9A-Za-z.-]{0,199}$": "must be an id, or the domain of a tenant",
+    r"^[0-9A-Za-z_./:-]+/\.default$": "must be like https://cognitiveservices.azure.com/.default",
+    r"^https://[0-9A-Za-z.-]+(:[0-9]+)?/?$": "must be like https://login.microsoftonline.us",
+    r"^https://[0-9A-Za-z-]{3,24}\.vault\.(azure\.net|azure\.cn|usgovcloudapi\.net)/?$": (
+        "must be like https://NAME.vault.azure.net"
+    ),
+    r"^[0-9A-Za-z-]{1,127}$": "must be the name of a secret: letters, digits and dashes, at most 127",
+    r"^[0-9a-f]{32}$": "must be a version: 32 digits of 0 to 9 and a to f",
     r"^[a-z]{2,3}$": "must be a language, such as en",
     r"^(sqlite:///|postgresql\+?\w*://).+": "must be like sqlite:///var/sluice.db or postgresql://user@host/name",
     r"^(\*|https?://(\*\.)?[A-Za-z0-9.-]+(:[0-9]{1,5})?)$": "must be like https://chat.example.com, or * for any",

@@ -7,10 +7,14 @@ machine that reviews it.
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from extproc.config import byob
+from extproc.config.backends import Backend, Cooling
+from extproc.config.byob import Byob, own_name
 from extproc.config.limits import OTHER_WORDS, KeyLimit, TeamLimit
+from extproc.config.models import Model
 from extproc.config.problems import ConfigError, Place, Problem, Steps, did_you_mean
 from extproc.config.schema import Gateway
 from extproc.config.shape import Shape
@@ -21,7 +25,7 @@ from extproc.model import DEFAULT_POLICY
 LATER = {
     **OTHER_WORDS,
     **dict.fromkeys(
-        ("cache", "backends"),
+        ("cache",),
         "is not carried out yet, so it is refused rather than ignored",
     ),
     "budgets": "a budget is a limit on money: `limits: {NAME: {money: 500, per: month}}`",
@@ -33,6 +37,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 Whereabouts = tuple[str | None, str | None]
 """A backend's provider and region."""
+
+
+_USUAL = Cooling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,26 @@ class Offer:
     guardrails: frozenset[str] = frozenset()  # names of policies
     currency: str = ""  # of limits on money
     places: Mapping[str, frozenset[Whereabouts]] = field(default_factory=dict)  # of models, by their public names
+    byob: Byob | None = None  # None: teams bring no backends
+    cooling: Cooling = _USUAL  # how backends are spared that say nothing of it
 
     def is_open(self, model: str, tier: str) -> bool:
         """Whether teams of a tier may use a model, by its public name."""
         tiers = self.models[model]
         return tiers is None or tier in tiers
+
+    def of(self, name: str, team: TeamFile) -> "Offer":
+        """With what the team brings, for what refers to models and backends within its file."""
+        if not team.backends and not team.own_models:
+            return self
+        brought = {own_name(name, backend): given for backend, given in team.backends.items()}
+        return replace(
+            self,
+            models={**self.models, **dict.fromkeys(team.own_models)},
+            public={**self.public, **{own: own for own in team.own_models}},
+            backends=self.backends | brought.keys(),
+            places={**self.places, **_places(team.own_models, team.backends)},
+        )
 
     def tiers(self) -> set[str]:
         """The tiers that make a difference, and the usual one."""
@@ -72,16 +94,20 @@ def offer(gateway: Gateway) -> Offer:
         redaction=frozenset(gateway.policies.redaction),
         guardrails=frozenset(gateway.policies.guardrails),
         currency=gateway.policies.currency,
-        places=_places(gateway),
+        places=_places(gateway.models, gateway.backends),
+        byob=gateway.byob,
+        cooling=gateway.routing.cooling,
     )
 
 
-def _places(gateway: Gateway) -> dict[str, frozenset[Whereabouts]]:
-    """Where the targets of each model are."""
-    places = {name: (backend.whose, backend.region) for name, backend in gateway.backends.items()}
+def _places(models: Mapping[str, Model], backends: Mapping[str, Backend]) -> dict[str, frozenset[Whereabouts]]:
+    """Where the targets of each model are, as far as they name backends that are there."""
+    places = {name: (backend.whose, backend.region) for name, backend in backends.items()}
     return {
-        name: frozenset(places[target.backend] for group in model.targets for target in group)
-        for name, model in gateway.models.items()
+        name: frozenset(
+            places[target.backend] for group in model.targets for target in group if target.backend in places
+        )
+        for name, model in models.items()
     }
 
 
@@ -135,7 +161,7 @@ def _load(path: Path, offered: Offer) -> TeamFile:
     tree = Tree(_shape(), Place(str(path)), environ=None)
     tree.read(path)
     team = tree.validated(TeamFile)
-    if problems := [tree.problem(steps, message) for steps, message in _mistakes(team, offered)]:
+    if problems := [tree.problem(steps, message) for steps, message in _mistakes(path.stem, team, offered)]:
         raise ConfigError(sorted(problems, key=lambda problem: problem.place.line))
     return team
 
@@ -145,7 +171,12 @@ def _load(path: Path, offered: Offer) -> TeamFile:
 Mistake = tuple[Steps, str]
 
 
-def _mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
+def _mistakes(name: str, team: TeamFile, offered: Offer) -> Iterator[Mistake]:
+    yield from byob.mistakes(name, team.backends, team.own_models, offered.byob, offered.cooling)
+    for own in team.own_models:
+        if own in offered.public:
+            yield ("own_models", own), "is the name of a model of the gateway: give it another"
+    offered = offered.of(name, team)
     if offered.areas and team.area not in offered.areas:
         known = did_you_mean(team.area, offered.areas)
         yield ("area",), f"there is no area {team.area!r} under `areas` of the gateway{known}"
@@ -178,10 +209,11 @@ def _place_mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
     if unknown := [*_nowhere(team, offered)]:
         yield from unknown
         return
-    for number, granted in enumerate(team.models):
-        places = offered.places.get(offered.public.get(granted.name, ""))
+    granted: list[tuple[Steps, str]] = [(("models", at, "name"), one.name) for at, one in enumerate(team.models)]
+    for steps, name in (*granted, *((("own_models", own), own) for own in team.own_models)):
+        places = offered.places.get(offered.public.get(name, ""))
         if places is not None and not any(_admits(team, place) for place in places):
-            yield ("models", number, "name"), f"{granted.name} has no target in the team's providers and regions"
+            yield steps, f"{name} has no target in the team's providers and regions"
 
 
 def _nowhere(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
@@ -210,7 +242,10 @@ def _model_mistakes(team: TeamFile, offered: Offer) -> Iterator[Mistake]:
     elif not every:
         named = [(("models", number, "name"), name) for number, name in enumerate(names)]
         yield from _unusable(named, team.tier, offered)
-    granted = {offered.public.get(name) for name in names}
+        yield from (
+            (place, "needs no entry here: the team brings it") for place, name in named if name in team.own_models
+        )
+    granted = {offered.public.get(name) for name in names} | team.own_models.keys()
     for listed in _named_models(team):
         yield from _unusable(listed, team.tier, offered)
         for place, name in listed:

@@ -11,6 +11,7 @@ from unicodedata import is_normalized
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from extproc.config.byob import MOST_BACKENDS, MOST_MODELS, OwnBackend, OwnModel
 from extproc.config.fields import IpRange, ModelName, Name, Strict
 from extproc.config.limits import Amount, KeyLimit, TeamLimit
 from extproc.identity.claims import folded
@@ -181,6 +182,16 @@ class TeamFile(Strict):
         default=None,
         min_length=1,
         description="where its calls may go, as `backends.*.region` of the gateway has them; absent: anywhere",
+    )
+    backends: dict[Name, OwnBackend] = Field(
+        default_factory=dict,
+        max_length=MOST_BACKENDS,
+        description="backends that it brings, for its own calls alone; `byob` of the gateway says where they may be",
+    )
+    own_models: dict[ModelName, OwnModel] = Field(
+        default_factory=dict,
+        max_length=MOST_MODELS,
+        description="models that these serve, by names that are the team's",
     )
     keys: tuple[DeclaredKey, ...] = Field(default=(), description="keys that it is due")
 

@@ -3,10 +3,12 @@
 Runs in a process of its own: the policy workers never import it (`envoy_data_plane` alone takes 47 MB).
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from extproc.config.schema import Gateway
+from extproc.secrets.named import secret_file
 
 from .bootstrap import dynamic_bootstrap, static_bootstrap
 from .clusters import all_clusters
@@ -14,12 +16,14 @@ from .files import resources, to_yaml, write
 from .layout import Layout
 from .listener import all_listeners
 from .routes import gateway_routes
-from .secrets import CredentialError, credential_problems, secret_file, secret_names, write_secrets
+from .secrets import CredentialError, credential_problems, remove_stale_secrets, secret_names, write_secrets
 
 __all__ = [
     "CredentialError",
     "Layout",
+    "between",
     "credential_problems",
+    "remove_stale_secrets",
     "render",
     "write",
     "write_for_validation",
@@ -35,6 +39,12 @@ def render(gateway: Gateway, layout: Layout) -> dict[str, str]:
         "listeners.yaml": resources(*all_listeners(gateway, layout)),
         "bootstrap.yaml": to_yaml(dynamic_bootstrap(layout)),
     }
+
+
+def between(gateway: Gateway, older: Iterable[Gateway], layout: Layout) -> str:
+    """`clusters.yaml` while calls run that began with older configurations: theirs stay beside the new ones."""
+    clusters = {cluster.name: cluster for one in (*older, gateway) for cluster in all_clusters(one, layout)}
+    return resources(*clusters.values())
 
 
 def write_for_validation(gateway: Gateway, layout: Layout, directory: Path) -> Path:

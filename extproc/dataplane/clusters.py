@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakersThresholds,
     Cluster,
     ClusterCommonLbConfig,
+    ClusterCustomClusterType,
     ClusterDiscoveryType,
     ClusterDnsLookupFamily,
     ClusterLbPolicy,
@@ -33,10 +34,12 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
+    ClusterLoadAssignmentPolicy,
     Endpoint,
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as Aggregate
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
@@ -58,17 +61,22 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
-from extproc.config.backends import Health
+from extproc.config.backends import Backend, Health
 from extproc.config.schema import Gateway
 from extproc.config.services import Service
 
 from .layout import Layout
 from .services import service_filters
+from .shadows import shadow_filters, shadowed
 from .upstream import backend_filters, paced
 
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _NEVER = 1_000_000
+_AGGREGATE = "envoy.clusters.aggregate"
+# In per cent: one well address of so many is enough for all calls. By Envoy's own 140 a share would go to the next
+# cluster as soon as a third of them is not well.
+_ONE_IS_ENOUGH = 100_000
 # Servers close idle connections after 5 s (uvicorn, so vLLM; Node); closing first avoids a reset mid-request.
 _POOL_IDLE = timedelta(seconds=4)
 _WORKER_BUFFER = 64 * 2**20  # a message to a worker holds a whole body, and the schema allows JSON of 64 MiB
@@ -106,37 +114,73 @@ class Origin:
 def all_clusters(gateway: Gateway, layout: Layout) -> list[Cluster]:
     """All of them, those outside in the order of the configuration."""
     patience = gateway.timeouts.connect
-    backends = [backend_cluster(name, gateway, layout) for name in gateway.backends]
+    backends = [cluster for name in gateway.all_backends() for cluster in backend_clusters(name, gateway, layout)]
     issuers = [
         jwks_cluster(name, issuer.jwks_url, patience)
         for name, issuer in gateway.identity.issuers.items()
         if issuer.jwks_url
     ]
     services = [service_cluster(name, service, patience, layout) for name, service in gateway.services.items()]
-    return [workers_cluster(layout), sink_cluster(), *backends, *issuers, *services]
+    shadows = [shadow_cluster(name, gateway, layout) for name in shadowed(gateway)]
+    return [workers_cluster(layout), sink_cluster(), *backends, *issuers, *services, *shadows]
 
 
-def backend_cluster(name: str, gateway: Gateway, layout: Layout) -> Cluster:
-    """One provider endpoint. Envoy neither ejects it nor sheds load: the policy's cool-downs steer.
+def backend_clusters(name: str, gateway: Gateway, layout: Layout) -> list[Cluster]:
+    """One provider endpoint; the last cluster is the one that calls are ordered to, with the way of an attempt.
 
-    An empty or overflowing cluster is a final 503 for Envoy, not a failover; so the panic threshold stays at
-    its default and the circuit breakers never open.
+    An empty cluster is a final 503 for Envoy, not a failover, and a name that does not resolve makes one; so behind
+    the addresses of a name there is a way to the second sink, which answers what leads to the next backend.
     """
-    backend = gateway.backends[name]
-    filters = backend_filters(name, gateway, layout)
-    cluster = _outside(contract.cluster_of(name), backend.url, gateway.timeouts.connect, filters)
+    backend = gateway.all_backends()[name]
+    cluster, filters = contract.cluster_of(name), backend_filters(name, gateway, layout)
+    if Origin.of(backend.url).is_ip:
+        return [_addresses(cluster, backend, gateway, filters)]
+    resolved, unresolved = contract.resolved_cluster_of(name), contract.unresolved_cluster_of(name)
+    return [
+        _addresses(resolved, backend, gateway, []),
+        _inside(unresolved, contract.UNRESOLVED_LISTENER),
+        _first_of([resolved, unresolved], cluster, filters),
+    ]
+
+
+def _addresses(name: str, backend: Backend, gateway: Gateway, filters: list[HttpFilter]) -> Cluster:
+    """Where a backend is. Envoy neither ejects it nor sheds load: the policy's cool-downs steer.
+
+    An overflowing cluster, or one of which nobody is well, is a final 503 for Envoy as an empty one is; so the panic
+    threshold stays at its default and the circuit breakers never open.
+    """
+    cluster = _outside(name, backend.url, gateway.timeouts.connect, filters)
     cluster.upstream_connection_options = UpstreamConnectionOptions(
         tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=10)
     )
     if backend.health is not None:
-        cluster.health_checks = [_health(backend.health, Origin.of(backend.url))]
+        origin = Origin.of(backend.url)
+        cluster.health_checks = [_health(backend.health, origin)]
+        cluster.load_assignment = _endpoints(name, _endpoint(origin), enough=_ONE_IS_ENOUGH)
     return cluster
+
+
+def _first_of(clusters: list[str], name: str, filters: list[HttpFilter]) -> Cluster:
+    """The first of them with somebody who is well. Filters of the others would not run."""
+    return Cluster(
+        name=name,
+        cluster_type=ClusterCustomClusterType(name=_AGGREGATE, typed_config=Any.pack(Aggregate(clusters=clusters))),
+        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        circuit_breakers=_never_open(),
+        typed_extension_protocol_options=_http1(filters),
+    )
 
 
 def service_cluster(name: str, service: Service, connect_timeout: timedelta, layout: Layout) -> Cluster:
     """One service that policies ask; how many ask at a time is the workers' affair."""
     cluster = contract.service_cluster_of(name)
     return _outside(cluster, service.url, connect_timeout, service_filters(name, service, layout))
+
+
+def shadow_cluster(name: str, gateway: Gateway, layout: Layout) -> Cluster:
+    """A backend as it gets copies of calls."""
+    cluster, url = contract.shadow_cluster_of(name), gateway.backends[name].url
+    return _outside(cluster, url, gateway.timeouts.connect, shadow_filters(name, gateway, layout))
 
 
 def jwks_cluster(issuer: str, url: str, connect_timeout: timedelta) -> Cluster:
@@ -154,17 +198,21 @@ def _outside(name: str, url: str, connect_timeout: timedelta, filters: list[Http
         name=name,
         type=ClusterDiscoveryType.STATIC if origin.is_ip else ClusterDiscoveryType.STRICT_DNS,
         dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
-        load_assignment=_endpoints(name, Endpoint(address=_socket(origin), hostname=origin.authority)),
+        load_assignment=_endpoints(name, _endpoint(origin)),
         connect_timeout=connect_timeout,
         circuit_breakers=_never_open(),
         transport_socket=_tls(origin) if origin.tls else None,
-        typed_extension_protocol_options=_options(
-            UpstreamOptions(
-                common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
-                explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
-                http_filters=filters,
-            )
-        ),
+        typed_extension_protocol_options=_http1(filters),
+    )
+
+
+def _http1(filters: list[HttpFilter]) -> dict[str, Any]:
+    return _options(
+        UpstreamOptions(
+            common_http_protocol_options=HttpProtocolOptions(idle_timeout=_POOL_IDLE),
+            explicit_http_config=ExplicitHttp(http_protocol_options=Http1ProtocolOptions()),
+            http_filters=filters,
+        )
     )
 
 
@@ -204,18 +252,23 @@ def _worker_windows() -> Http2ProtocolOptions:
 
 
 def sink_cluster() -> Cluster:
-    """The way to the sink listener, inside Envoy."""
-    inside = Address(envoy_internal_address=EnvoyInternalAddress(server_listener_name=contract.SINK_CLUSTER))
+    """The way to the sink listener."""
+    return _inside(contract.SINK_CLUSTER, contract.SINK_CLUSTER)
+
+
+def _inside(name: str, listener: str) -> Cluster:
+    """The way to a listener inside Envoy."""
+    inside = Address(envoy_internal_address=EnvoyInternalAddress(server_listener_name=listener))
     return Cluster(
-        name=contract.SINK_CLUSTER,
+        name=name,
         type=ClusterDiscoveryType.STATIC,
-        load_assignment=_endpoints(contract.SINK_CLUSTER, Endpoint(address=inside)),
+        load_assignment=_endpoints(name, Endpoint(address=inside)),
         circuit_breakers=_never_open(),
     )
 
 
 def _health(asked: Health, origin: Origin) -> HealthCheck:
-    """Of several addresses of a name, those that are not well get no calls; of one alone calls tell the same."""
+    """Of the addresses of a name, those that are not well get no calls. Of one that is no name calls tell the same."""
     return HealthCheck(
         timeout=min(asked.interval, timedelta(seconds=5)),
         interval=asked.interval,
@@ -262,9 +315,15 @@ def _never_open() -> CircuitBreakers:
     return CircuitBreakers(thresholds=[unlimited])
 
 
-def _endpoints(cluster: str, *endpoints: Endpoint) -> ClusterLoadAssignment:
+def _endpoints(cluster: str, *endpoints: Endpoint, enough: int | None = None) -> ClusterLoadAssignment:
+    """`enough`: how many times the well ones' share of the calls may grow, in per cent; absent: as Envoy has it."""
     group = LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=endpoint) for endpoint in endpoints])
-    return ClusterLoadAssignment(cluster_name=cluster, endpoints=[group])
+    policy = ClusterLoadAssignmentPolicy(overprovisioning_factor=enough) if enough else None
+    return ClusterLoadAssignment(cluster_name=cluster, endpoints=[group], policy=policy)
+
+
+def _endpoint(origin: Origin) -> Endpoint:
+    return Endpoint(address=_socket(origin), hostname=origin.authority)
 
 
 def _options(options: UpstreamOptions) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 from envoy_data_plane.google.protobuf import Any
 from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import LiteralScalarString
+from ruamel.yaml.scalarstring import LiteralScalarString, SingleQuotedScalarString
 
 # betterproto's own casings misspell names with digits (`consecutive_5_xx`); Envoy reads proto names, too.
 _PROTO_NAMES = cast(betterproto2.Casing, str)
+# Of YAML 1.1, as Envoy reads it; `true` and `false` are quoted anyway.
+_TRUTHS = frozenset({"y", "n", "yes", "no", "on", "off"})
 
 
 def to_yaml(message: betterproto2.Message) -> str:
@@ -72,11 +74,13 @@ def _replace(path: Path, text: str, mode: int) -> None:
 
 
 def _readable(tree: object) -> object:
-    """Texts of several lines (Lua) as block scalars; all else as it is."""
+    """Texts of several lines (Lua) as block scalars; in quotes what Envoy takes for a truth; all else as it is."""
     if isinstance(tree, dict):
         return {key: _readable(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_readable(value) for value in tree]
     if isinstance(tree, str) and "\n" in tree:
         return LiteralScalarString(tree)
+    if isinstance(tree, str) and tree.lower() in _TRUTHS:
+        return SingleQuotedScalarString(tree)
     return tree

@@ -39,6 +39,7 @@ from extproc import contract
 from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
 from extproc.routing.waits import HEADERS
+from extproc.secrets.named import secret_file
 
 from . import edge, policy, tokens
 from .extensions import BodySizeLimit, http_filter, manager_filter
@@ -46,12 +47,11 @@ from .files import watched
 from .headers import remove, remove_prefix
 from .layout import Layout
 from .replies import local_replies
-from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes
-from .secrets import CLIENTS_SECRET, TLS_SECRET, secret_file
+from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes, unresolved_routes
+from .secrets import CLIENTS_SECRET, TLS_SECRET
 from .services import services_listener
+from .shadows import shadowed
 
-# A buffered answer may grow by a chunk beyond the cap before Envoy looks at the limit.
-_ANSWER_MARGIN = 2**20
 _ROUTER = "envoy.filters.http.router"
 
 
@@ -67,8 +67,8 @@ def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
 
 
 def _with_routes(gateway: Gateway, layout: Layout, routing: Rds | RouteConfiguration) -> list[Listener]:
-    listeners = [gateway_listener(gateway, layout, connection_manager(gateway, routing)), sink_listener()]
-    return [*listeners, services_listener(gateway, layout)] if gateway.services else listeners
+    listeners = [gateway_listener(gateway, layout, connection_manager(gateway, routing)), *sink_listeners()]
+    return [*listeners, services_listener(gateway, layout)] if gateway.services or shadowed(gateway) else listeners
 
 
 def http_filters(gateway: Gateway) -> list[HttpFilter]:
@@ -106,8 +106,9 @@ def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionMa
     return Listener(
         name="gateway",
         address=Address(socket_address=SocketAddress(address=listen.address, port_value=listen.port)),
-        # A JSON answer that is read whole must fit, or a paid answer becomes a 500.
-        per_connection_buffer_limit_bytes=gateway.limits.json_answer + _ANSWER_MARGIN,
+        # A JSON answer that is read whole must fit, or a paid answer becomes a 500. It may grow by a chunk beyond the
+        # cap before Envoy looks at the limit.
+        per_connection_buffer_limit_bytes=gateway.limits.json_answer + contract.ANSWER_MARGIN,
         filter_chains=[
             FilterChain(
                 filters=[manager_filter(manager)],
@@ -145,7 +146,7 @@ def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> H
         ),
         http2_protocol_options=Http2ProtocolOptions(
             max_concurrent_streams=100,
-            initial_stream_window_size=64 * 2**10,
+            initial_stream_window_size=contract.STREAM_BUFFER,
             initial_connection_window_size=2**20,
         ),
         request_headers_timeout=timedelta(seconds=10),
@@ -158,13 +159,21 @@ def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> H
     )
 
 
-def sink_listener() -> Listener:
-    """Answers a call for which the policy gave no order: in memory only, with a status nothing retries."""
+def sink_listeners() -> list[Listener]:
+    """One answers a call for which the policy gave no order, with a status that nothing retries.
+
+    The other answers an attempt at a backend that has no address, with one that leads to the next backend.
+    """
+    return [_inside(contract.SINK_CLUSTER, sink_routes()), _inside(contract.UNRESOLVED_LISTENER, unresolved_routes())]
+
+
+def _inside(name: str, routes: RouteConfiguration) -> Listener:
+    """A listener that answers by itself, in memory only."""
     manager = HttpConnectionManager(
-        stat_prefix="sink", route_config=sink_routes(), http_filters=[http_filter(_ROUTER, Router())]
+        stat_prefix=name, route_config=routes, http_filters=[http_filter(_ROUTER, Router())]
     )
     return Listener(
-        name=contract.SINK_CLUSTER,
+        name=name,
         internal_listener=ListenerInternalListenerConfig(),
         filter_chains=[FilterChain(filters=[manager_filter(manager)])],
     )
@@ -173,7 +182,10 @@ def sink_listener() -> Listener:
 def _client_headers() -> Mutations:
     """Headers that only the gateway may set. Spellings with underscores never get here: they are a 400."""
     return Mutations(
-        request_mutations=[remove_prefix("x-sluice-")], response_mutations=[remove(contract.DEPLOYED_HEADER)]
+        request_mutations=[remove_prefix("x-sluice-")],
+        response_mutations=[
+            remove(name) for name in (contract.DEPLOYED_HEADER, contract.AGAIN_HEADER, contract.LAST_HEADER)
+        ],
     )
 
 

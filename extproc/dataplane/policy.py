@@ -75,14 +75,16 @@ def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
         processing_mode=_modes(_BODY.NONE, _BODY.NONE),
         response_attributes=[
             "xds.cluster_name",
+            "upstream.address",
             "response.code_details",
             # Of a refused upload or upgrade the policy sees only the answer, and must know whose it is.
             "request.path",
             "request.id",
+            "request.protocol",  # how much Envoy holds for a client that reads slowly
         ],
         metadata_options=MetadataOptions(
             forwarding_namespaces=_namespaces(contract.TOKENS) if tokens else None,
-            receiving_namespaces=_namespaces(contract.ORDER, contract.CHAIN, contract.CALL),
+            receiving_namespaces=_namespaces(contract.ORDER, contract.CHAIN, contract.CALL, contract.INSTEAD),
         ),
         # The policy sets x-envoy-max-retries and the timeouts of a call.
         mutation_rules=HeaderMutationRules(allow_envoy=True),
@@ -123,7 +125,7 @@ def whole_request() -> ExtProcPerRoute:
 
 
 def streamed_request() -> ExtProcPerRoute:
-    """The worker sees the body pass. Envoy takes no mode override on such a route: the answer is streamed."""
+    """The worker sees the body pass, and the answer unless it says otherwise."""
     modes = _modes(_BODY.FULL_DUPLEX_STREAMED, _BODY.STREAMED)
     modes.request_trailer_mode = _SEND  # Envoy demands it with FULL_DUPLEX_STREAMED
     return _override(modes)

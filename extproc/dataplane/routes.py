@@ -65,6 +65,12 @@ def sink_routes() -> RouteConfiguration:
     )
 
 
+def unresolved_routes() -> RouteConfiguration:
+    """Nobody reads the body: the policy answers in its place where no other backend does."""
+    away = Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=503))
+    return _configuration(contract.UNRESOLVED_LISTENER, away)
+
+
 def _answer(status: int, body: dict[str, object]) -> DirectResponseAction:
     return DirectResponseAction(status=status, body_format=json_body(body))
 
@@ -149,8 +155,9 @@ def _retries() -> RetryPolicy:
     affair while another one serves. Neither says that the backend is unwell.
     """
     return RetryPolicy(
-        retry_on="5xx,reset,connect-failure,retriable-status-codes",
+        retry_on="5xx,reset,connect-failure,retriable-status-codes,retriable-headers",
         retriable_status_codes=[401, 403, 404, 429],
+        retriable_headers=[HeaderMatcher(name=contract.AGAIN_HEADER, present_match=True)],
         num_retries=3,
         refresh_cluster_on_retry=True,
         retry_back_off=RetryPolicyRetryBackOff(

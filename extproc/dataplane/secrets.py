@@ -2,12 +2,11 @@
 
 A credential from the environment stands in its file; one from a file is named there, and Envoy
 reads that file itself, again whenever it is replaced by rename. The listener's certificates likewise.
+One that has to be fetched is written by `extproc.secrets.keeper`; until then its file says that there is none.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
@@ -20,45 +19,22 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 from extproc.config.fields import Credential
 from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
-from extproc.contract import cluster_of, service_cluster_of
+from extproc.secrets import SecretError, source_of
+from extproc.secrets.named import Named, named_secrets, secret_file
 
 from .files import resources, write
 
 TLS_SECRET = "listener_tls"  # noqa: S105 - a name
 CLIENTS_SECRET = "listener_clients"  # noqa: S105 - a name
-# RFC 9110, 5.5: what may stand in a field value, without white space, which no provider's key has.
-_FIELD_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
 class CredentialError(Exception):
     """A secret that the configuration names is not there or not usable. The text never holds the value."""
 
 
-class _Named(NamedTuple):
-    """A credential with the name of its secret, which is that of the cluster, and the field it is set in."""
-
-    secret: str
-    field: str
-    credential: Credential
-
-
-def _credentials(gateway: Gateway) -> Iterator[_Named]:
-    for name, backend in gateway.backends.items():
-        if backend.credential:
-            yield _Named(cluster_of(name), f"backends.{name}.credential", backend.credential)
-    for name, service in gateway.services.items():
-        if service.credential:
-            yield _Named(service_cluster_of(name), f"services.{name}.credential", service.credential)
-
-
-def secret_file(name: str) -> str:
-    """The name of the SDS file of a secret."""
-    return f"{name}.yaml"
-
-
 def secret_names(gateway: Gateway) -> list[str]:
     """The secrets that Envoy will ask for: of each backend and service with a credential, and of the listener."""
-    return [*(named.secret for named in _credentials(gateway)), *_listener_secrets(gateway.listener.tls)]
+    return [*(named.secret for named in named_secrets(gateway)), *_listener_secrets(gateway.listener.tls)]
 
 
 def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> None:
@@ -71,14 +47,22 @@ def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path)
         raise CredentialError("\n".join(problems))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
-    write(_secret_files(gateway, environ), directory, mode=0o600)
+    write(_secret_files(gateway, environ, directory), directory, mode=0o600)
+
+
+def remove_stale_secrets(gateway: Gateway, directory: Path) -> None:
+    """Delete the SDS files that this configuration does not name. Not while clusters are there that ask for them."""
+    named = {secret_file(name) for name in secret_names(gateway)}
+    for file in directory.glob("*.yaml"):
+        if file.name not in named:
+            file.unlink(missing_ok=True)
 
 
 def credential_problems(gateway: Gateway, environ: Mapping[str, str]) -> list[str]:
     """What is wrong with the secrets that the configuration names, one sentence each, without the values."""
     credentials = [
-        f"{named.field}: {problem}"
-        for named in _credentials(gateway)
+        f"{named.owner}.credential: {problem}"
+        for named in named_secrets(gateway)
         if (problem := _problem(named.credential, environ))
     ]
     return credentials + [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
@@ -98,21 +82,10 @@ def _files(gateway: Gateway) -> Iterator[tuple[str, Path]]:
 
 
 def _problem(credential: Credential, environ: Mapping[str, str]) -> str | None:
-    if credential.file is not None:
-        if problem := _unreadable(credential.file):
-            return problem
-        value = credential.file.read_text(encoding="latin-1").rstrip("\r\n")  # as Envoy does
-        return _unusable(f"the file {credential.file}", value)
-    name = credential.env or ""
-    source = f"the environment variable {name}"
-    return _unusable(source, environ[name]) if name in environ else f"{source} is not set"
-
-
-def _unusable(source: str, value: str) -> str | None:
-    if not value:
-        return f"{source} is empty"
-    if not _FIELD_VALUE.fullmatch(value):
-        return f"{source} holds a space, a line break or a character that is not ASCII"
+    try:
+        source_of(credential, environ).check()
+    except SecretError as error:
+        return str(error)
     return None
 
 
@@ -124,20 +97,25 @@ def _unreadable(path: Path) -> str | None:
         return f"the file {path} cannot be read ({error.strerror})"
 
 
-def _secret_files(gateway: Gateway, environ: Mapping[str, str]) -> dict[str, str]:
+def _secret_files(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> dict[str, str]:
+    """All but what has been fetched already."""
     secrets = [
         Secret(name=named.secret, generic_secret=GenericSecret(secret=_source(named.credential, environ)))
-        for named in _credentials(gateway)
+        for named in named_secrets(gateway)
+        if not _is_fetched(named, directory)
     ]
     secrets += _listener_secrets(gateway.listener.tls).values()
     return {secret_file(secret.name): resources(secret) for secret in secrets}
 
 
+def _is_fetched(named: Named, directory: Path) -> bool:
+    return named.credential.sign_in is not None and (directory / secret_file(named.secret)).exists()
+
+
 def _source(credential: Credential, environ: Mapping[str, str]) -> DataSource:
-    path = credential.file
-    if path is None:
-        return DataSource(inline_string=environ[credential.env or ""])
-    return _file(path)
+    if credential.file is not None:
+        return _file(credential.file)
+    return DataSource(inline_string=environ[credential.env] if credential.env else "")
 
 
 def _listener_secrets(tls: Tls | None) -> dict[str, Secret]:

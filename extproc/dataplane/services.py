@@ -1,7 +1,8 @@
 """The way from the policy workers to the services that policies ask: a Unix socket, then a cluster for each.
 
 Whoever can write to that socket can spend the credentials of the services, and needs none to do so. So it has no TCP
-port, only its owner may open it (mode 0600, in a folder of mode 0700), and no route leads from it to a backend.
+port, only its owner may open it (mode 0600, in a folder of mode 0700), and no route leads from it to a backend but
+those that get copies of calls (shadows.py).
 """
 
 from importlib.resources import files
@@ -34,9 +35,11 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from extproc import contract
 from extproc.config.schema import Gateway
 from extproc.config.services import Service
+from extproc.secrets.named import secret_name
 
 from .extensions import http_filter, manager_filter
 from .layout import Layout
+from .shadows import shadow_route, shadowed
 from .upstream import codec, injector
 
 _NAME = "services"
@@ -75,15 +78,16 @@ def service_filters(name: str, service: Service, layout: Layout) -> list[HttpFil
     """The way of a question to the service `name`, top to bottom."""
     chain = [http_filter("sluice.allowed_headers", Lua(default_source_code=DataSource(inline_string=_ALLOW)))]
     if service.credential:
-        header, prefix = _CREDENTIAL_HEADER[service.api]
-        credential = injector(contract.service_cluster_of(name), header, prefix, layout)
-        chain.append(http_filter("sluice.credential", credential))
+        secret = secret_name(contract.service_cluster_of(name), service.url, service.credential)
+        header = _CREDENTIAL_HEADER[service.api]
+        chain.append(http_filter("sluice.credential", injector(secret, service.credential, header, layout)))
     return [*chain, codec()]
 
 
 def _routes(gateway: Gateway) -> RouteConfiguration:
-    """By the first segment of the path, which no service sees; of another name Envoy answers 404."""
-    routes = [_route(name, service, gateway) for name, service in gateway.services.items()]
+    """By the first segment of the path, which no service sees; of another name Envoy answers 404. Copies come first."""
+    copies = [shadow_route(gateway)] if shadowed(gateway) else []
+    routes = copies + [_route(name, service, gateway) for name, service in gateway.services.items()]
     return RouteConfiguration(name=_NAME, virtual_hosts=[VirtualHost(name=_NAME, domains=["*"], routes=routes)])
 
 

@@ -17,18 +17,21 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecret
 
 from extproc import contract
 from extproc.config.backends import Backend, Dialect
+from extproc.config.byob import owner_of
+from extproc.config.fields import Credential
 from extproc.config.schema import Gateway
 from extproc.dialects.translate.directions import DIRECTIONS
+from extproc.secrets.named import secret_file, secret_name
 
-from . import policy
+from . import fallback, policy
 from .extensions import extension, http_filter
 from .files import watched
 from .headers import overwrite, remove, remove_prefix
 from .layout import Layout
-from .secrets import secret_file
 
+_BEARER = ("authorization", "Bearer ")
 _CREDENTIAL_HEADER: dict[Dialect, tuple[str, str]] = {
-    "openai": ("authorization", "Bearer "),
+    "openai": _BEARER,
     "azure-openai": ("api-key", ""),
     "anthropic": ("x-api-key", ""),
     "gemini": ("x-goog-api-key", ""),
@@ -40,19 +43,30 @@ _PACE = files(__package__).joinpath("pace.lua").read_text(encoding="utf-8")
 
 def backend_filters(name: str, gateway: Gateway, layout: Layout) -> list[HttpFilter]:
     """The way of one attempt, top to bottom, for the backend `name` of the configuration."""
-    cluster, backend = contract.cluster_of(name), gateway.backends[name]
+    cluster, backend = contract.cluster_of(name), gateway.all_backends()[name]
     chain = [
-        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean(backend, cluster, _fixed(gateway)))),
+        *([fallback.reader(cluster)] if name in fallback.backends(gateway) else []),
+        http_filter(
+            "sluice.attempt_headers", HeaderMutation(mutations=_clean(backend, cluster, _fixed(name, gateway)))
+        ),
         http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
+        *credential(name, backend, layout),
     ]
-    if backend.credential:
-        header, prefix = _CREDENTIAL_HEADER[backend.dialect]
-        chain.append(http_filter("sluice.credential", injector(cluster, header, prefix, layout)))
     if needs_translation(backend):
         # Behind the others: it writes the length of the new body over that of the client's.
         translator = policy.translator(gateway.timeouts, cluster, backend)
         chain.append(http_filter(contract.TRANSLATION_FILTER, translator))
     return [*chain, codec()]
+
+
+def credential(name: str, backend: Backend, layout: Layout) -> list[HttpFilter]:
+    """What sets the credential of the backend `name`, where it has one."""
+    given = backend.credential
+    if given is None:
+        return []
+    secret = secret_name(contract.cluster_of(name), backend.url, given)
+    header = _CREDENTIAL_HEADER[backend.dialect]
+    return [http_filter("sluice.credential", injector(secret, given, header, layout))]
 
 
 def needs_translation(backend: Backend) -> bool:
@@ -70,9 +84,14 @@ def codec() -> HttpFilter:
     return http_filter("envoy.filters.http.upstream_codec", UpstreamCodec())
 
 
-def _fixed(gateway: Gateway) -> list[str]:
-    """Names of the headers that any backend always gets: what one got, another one must not."""
-    return sorted({name for backend in gateway.backends.values() for name in backend.headers})
+def _fixed(name: str, gateway: Gateway) -> list[str]:
+    """Names of the headers that backends beside one always get: what one got, another one must not.
+
+    No call goes to backends of two owners, so that what a team sets changes nothing for the others.
+    """
+    owner = owner_of(name)
+    beside = (backend for other, backend in gateway.all_backends().items() if owner_of(other) == owner)
+    return sorted({header for backend in beside for header in backend.headers})
 
 
 def _clean(backend: Backend, cluster: str, fixed: list[str]) -> Mutations:
@@ -111,8 +130,17 @@ def _lua(cluster: str) -> str:
     return f"{constants}local ASKING = {{{asking}}}\n{_REWRITE}"
 
 
-def injector(cluster: str, header: str, prefix: str, layout: Layout) -> CredentialInjector:
-    """Sets the credential of a cluster, whatever stood in its header."""
-    secret = SdsSecretConfig(name=cluster, sds_config=watched(layout.secrets_dir, secret_file(cluster)))
-    generic = Generic(credential=secret, header=header, header_value_prefix=prefix)
-    return CredentialInjector(overwrite=True, credential=extension("envoy.http.injected_credentials.generic", generic))
+def injector(secret: str, credential: Credential, header: tuple[str, str], layout: Layout) -> CredentialInjector:
+    """Sets the credential of a cluster, whatever stood in its header; a token of Entra has one header everywhere.
+
+    `header` is the name of the usual one, with what stands before the secret in it. What has to be fetched may be
+    missing. Envoy's own 401 would then be the end of the call, while that of a backend leads to the next one.
+    """
+    name, prefix = _BEARER if credential.entra else header
+    source = SdsSecretConfig(name=secret, sds_config=watched(layout.secrets_dir, secret_file(secret)))
+    generic = Generic(credential=source, header=name, header_value_prefix=prefix)
+    return CredentialInjector(
+        overwrite=True,
+        allow_request_without_credential=credential.sign_in is not None,
+        credential=extension("envoy.http.injected_credentials.generic", generic),
+    )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from extproc.config.byob import entries
 from extproc.config.team_files import Offer
 from extproc.stores.ports import KeySpec, MemberKind, TeamRecord
 
@@ -70,4 +71,12 @@ def _holders(side: Side, offered: Offer) -> dict[Holder, frozenset[str]]:
 
 def _models(team: TeamRecord, offered: Offer) -> frozenset[str]:
     wanted = offered.models if team.models is None else set(team.models) & offered.models.keys()
-    return frozenset(model for model in wanted if offered.is_open(model, team.tier))
+    return frozenset(model for model in wanted if offered.is_open(model, team.tier)) | _own(team)
+
+
+def _own(team: TeamRecord) -> frozenset[str]:
+    """Those that it brings; of what cannot be read, none."""
+    try:
+        return frozenset(entries(team.brought)[1])
+    except ValueError:
+        return frozenset()

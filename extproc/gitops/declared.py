@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from extproc.config.byob import written
 from extproc.config.identity import Area
 from extproc.config.limits import KeyLimit, TeamLimit, compile_limit
 from extproc.config.schema import Gateway
@@ -28,7 +29,12 @@ def declared(gateway: Gateway, offered: Offer, files: Mapping[str, TeamFile]) ->
     return Declared(
         areas={name: AreaRecord(name, _sorted(map(folded, area.owners))) for name, area in areas.items()},
         teams={name: _team(name, file, offered) for name, file in files.items()},
-        keys={(name, key.name): _key(name, key, offered) for name, file in files.items() for key in file.keys},
+        keys={
+            (name, key.name): _key(name, key, mine)
+            for name, file in files.items()
+            for mine in (offered.of(name, file),)
+            for key in file.keys
+        },
     )
 
 
@@ -43,11 +49,12 @@ def _team(name: str, file: TeamFile, offered: Offer) -> TeamRecord:
         ip_ranges=_sorted(file.ip_ranges),
         tags=tuple(sorted(file.tags.items())),
         members=_members(file),
-        limits=_team_limits(name, file, offered),
+        limits=_team_limits(name, file, offered.of(name, file)),
         redaction=file.redaction,
         guardrails=file.guardrails,
         providers=None if file.providers is None else _sorted(file.providers),
         regions=None if file.regions is None else _sorted(file.regions),
+        brought=written(file.backends, file.own_models),
     )
 
 

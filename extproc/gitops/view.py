@@ -1,9 +1,11 @@
 """Records as people and machines are shown them, field by field. What is equal here is no change."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from extproc.config.byob import entries
 from extproc.config.teams import EVERY_MODEL
 from extproc.gitops.limit_words import limit_words
 from extproc.limits.limit import Limit
@@ -46,6 +48,22 @@ def team_fields(team: TeamRecord, currency: str = "") -> dict[str, Shown]:
         "guardrails": team.guardrails,
         "providers": _choice(team.providers),
         "regions": _choice(team.regions),
+        **_brought(team.brought),
+    }
+
+
+def _brought(text: str) -> dict[str, Shown]:
+    try:
+        backends, models = entries(text)
+    except ValueError:
+        backends, models = {"?": "cannot be read"}, {}
+    return {"backends": _as_written(backends), "own_models": _as_written(models)}
+
+
+def _as_written(given: Mapping[str, object]) -> dict[str, str]:
+    """Each entry on one line, much as its file has it."""
+    return {
+        name: json.dumps(entry, sort_keys=True, ensure_ascii=False).replace('"', "") for name, entry in given.items()
     }
 
 

@@ -14,12 +14,13 @@ _NOTHING = Extent()
 
 class Stake(NamedTuple):
     """What a hold has of one counter, and by which limit. `values` are those of its scopes; `backend`: of a limit by
-    backend, whose counter it is."""
+    backend, whose counter it is. `models`: it counts where one of these serves the call; None: whichever does."""
 
     limit: Limit
     draw: Draw
     values: tuple[str, ...] = ()
     backend: str | None = None
+    models: frozenset[str] | None = None
 
 
 @dataclass(slots=True)

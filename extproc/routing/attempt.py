@@ -47,6 +47,8 @@ class Attempt:
     """`status` is 0 where no answer came. `flags`: those that Envoy raised, by their names in its protocol.
 
     `headers`: those of waits.HEADERS that the answer had. `model`: the deployed one, None where it is not told.
+    `call`: what all attempts of a call have in common, and those of no other. `judged`: by who saw the answer flow,
+    which says more than its status.
     """
 
     backend: str
@@ -54,10 +56,14 @@ class Attempt:
     flags: Collection[str] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
+    call: str = ""
+    judged: Meaning | None = None
 
 
 def meaning(attempt: Attempt, wall: float) -> Meaning:
     """Whoever says "not now" in so many words is alive; errors of the caller are none of the backend."""
+    if attempt.judged is not None:
+        return attempt.judged
     status = attempt.status
     if not _FAULTS.isdisjoint(attempt.flags):
         return Meaning.FAILED
@@ -69,8 +75,11 @@ def meaning(attempt: Attempt, wall: float) -> Meaning:
 
 
 def is_answered(attempt: Attempt) -> bool:
-    """Whether a failed attempt had an answer of the server itself: one that is overloaded or away has others."""
-    return attempt.status == 500 and _FAULTS.isdisjoint(attempt.flags)
+    """Whether a failed attempt had an answer of the server itself: one that is overloaded or away has others.
+
+    So has one that fell silent in the middle: a caller may have asked for what takes so long.
+    """
+    return attempt.judged is not None or (attempt.status == 500 and _FAULTS.isdisjoint(attempt.flags))
 
 
 def cool_down(attempt: Attempt, cooling: Cooling, wall: float) -> tuple[float, Why] | None:

@@ -1,10 +1,19 @@
 """A backend's circuit: closed, open, half-open."""
 
 from collections.abc import Callable
+from enum import IntEnum
 
 from extproc.routing.policy import Cooling
 
 _JITTER = 0.2  # the most by which an opening is longer than configured, so that workers do not probe as one
+
+
+class State(IntEnum):
+    """What calls find. The numbers are what operators see."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
 
 
 class Circuit:
@@ -24,6 +33,11 @@ class Circuit:
         """For how long it was opened, in seconds before jitter; 0.0: it is closed."""
         self.answers = True
         """Whether each failure since the last success was an answer, see attempt.is_answered."""
+
+    def state(self, now: float) -> State:
+        if not self.span:
+            return State.CLOSED
+        return State.OPEN if now < self._until else State.HALF_OPEN
 
     # ---- for calls ----
 

@@ -3,10 +3,13 @@
 Targets are known to the store as `backend/model`, circuits as `backend`: no backend's name has a slash.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 from extproc.routing.attempt import Attempt, Meaning, Why, cool_down, is_answered, meaning
-from extproc.routing.circuit import Circuit
+from extproc.routing.budget import RetryBudget
+from extproc.routing.circuit import Circuit, State
 from extproc.routing.policy import Watched
 from extproc.stores.cooldowns import Entry
 
@@ -17,6 +20,13 @@ _FREE: Standing = (0.0, None)
 _WHYS = frozenset(Why)
 
 
+class Condition(NamedTuple):
+    """What operators see of a backend: how many of its targets cool or are spent, and its circuit."""
+
+    cooling: int
+    circuit: State
+
+
 class Health:
     """Knows the configured targets and no others. Times are seconds of a clock that is never set back.
 
@@ -25,6 +35,7 @@ class Health:
 
     def __init__(self, backends: Mapping[str, Watched], chance: Callable[[], float]) -> None:
         self._chance = chance
+        self._retries = RetryBudget()
         self._backends: Mapping[str, Watched] = {}
         self._circuits: dict[str, Circuit] = {}
         self._targets: dict[str, tuple[str, str]] = {}  # by their names in the store
@@ -71,6 +82,22 @@ class Health:
         if circuit is not None:
             circuit.unprobed()
 
+    def may_retry(self, share: float, now: float) -> bool:
+        """Whether a call may be tried at another backend, as long as so few of all calls are. See RetryBudget."""
+        return self._retries.allows(share, now)
+
+    # ---- for operators ----
+
+    def conditions(self, now: float) -> dict[str, Condition]:
+        """Of every backend."""
+        cooling = Counter(backend for (backend, _), (until, _) in self._cooling.items() if until > now)
+        return {name: Condition(cooling[name], circuit.state(now)) for name, circuit in self._circuits.items()}
+
+    def trouble(self, backend: str) -> Why | None:
+        """Why its circuit is not closed; None: it is, or nobody knows the backend."""
+        circuit = self._circuits.get(backend)
+        return None if circuit is None or not circuit.span else _why(circuit)
+
     # ---- from attempts ----
 
     def note(self, attempt: Attempt, now: float, wall: float) -> list[str]:
@@ -79,6 +106,7 @@ class Health:
         if watched is None:
             return []
         circuit, means = self._circuits[attempt.backend], meaning(attempt, wall)
+        self._retries.note(attempt.call, means is Meaning.FAILED, now)
         has_turned = (means is Meaning.FAILED and circuit.failed(now, is_answered(attempt))) or (
             means is Meaning.ALIVE and circuit.succeeded(now)
         )

@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import count
@@ -105,6 +105,13 @@ class _Memory:
             self._size -= len(oldest)
 
 
+async def _load(models: Iterable[Model]) -> None:
+    loaded = await asyncio.gather(*(model.load() for model in models), return_exceptions=True)
+    for trouble in loaded:
+        if isinstance(trouble, BaseException) and not isinstance(trouble, DetectionFailed):
+            raise trouble
+
+
 class Detection:
     """Shared by all calls of a worker."""
 
@@ -117,7 +124,7 @@ class Detection:
     ) -> None:
         """`wait`: seconds for one piece of work. `models` by name."""
         self._wait = wait
-        self._models = models
+        self._models = dict(models)
         self._services = services
         self._clock = clock
         self._memory = _Memory(clock)
@@ -125,10 +132,18 @@ class Detection:
 
     async def open(self) -> None:
         """Load the models: seconds. What cannot be loaded says so in the log, and each call that needs it fails."""
-        loaded = await asyncio.gather(*(model.load() for model in self._models.values()), return_exceptions=True)
-        for trouble in loaded:
-            if isinstance(trouble, BaseException) and not isinstance(trouble, DetectionFailed):
-                raise trouble
+        await _load(self._models.values())
+
+    async def add(self, models: Mapping[str, Model]) -> None:
+        """Load further models, likewise; of one that is there already nothing is changed."""
+        new = {name: model for name, model in models.items() if name not in self._models}
+        self._models |= new
+        await _load(new.values())
+
+    async def keep(self, names: Collection[str]) -> None:
+        """Close the models that are not among these: no call needs them any more."""
+        for name in [name for name in self._models if name not in names]:
+            await self._models.pop(name).close()
 
     async def close(self) -> None:
         for model in self._models.values():

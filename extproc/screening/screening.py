@@ -1,7 +1,7 @@
 """Screening of calls: their texts are handed to what finds something in them, and the findings to the policies."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import orjson
@@ -17,7 +17,7 @@ from extproc.guardrails.verdict import Verdict
 from extproc.model import CleanPrompt, Prompt
 from extproc.redaction.positions import Position
 from extproc.redaction.profile import DetectionFailed, Profile, UnreadableAnswer
-from extproc.screening.detection import Detection, Finder, Findings, Services
+from extproc.screening.detection import Detection, Finder, Findings, Model, Services
 from extproc.screening.services import ServiceFailed
 from extproc.stages import guard, judge
 
@@ -35,6 +35,14 @@ class Screening:
     async def open(self) -> None:
         """Load what takes long."""
         await self._detection.open()
+
+    async def add(self, models: Mapping[str, Model]) -> None:
+        """Load the models that a next configuration needs beside these."""
+        await self._detection.add(models)
+
+    async def keep(self, models: Collection[str]) -> None:
+        """End the processes of all models but these."""
+        await self._detection.keep(models)
 
     async def close(self) -> None:
         """End the processes of models, and close what leads to services."""

@@ -51,10 +51,14 @@ class Services:
         `path` is what follows the service's url, and begins with a slash. `timeout` in seconds, for everything: waiting
         for one of 64 turns, too. Raises ServiceFailed. A question that is cancelled takes its connection with it.
         """
+        return await self.send(service, _request(service, path, body), timeout)
+
+    async def send(self, name: str, request: bytes, timeout: float) -> bytes:  # noqa: ASYNC109 - see below
+        """The same for a whole request of HTTP/1.1; `name` is told with how it ended."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(timeout), self._turns:
-                answer = await self._exchange(_request(service, path, body))
+                answer = await self._exchange(request)
         except TimeoutError:
             failed = ServiceFailed(TIMEOUT)
         except (_Lost, OSError):
@@ -62,9 +66,9 @@ class Services:
         except ServiceFailed as error:
             failed = error
         else:
-            self._told(service, OK, time.monotonic() - began)
+            self._told(name, OK, time.monotonic() - began)
             return answer
-        self._told(service, failed.result, time.monotonic() - began)
+        self._told(name, failed.result, time.monotonic() - began)
         raise failed
 
     def close(self) -> None:

@@ -47,12 +47,14 @@ def _measured(usage: Usage, extent: Extent) -> Usage:
     return usage
 
 
-def settled(held: Hold, demand: Demand, served: str | None) -> tuple[Draw, ...]:
-    """What to book in place of the hold. `served`: the backend that answered; what others held goes back."""
+def settled(held: Hold, demand: Demand, served: str | None, model: str | None = None) -> tuple[Draw, ...]:
+    """What to book in place of the hold. `served`: the backend that answered, with which `model`; what is held for
+    others goes back.
+    """
     draws = []
     for stake in held.stakes:
         backends = {stake.backend} if stake.backend is not None else stake.limit.only.backends
-        counts = backends is None or served in backends
+        counts = (backends is None or served in backends) and (stake.models is None or model in stake.models)
         units = min(MOST, UNITS[stake.limit.measure](demand)) if counts else 0
         draws.append(Draw(stake.draw.counter, units))
     return tuple(draws)

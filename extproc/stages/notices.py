@@ -24,4 +24,5 @@ def of_backend(call: Call) -> Pairs:
     tried = [target.backend.name for target in call.chain.targets] if call.chain else []
     if call.backend not in tried:
         return ()
-    return ("x-sluice-backend", call.backend), ("x-sluice-attempts", str(tried.index(call.backend) + 1))
+    attempt = tried.index(call.backend) + 1 if call.attempt is None else call.attempt
+    return ("x-sluice-backend", call.backend), ("x-sluice-attempts", str(attempt))

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 
-from extproc.call import BodyMode, Call, Emit, Inspection, Relay, Rules
+from extproc.call import BodyMode, Call, Emit, Inspection, Relay, Rules, Silence
+from extproc.contract import ANSWER_MARGIN, STREAM_BUFFER
 from extproc.dialects import answers, registry, withheld
 from extproc.dialects.endings import Reason
 from extproc.dialects.meters import Meter
@@ -19,7 +20,7 @@ from extproc.redaction.output import OutputGuard
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 from extproc.redaction.profile import UnreadableAnswer
 from extproc.redaction.redactor import Redactor
-from extproc.refusals import POLICY_VIOLATION, Refusal, Refused, stream_error
+from extproc.refusals import POLICY_VIOLATION, UPSTREAM_TIMEOUT, Refusal, Refused, stream_error
 from extproc.stages import guard, judge
 from extproc.surfaces import Surface
 
@@ -31,6 +32,9 @@ _UNNAMED = frozenset({"", "text/plain"})  # what frameworks call a stream that n
 _MEDIA = ("audio/", "image/", "video/", "application/octet-stream")  # answers that are no text
 _GIVE_MEDIA = frozenset({Surface.SPEECH, Surface.IMAGES, Surface.IMAGE_EDITS})
 _SILENCED = Refusal(POLICY_VIOLATION, "The answer was about to say what a policy of your team does not let it say.")
+# Of Anthropic's words for an error the one that its clients try again for.
+_FELL_SILENT = Refusal(UPSTREAM_TIMEOUT, "The backend fell silent in the middle of its answer.", own_status=503)
+_LARGEST_HEAD = 2**16  # bytes
 _SHADOW, _ENFORCE = RedactionPolicy(mode=Mode.SHADOW), RedactionPolicy(mode=Mode.ENFORCE)
 
 
@@ -94,9 +98,28 @@ def _expect_stream(call: Call, surface: Surface, meter: Meter) -> Relay:
         family = call.chain.model.bounds.family
         call.answer = answers.LeasedStream(meter, call.hides_usage, cap, family, events)
         return Relay(BodyMode.DUPLEX, resized=True)
-    call.answer = answers.Stream(meter, call.hides_usage, cap, events)
-    mode = BodyMode.DUPLEX if _may_end(call.rules) else BodyMode.STREAMED
-    return Relay(mode, resized=call.hides_usage or events is not None)
+    may_stall = call.chain is not None and call.chain.model.stall is not None
+    # Held back to whole events, too, where an error may have to follow them.
+    call.answer = answers.Stream(meter, call.hides_usage or may_stall, cap, events)
+    mode = BodyMode.DUPLEX if may_stall or _may_end(call.rules) else BodyMode.STREAMED
+    return Relay(mode, resized=call.hides_usage or may_stall or events is not None)
+
+
+def silence(call: Call, protocol: str) -> Silence:
+    """What the backend may allow itself in a stream that can be ended. `protocol`: the client's.
+
+    Envoy holds less for a stream of HTTP/2 than for a connection.
+    """
+    stall = None if call.chain is None else call.chain.model.stall
+    of_connection = call.catalogue.answer_cap + ANSWER_MARGIN - _LARGEST_HEAD
+    room = of_connection if protocol.startswith("HTTP/1") else STREAM_BUFFER
+    return Silence(call.catalogue.silence if stall is None else stall, room)
+
+
+def stalled(call: Call) -> Emit:
+    """The end of a stream of which the backend says no more. What was held back stays unsaid."""
+    call.stalled = call.answer_ended = True
+    return Emit(stream_error(_FELL_SILENT, call.face, call.request_id), last=True)
 
 
 def spoken(call: Call, answer: Held, emit: Emit) -> Emit:

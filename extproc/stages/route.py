@@ -18,6 +18,7 @@ from extproc.model import (
     Chain,
     CleanPrompt,
     Dialect,
+    Order,
     PublicModel,
     Target,
     Team,
@@ -51,7 +52,7 @@ def model_for(caller: Caller, place: Place, named: str | None, catalogue: Catalo
     name = written(place, named) or catalogue.defaults.get(place.surface)
     if name is None:
         raise Refused(MISSING_MODEL, "`model` is required.", "model")
-    model = catalogue.models.get(name)
+    model = catalogue.named(name, caller.team)
     if model is None or not caller.may_use(model):
         raise Refused(
             MODEL_NOT_FOUND,
@@ -80,6 +81,16 @@ class Health(Protocol):
     def unprobed(self, backend: str) -> None:
         """The call that was to be the probe is none: another one may."""
 
+    def may_retry(self, share: float, now: float) -> bool:
+        """Whether a call may be tried at another backend, as long as so few of all calls are."""
+
+
+class Traffic(Protocol):
+    """What the other calls are doing, see stages.traffic."""
+
+    def ordered(self, order: Order, drawn: list[Target], stream: bool, draw: Draw, now: float) -> list[Target]:
+        """The targets of a group, `drawn` by weight, as a model wants them. `stream`: what the call asks for."""
+
 
 Lacks = Mapping[Dialect, Field | None]
 """By dialects to which a request would be translated: the field that cannot be expressed there, None: all can."""
@@ -97,6 +108,8 @@ class Conditions:
     attempts: int = 5  # the most targets of a chain
     stops: Collection[tuple[str, str]] = ()  # emergency stops in force, see identity.directory
     lacks: Lacks | None = None  # as `lacks` gives it; None: yet to be found out
+    retry_share: float = 1.0  # of all calls, the most that may be tried again after failures; 1: any number
+    traffic: Traffic | None = None  # None: nothing is known of it
 
 
 def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Conditions) -> Chain:
@@ -117,8 +130,7 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     fit = _Fit(place, given, lacks(model, place, clean, given.team) if given.lacks is None else given.lacks)
     for group in model.groups:
         able = [target for target in group if fit.takes(target.backend)]
-        order = shuffled(able, given.draw) if given.binding is None else bound(able, given.binding)
-        for target in order:
+        for target in _ordered(able, model.order, clean.prompt.stream, given):
             standing = given.health.until(target.backend.name, target.model, given.now)
             if not free and _may_probe(target, standing, given):
                 probe, standing = target.backend.name, (0.0, None)
@@ -135,7 +147,14 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
         raise Refused.of(_all_cooling(cooling, given.now))
     if not targets:
         raise fit.refused()
-    return Chain(model, tuple(targets.values())[: given.attempts], probe)
+    return Chain(model, tuple(targets.values())[: _attempts(given, probe)], probe)
+
+
+def _attempts(given: Conditions, probe: str | None) -> int:
+    """The most targets of a chain. While too much fails a call has one, and behind a backend that it probes another."""
+    if given.health.may_retry(given.retry_share, given.now):
+        return given.attempts
+    return min(given.attempts, 1 if probe is None else 2)
 
 
 def lacks(model: PublicModel, place: Place, clean: CleanPrompt, team: Team | None) -> Lacks:
@@ -216,6 +235,14 @@ def _all_cooling(cooling: list[Standing], now: float) -> Refusal:
         return Refusal(UPSTREAM_RATE_LIMITED, message, headers=after(wait))
     message = "No backend of this model answers at the moment. Try again after the time that retry-after tells."
     return Refusal(UPSTREAM_UNAVAILABLE, message, headers=after(wait))
+
+
+def _ordered(group: list[Target], order: Order, stream: bool, given: Conditions) -> list[Target]:
+    """A bound call goes where the others of its kind went, however busy that is."""
+    if given.binding is not None:
+        return bound(group, given.binding)
+    drawn = shuffled(group, given.draw)
+    return drawn if given.traffic is None else given.traffic.ordered(order, drawn, stream, given.draw, given.now)
 
 
 def shuffled(group: list[Target], draw: Draw) -> list[Target]:

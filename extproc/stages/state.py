@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from extproc.model import Caller, Catalogue, PublicModel, StateReference
+from extproc.model import Caller, Catalogue, PublicModel, StateReference, Team
 from extproc.refusals import STATE_NOT_FOUND, Refused
 
 ADVICE = (
@@ -35,12 +35,12 @@ def holder(caller: Caller, state: StateReference, known: Mapping[str, Held]) -> 
     return backends.pop() if backends else None
 
 
-def maker(catalogue: Catalogue, model: str, backend: str | None) -> PublicModel:
+def maker(catalogue: Catalogue, model: str, backend: str | None, team: Team | None) -> PublicModel:
     """The model that made it, by its public name; one that has left the configuration is no longer served."""
-    found = catalogue.models.get(model)
-    if found is None or not any(target.backend.name == backend for group in found.groups for target in group):
-        raise Refused(STATE_NOT_FOUND, ADVICE)
-    return found
+    for found in (catalogue.named(model, team), catalogue.models.get(model)):
+        if found is not None and any(target.backend.name == backend for group in found.groups for target in group):
+            return found
+    raise Refused(STATE_NOT_FOUND, ADVICE)
 
 
 def _own(caller: Caller, held: Held | None) -> str:

@@ -45,6 +45,8 @@ def _ending(call: Call) -> Ending:
         return Ending.BLOCKED
     if call.cut_short:
         return Ending.LIMITED
+    if call.stalled:
+        return Ending.STALLED
     if call.answer_ended or (call.meter is not None and call.meter.finished):
         return Ending.FAILED if call.meter is not None and call.meter.failed else Ending.COMPLETE
     return Ending.CUT
@@ -83,6 +85,6 @@ def _made(shown: int, call: Call, hold: Hold, ending: Ending, duration: float) -
     if ending is Ending.BLOCKED and (not call.stream or call.answer is None):
         return hold.demand.output
     hides = call.chain is not None and call.chain.model.bounds.hidden_output
-    if ending is Ending.CUT and (not call.stream or hides):
+    if ending in (Ending.CUT, Ending.STALLED) and (not call.stream or hides):
         return max(shown, min(hold.demand.output, math.ceil(duration * FASTEST) * hold.extent.choices))
     return shown

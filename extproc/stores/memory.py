@@ -90,6 +90,9 @@ class MemoryDirectory:
                 tables.keys[key_id] = replace(record, last_used_at=time)
         self._tables = tables
 
+    def brought(self) -> Mapping[str, str]:
+        return {name: team.brought for name, team in self._tables.teams.items() if team.brought}
+
     # ---- for people ----
 
     def state(self) -> DirectoryState:

@@ -123,6 +123,7 @@ class TeamRecord:
     guardrails: str = DEFAULT_POLICY  # the name of its policy
     providers: tuple[str, ...] | None = None  # whose backends its calls may go to; None: anybody's
     regions: tuple[str, ...] | None = None  # where its calls may go; None: anywhere
+    brought: str = ""  # its own backends and models as its file has them, in JSON; empty: none. See config.byob
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,9 @@ class DirectoryStore(Protocol):
 
     def used(self, last: Mapping[str, datetime]) -> None:
         """Note when keys (by id) were used last; an earlier time changes nothing. Does not raise the revision."""
+
+    def brought(self) -> Mapping[str, str]:
+        """By team what it brings, see TeamRecord; only teams that bring something. Cheap enough to ask every second."""
 
     # ---- for people ----
 

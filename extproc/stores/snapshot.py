@@ -23,6 +23,9 @@ from extproc.stores.ports import (
     TeamRecord,
 )
 
+FILE = "directory.jsonl"
+"""In `state_dir`."""
+
 _FORMAT = {"format": "sluice directory", "version": 2}
 _END = ["end", None]
 _PIECE = 16  # records between two pauses

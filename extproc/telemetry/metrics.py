@@ -5,12 +5,13 @@ written once a second by `publish`.
 """
 
 from collections import Counter as Tally
+from collections.abc import Mapping
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from extproc.call import Call
-from extproc.model import Outcome, UsageSource
+from extproc.model import Outcome, Usage, UsageSource
 
 # Answers of language models take minutes, agents' calls longer.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -26,6 +27,19 @@ FIRST_BYTE = Histogram(
 )
 IN_FLIGHT = Gauge("sluice_calls_in_flight", "Calls that have begun and not ended.", multiprocess_mode="livesum")
 ATTEMPTS = Counter("sluice_attempts", "Attempts at a backend, as Envoy reports them.", ["backend", "status"])
+FAILOVERS = Counter(
+    "sluice_failovers", "Calls that another backend answered than the first that was tried.", ["model", "backend"]
+)
+BACKEND_COOLING = Gauge(
+    "sluice_backend_cooling", "Models of a backend that are spared just now.", ["backend"], multiprocess_mode="livemax"
+)
+CIRCUIT_STATE = Gauge(
+    "sluice_circuit_state", "0: closed, 1: half-open, 2: open.", ["backend"], multiprocess_mode="livemax"
+)
+RETRIES_SPENT = Gauge(
+    "sluice_retries_spent", "1: too much fails for any call to be tried again.", multiprocess_mode="livemax"
+)
+COST = Counter("sluice_cost_nano", "What calls cost, in billionths of the currency.", ["team", "model"])
 BROKEN = Counter("sluice_broken_calls", "Answers that broke off, by who left.", ["by"])
 AFFINITY_LOST = Counter("sluice_affinity_lost", "Stored responses whose backend could not be remembered.")
 RECORDS_DROPPED = Gauge(
@@ -73,7 +87,25 @@ RESTORED = Counter("sluice_placeholders", "Placeholders in answers.", ["result"]
 VERDICTS = Counter(
     "sluice_guardrail_verdicts", "Calls of which a guardrail said something.", ["guardrail", "rule", "action", "mode"]
 )
+SHADOWS = Counter("sluice_shadow_calls", "Copies of calls, by how they ended.", ["model", "backend", "result"])
+SHADOW_TOKENS = Counter("sluice_shadow_tokens", "Tokens that copies of calls used.", ["model", "backend", "kind"])
+SHADOW_DURATION = Histogram(
+    "sluice_shadow_seconds", "Until the answer to a copy of a call was whole.", ["backend"], buckets=_SECONDS
+)
 SCREENING_FAILED = Counter("sluice_screening_failed", "Calls that a policy could not look at.", ["what"])
+# Of the supervisor, and no worker. Each has labels: one without would show in every worker, too, as nothing.
+CONFIG_LOADED = Gauge(
+    "sluice_config_loaded_timestamp_seconds", "When the configuration in force was taken over.", ["revision"]
+)
+CONFIG_RELOADS = Counter("sluice_config_reloads", "Changed configurations, by what became of them.", ["outcome"])
+SECRET_REFRESHES = Counter("sluice_secret_refreshes", "Tries to fetch a secret.", ["secret", "outcome"])
+SECRET_FETCHED = Gauge(
+    "sluice_secret_fetched_timestamp_seconds",
+    "When the secret that Envoy has was fetched; 0: it has none.",
+    ["secret"],
+    multiprocess_mode="mostrecent",
+)
+SUPERVISORS = [CONFIG_LOADED, CONFIG_RELOADS, SECRET_REFRESHES, SECRET_FETCHED]
 
 _NONE = ""
 _PRICE = "price"  # more money and no more tokens: images or tools that were not asked for
@@ -83,10 +115,12 @@ _KINDS = (
 )
 
 _TALLIED = (
-    *(CALLS, REFUSALS, TOKENS, ATTEMPTS, BROKEN, AFFINITY_LOST),
+    *(CALLS, REFUSALS, TOKENS, ATTEMPTS, FAILOVERS, COST, BROKEN, AFFINITY_LOST),
     *(LIMIT_REFUSALS, LIMIT_SHADOW_REFUSALS, LIMIT_WARNINGS, OVERSPENT, COUNTERS_ERRORS, LIMITS_LOCAL),
     *(SERVICE_QUESTIONS, REDACTIONS, RESTORED, VERDICTS, SCREENING_FAILED),
+    *(SHADOWS, SHADOW_TOKENS),
 )
+_shown: set[str] = set()  # backends
 _tallies: dict[Counter, Tally[tuple[str, ...]]] = {counter: Tally() for counter in _TALLIED}
 
 
@@ -121,6 +155,7 @@ def count_call(call: Call, outcome: Outcome, duration: float) -> None:
         count(REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame.value)
     _count_limits(outcome)
     _count_inspection(call)
+    _count_routing(call, outcome)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
         for kind in _KINDS:
@@ -128,10 +163,31 @@ def count_call(call: Call, outcome: Outcome, duration: float) -> None:
                 count(TOKENS, surface, model, backend, kind, usage.source.value, amount=amount)
 
 
+def show_backends(conditions: Mapping[str, tuple[int, int]]) -> None:
+    """How many models of each backend are spared, and the state of its circuit."""
+    gone = dict.fromkeys(_shown - conditions.keys(), (0, 0))  # what was shown once cannot be taken back
+    _shown.update(conditions)
+    for name, (cooling, circuit) in (gone | dict(conditions)).items():
+        BACKEND_COOLING.labels(name).set(cooling)
+        CIRCUIT_STATE.labels(name).set(circuit)
+
+
 def count_service(service: str, result: str, seconds: float) -> None:
     """Count one question to a service."""
     count(SERVICE_QUESTIONS, service, result)
     _child(SERVICE_DURATION, service).observe(seconds)
+
+
+def count_shadow(
+    model: str, backend: str, result: str, seconds: float | None = None, usage: Usage | None = None
+) -> None:
+    """Count a copy of a call. `result`: a status, what came in place of one, or why it was not sent."""
+    count(SHADOWS, model, backend, result)
+    if seconds is not None:
+        _child(SHADOW_DURATION, backend).observe(seconds)
+    for kind in _KINDS if usage is not None else ():
+        if amount := getattr(usage, kind):
+            count(SHADOW_TOKENS, model, backend, kind, amount=amount)
 
 
 def _count_inspection(call: Call) -> None:
@@ -151,6 +207,16 @@ def _count_inspection(call: Call) -> None:
         count(VERDICTS, verdict.guardrail, verdict.rule, verdict.action.value, verdict.mode.value)
     for what in seen.failed:
         count(SCREENING_FAILED, what)
+
+
+def _count_routing(call: Call, outcome: Outcome) -> None:
+    """Teams and models are configured names."""
+    first = None if call.chain is None else call.chain.targets[0].backend.name
+    if first is not None and outcome.backend not in (None, first):
+        count(FAILOVERS, call.model or _NONE, outcome.backend or _NONE)
+    if outcome.cost:
+        team = call.caller.team.name if call.caller and call.caller.team else _NONE
+        count(COST, team, call.model or _NONE, amount=outcome.cost)
 
 
 def _count_limits(outcome: Outcome) -> None:

@@ -35,18 +35,21 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "surface": call.place.surface.value if call.place else None,
         **(_caller(call.caller) if call.caller else {}),
         "model": call.model,
+        "asked": call.named.name if call.named and call.named.name != call.model else None,
+        "fallback": call.fallback,
         "chain": [target.backend.name for target in call.chain.targets] if call.chain else None,
         "backend": outcome.backend,
         "status": outcome.status,
         "ending": outcome.ending.value,
         "refusal": outcome.refusal,
         "stream": call.stream or None,
-        "usage": _usage(outcome.usage),
+        "usage": usage_record(outcome.usage),
         **_limits(call, outcome),
         **_inspection(call),
         "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
         "duration_ms": _milliseconds(duration),
         "client_retry": call.retries or None,
+        "config": call.catalogue.revision or None,
     }
     return {name: value for name, value in record.items() if value is not None}
 
@@ -128,7 +131,8 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
 
-def _usage(usage: Usage) -> dict[str, object] | None:
+def usage_record(usage: Usage) -> dict[str, object] | None:
+    """What was used, without the kinds of which nothing was; None where nobody knows."""
     if usage.source is UsageSource.NONE:
         return None
     told: dict[str, object] = {"input": usage.input, "output": usage.output}

@@ -13,6 +13,7 @@ from loadtest.fake_llm.recorder import Call
 from loadtest.fake_llm.turn import scaled
 
 _FLUSH_AT = 64 * 1024
+_PART_OF_A_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: applic"
 _MALFORMED_AFTER = 3
 _MALFORMED = b'data: {"id": "chatcmpl-broken", "choi\n\n'
 RESET_GRACE = 0.02  # seconds: a peer reads what came before a reset, instead of losing it with the reset
@@ -39,7 +40,9 @@ async def deliver(answer: Answer, faults: Faults, pipe: Pipe, call: Call, *, kee
     """
     if faults.hang:
         await _forever()
-    if faults.reset == "before":
+    if faults.reset == "head":
+        await pipe.send(_PART_OF_A_HEAD)
+    if faults.reset in ("before", "head"):
         raise ResetError
     if faults.held is not None and (faults.held == 0 or answer.events is None):
         await pipe.released()

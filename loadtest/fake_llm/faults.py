@@ -24,7 +24,8 @@ class Faults:
     """Every field is optional; none set is a normal call.
 
     Counts of SSE events (`reset`, `stall_after`, `error_event_after`, `held`) include every event of the stream,
-    with text or without. For an answer that is no stream a number as `reset` counts bytes of the body.
+    with text or without. For an answer that is no stream a number as `reset` counts bytes of the body; `head` is within
+    the head of an answer.
     """
 
     # Instead of an answer
@@ -37,7 +38,7 @@ class Faults:
     html: bool = False
     error_in_200: bool = False
     hang: bool = False
-    reset: _Count | Literal["before"] | None = None
+    reset: _Count | Literal["before", "head"] | None = None
     # How it is sent
     delay_ms: _Duration | None = None
     held: _Count | None = None  # waits, after so many events, until the control path `release` is called

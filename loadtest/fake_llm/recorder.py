@@ -1,5 +1,6 @@
 """What an instance saw: a record for each call, and totals that stay exact when old records are dropped."""
 
+import time
 from base64 import b64encode
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ class Call:
     `complete`: the whole body came. `finished`: the whole answer was handed to the peer's connection.
     `disconnected`: the peer left before that. `malformed`: the bytes in `body` were no HTTP request.
     `ending`: its last bytes are on their way, and the peer may take it to be over. Tokens are what the provider
-    would bill: of a stream that broke off, the output that had been sent.
+    would bill: of a stream that broke off, the output that had been sent. `began`: when its head had come, in
+    seconds of the machine's clock that is never set back, which all its processes read.
     """
 
     n: int
     connection: int
+    began: float = field(default_factory=time.monotonic)
     method: str = ""
     path: str = ""
     query: str = ""

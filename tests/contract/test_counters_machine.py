@@ -412,7 +412,7 @@ class InMemory(Histories):
 
 
 TestMemory = InMemory.TestCase
-TestMemory.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestMemory.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -426,4 +426,4 @@ def test_redis(server: RedisServer) -> None:
         def make_ground(self) -> AbstractAsyncContextManager[Ground]:
             return ground_on(server)
 
-    run_state_machine_as_test(InRedis, settings=settings(max_examples=60, stateful_step_count=60, deadline=None))
+    run_state_machine_as_test(InRedis, settings=settings(max_examples=40, stateful_step_count=60, deadline=None))

@@ -395,6 +395,7 @@ class TestApply:
             guardrails="open",
             providers=("azure", "openai"),
             regions=("eu",),
+            brought='{"backends": {"ours": {"url": "https://é.example"}}}',
         )
         every, none = team("every", models=None), team("none", models=())
         areas = (AreaRecord("ops", ("o@example.com", "p@example.com")), AreaRecord("lab"))
@@ -405,6 +406,15 @@ class TestApply:
         assert state.teams == (every, ordered, none, team("payments"))
         assert state.areas == (areas[1], areas[0])
         assert set(changes(same)) == {*areas, *state.teams}
+
+    def test_what_teams_bring_is_read_apart_while_they_bring_it(
+        self, store: DirectoryStore, same: DirectoryStore
+    ) -> None:
+        one, other = team("one", brought='{"a": 1}'), team("other", brought="no JSON")
+        apply(store, teams=(one, other, team("plain")))
+        assert same.brought() == {"one": '{"a": 1}', "other": "no JSON"}
+        apply(store, teams=(replace(one, brought=""),), teams_removed=("other",))
+        assert same.brought() == {}
 
     def test_members_are_read_by_kind_and_name(self, store: DirectoryStore) -> None:
         names = ["b", "Z", "a", "é", "_", "A"]

@@ -93,6 +93,7 @@ TEAM_RECORDS = st.builds(
     guardrails=st.sampled_from(["default", "open"]),
     providers=st.sampled_from([None, ("azure",), ("azure", "openai")]),
     regions=st.sampled_from([None, ("eu",)]),
+    brought=st.sampled_from(["", '{"backends": {}}']),
 )
 AREA_RECORDS = st.builds(AreaRecord, name=AREAS, owners=st.sampled_from([(), ("ann@example.com",), ("b", "a")]))
 # Which of the keys there are is meant by a number; the kind says by what they are called.
@@ -304,7 +305,7 @@ def _plain(value: Any, hints: dict[str, str]) -> Any:
 TestHistories = Histories.TestCase
 # Not shrunk: that takes minutes, and thirty steps can be read.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-TestHistories.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, phases=_PHASES)
+TestHistories.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, phases=_PHASES)
 
 
 @contextmanager

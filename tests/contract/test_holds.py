@@ -249,13 +249,14 @@ class TestOpenCallsKeepWhatTheyHave:
         """As after a fail-over to a replica that lacks the last writes."""
         async with running(ground.store, tmp_path, life=2_000) as holds:
             await holds.reserve(self.call("open", 40))
-            await holds.extend(self.call("open"), [Draw(self.LIMIT, 70)])
+            await holds.extend(self.call("open"), [Draw(self.LIMIT, 70), Draw(TOKENS, 5)])  # and of a sum that is new
             await asyncio.sleep(0.5)
             await ground.store.settle(SLOT, "open", [])
             await forget(ground.store, "open")
             assert await spent(ground.store, self.LIMIT) == 0
             await asyncio.sleep(1)
             assert (await spent(ground.store, self.LIMIT), await spent(ground.store, CALLS)) == (70, 1)
+            assert await spent(ground.store, TOKENS) == 5
 
     async def test_a_lease_goes_on_at_once(self, ground: Ground, tmp_path: Path) -> None:
         async with running(ground.store, tmp_path, life=60_000) as holds:

@@ -358,7 +358,8 @@ async def test_every_attempt_and_every_call_is_recorded(gateway: Running) -> Non
         for name, entry in records
         if name == contract.ATTEMPT_LOG and entry.common_properties and entry.response
     ]
-    assert attempts == [(A, 429, {"retry-after": "7"}), (B, 200, {})]
+    resolved = contract.resolved_cluster_of("b")  # which is named, and not an address
+    assert attempts == [(A, 429, {"retry-after": "7"}), (resolved, 200, {})]
     assert {name for name, _ in records} == {contract.ATTEMPT_LOG, contract.LISTENER_LOG}
 
 
@@ -439,6 +440,7 @@ async def test_routes_and_clusters_change_without_a_restart(gateway: Running) ->
     tree["backends"]["a"]["url"] = f"http://127.0.0.1:{gateway.b.port}"
     tree["limits"]["multipart_request"] = MULTIPART_CAP + 1
     changed = Gateway.model_validate(tree)
+    write_secrets(changed, KEYS, Path(gateway.layout.secrets_dir))  # as an address has secrets of its own
     write(render(changed, gateway.layout), Path(gateway.layout.config_dir))
 
     async def moved() -> bool:

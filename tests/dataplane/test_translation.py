@@ -19,10 +19,10 @@ from tests.support.gateway import RunningGateway
 
 Json = dict[str, Any]
 SAY: Any = [{"role": "user", "content": "hi"}]
-BACKENDS = ("openai", "legacy", "azure", "claude", "gemini", "plain")
+BACKENDS = ("openai", "legacy", "azure", "claude", "gemini", "plain", "foundry")
 CHATTING = BACKENDS[:5]
 CHAIN = ("openai", "claude", "gemini", "azure")
-OTHERS = {"chat": ["claude", "gemini"], "messages": ["openai", "legacy", "azure"], "responses": ["plain"]}
+OTHERS = {"chat": ["claude", "gemini"], "messages": ["openai", "legacy", "azure"], "responses": ["plain", "foundry"]}
 PAIRS = [(surface, backend) for surface, backends in OTHERS.items() for backend in backends]
 TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 STRICT: Json = {
@@ -48,6 +48,7 @@ def gateway(fake: FakeProvider) -> Iterator[RunningGateway]:
         "claude": {"dialect": "anthropic"},
         "gemini": {"dialect": "gemini"},
         "plain": {"dialect": "openai", "surfaces": ["chat"]},
+        "foundry": {"dialect": "azure-openai", "api_version": "2024-10-21", "surfaces": ["chat"]},
     }
     models: Json = {name: {"targets": [[{"backend": name, "model": f"{name}-model"}]]} for name in BACKENDS}
     models["chain"] = {"targets": [[{"backend": name, "model": f"{name}-model"}] for name in CHAIN]}
@@ -192,6 +193,45 @@ def test_a_backend_of_another_dialect_answers_as_the_surface_does(
     cached = 2 if surface == "messages" else 0  # Anthropic counts what was cached apart
     assert told["usage"] == [call["input_tokens"] - cached, call["output_tokens"]]
     assert (told["record"]["ending"], told["record"]["backend"]) == ("complete", backend)
+
+
+CHATS_USAGE: Json = {
+    "prompt_tokens": 1000,
+    "completion_tokens": 90,
+    "total_tokens": 1090,
+    "prompt_tokens_details": {"cached_tokens": 300, "cache_write_tokens": 200},
+    "completion_tokens_details": {"reasoning_tokens": 40},
+}
+USAGE: Mapping[str, Json] = {
+    "claude": {
+        "input_tokens": 500,
+        "cache_read_input_tokens": 300,
+        "cache_creation_input_tokens": 200,
+        "output_tokens": 90,
+        "output_tokens_details": {"thinking_tokens": 40},
+    },
+    "gemini": {
+        "promptTokenCount": 1000,
+        "cachedContentTokenCount": 300,
+        "candidatesTokenCount": 50,
+        "thoughtsTokenCount": 40,
+        "totalTokenCount": 1090,
+    },
+}
+"""The same usage in the words of each provider; Gemini tells nothing of what it writes to a cache."""
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("surface", "backend"), PAIRS)
+def test_what_is_counted_are_the_providers_own_numbers_in_every_class(
+    surface: str, backend: str, stream: bool, gateway: RunningGateway, fake: FakeProvider
+) -> None:
+    fake.script(backend, [{"usage": USAGE.get(backend, CHATS_USAGE)}])
+    told = ASK[surface](gateway, backend, stream)
+    assert told["usage"] == [500 if surface == "messages" else 1000, 90]
+    written = {} if backend == "gemini" else {"cache_write": 200}
+    classes = {"input": 1000, "output": 90, "cached_input": 300, "reasoning": 40, **written}
+    assert told["record"]["usage"] == {**classes, "source": "reported"}
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

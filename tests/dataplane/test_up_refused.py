@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from extproc.cli import app, up
+from extproc.cli import app, envoy_files, up
 from extproc.cli.envoy_admin import refused_by_envoy
 from extproc.cli.processes import State
 from extproc.config.schema import Gateway
@@ -49,7 +49,7 @@ def test_what_envoy_refuses_is_told_and_is_not_ready(
     file: str, change: Callable[[Json], None], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rendered = up._render
+    rendered = envoy_files.write_all
 
     async def spoiled(gateway: Gateway, state: State) -> None:
         await rendered(gateway, state)
@@ -58,7 +58,7 @@ def test_what_envoy_refuses_is_told_and_is_not_ready(
     def greet(_gateway: Gateway, _config: Path | None) -> None:
         pytest.fail("it said that it was ready")
 
-    monkeypatch.setattr(up, "_render", spoiled)
+    monkeypatch.setattr(envoy_files, "write_all", spoiled)
     monkeypatch.setattr(up, "_greet", greet)
     provider = free_port()
     settings = {

@@ -80,6 +80,10 @@ class FakeProvider:
         """Let the next calls of an instance have these faults, in order, after those still waiting."""
         self._ask("POST", name, "script", list(steps))
 
+    def unscript(self, name: str) -> None:
+        """Forget the rest of an instance's script."""
+        self._ask("DELETE", name, "script")
+
     def release(self, name: str = "fake") -> None:
         """Let go the calls of an instance that are held now."""
         self._ask("POST", name, "release")

@@ -23,8 +23,8 @@ from extproc.identity.keys import QUICKSTART_KEY
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_SECONDS = 40
-FORGIVING: Mapping[str, Any] = {"cooling": {"longest_wait": "0s", "failures": 1000}}
+_START_SECONDS = 90
+FORGIVING: Mapping[str, Any] = {"cooling": {"longest_wait": "0s", "failures": 1000}, "retry_share": 1}
 """Faults that one test asks for leave no backend out for the next test."""
 _STOP_SECONDS = 60
 

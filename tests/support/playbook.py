@@ -23,6 +23,7 @@ from extproc.limits.hold import Hold
 from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
 from extproc.pipeline import Pipeline
 from extproc.refusals import Kind
+from extproc.routing.attempt import Attempt
 from extproc.routing.health import Health
 from extproc.stages.budget import SLOT
 from extproc.stores.counters import Answer, CountersUnavailable, Draw
@@ -102,6 +103,7 @@ class ResponseHeaders:
             "response.code_details": self.origin.details,
             "request.path": self.origin.path,
             "request.id": self.origin.request_id,
+            "request.protocol": self.origin.protocol,
         }
         request.attributes["envoy.filters.http.ext_proc"].update(facts)
         return request
@@ -284,6 +286,7 @@ class Policy:
     not_ready: str | None = None
     signing_key: bytes | None = None
     services: Answers = field(default_factory=Answers)
+    judged: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pipeline = Pipeline(
@@ -296,6 +299,7 @@ class Policy:
             screening=screening(self.services),
             journal=self.records,
             signing_key=self.signing_key,
+            judge=self.judged.append,
         )
 
 

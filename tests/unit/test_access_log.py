@@ -9,6 +9,8 @@ from prometheus_client import REGISTRY
 
 from extproc.adapter.access_log import AccessLog
 from extproc.contract import ATTEMPT_LOG, LISTENER_LOG
+from extproc.routing.attempt import Attempt, Meaning, cool_down, is_answered, meaning
+from extproc.routing.policy import Cooling
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
 from tests.support.playbook import Records
@@ -98,6 +100,24 @@ async def test_an_attempt_without_a_status_is_counted_by_its_flag() -> None:
     assert _count("sluice_attempts_total", backend="one", status="upstream_connection_failure") == before + 1
 
 
+async def test_an_attempt_at_a_name_without_an_address_is_no_answer_of_the_provider() -> None:
+    before = _count("sluice_attempts_total", backend="one", status="no_healthy_upstream")
+    learned: list[Attempt] = []
+    log = AccessLog(records := Records(), learned.append)
+    await log.stream(None, Stream(_message(ATTEMPT_LOG, _entry(503, cluster="unresolved_one"))))
+    assert [(record["backend"], record["flag"], record["status"]) for record in records] == [
+        ("one", "no_healthy_upstream", 0)
+    ]
+    (attempt,) = learned
+    assert (attempt.backend, meaning(attempt, 0), is_answered(attempt)) == ("one", Meaning.FAILED, False)
+    assert cool_down(attempt, Cooling(), 0) is None
+    assert _count("sluice_attempts_total", backend="one", status="no_healthy_upstream") == before + 1
+
+
+async def test_an_attempt_at_the_addresses_of_a_name_is_one_at_the_backend() -> None:
+    assert [record["backend"] for record in await _told(ATTEMPT_LOG, _entry(429, cluster="resolved_one"))] == ["one"]
+
+
 async def test_an_attempt_at_our_own_sink_is_none() -> None:
     assert await _told(ATTEMPT_LOG, _entry(421, cluster="sink"), _entry(500, cluster="")) == []
 
@@ -122,6 +142,7 @@ async def test_what_the_calls_own_record_says_is_not_said_again(entry: HTTPAcces
         (_entry(0, "sluice_answered", downstream_remote_reset=True), "client"),
         (_entry(upstream_connection_termination=True), "upstream"),
         (_entry(stream_idle_timeout=True), "upstream"),
+        (_entry(200, "stream_idle_timeout", stream_idle_timeout=True), "upstream"),
     ],
 )
 async def test_an_answer_that_broke_off_is_told_with_who_left(entry: HTTPAccessLogEntry, by: str) -> None:
@@ -130,6 +151,12 @@ async def test_an_answer_that_broke_off_is_told_with_who_left(entry: HTTPAccessL
     assert [record["kind"] for record in told] == ["listener"]
     assert told[0]["flag"]
     assert _count("sluice_broken_calls_total", by=by) == before + 1
+
+
+async def test_an_upload_that_stopped_is_not_the_backends() -> None:
+    before = _count("sluice_broken_calls_total", by="upstream")
+    await _told(LISTENER_LOG, _entry(408, "stream_idle_timeout", stream_idle_timeout=True))
+    assert _count("sluice_broken_calls_total", by="upstream") == before
 
 
 async def test_what_envoy_refused_by_itself_is_told_without_the_text_of_the_socket() -> None:

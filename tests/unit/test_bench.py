@@ -144,6 +144,7 @@ def one_round(drift: float, governed: float, cpu: float) -> dict[str, figures.Sa
         "A": replace(SAMPLE, calls_per_second=2000 * drift, policy_us=0),
         "B": null,
         "C": replace(null, calls_per_second=1000 * drift * governed, policy_us=100 * cpu),
+        **{way: replace(null, policy_us=100 * cpu * more) for more, way in enumerate(figures.WAYS, 1)},
     }
 
 
@@ -152,6 +153,16 @@ def test_ratios_are_taken_round_by_round_so_that_drift_cancels() -> None:
     assert found["setups"]["C"]["calls_per_second"] == pytest.approx({"median": 800, "min": 80, "max": 7200})
     ratio = found["ratios"]["C / B, calls/s"]
     assert [ratio[name] for name in ("median", "min", "max")] == pytest.approx([0.8, 0.8, 0.8])
+
+
+def test_other_ways_are_beside_the_null_policy_and_the_gateways_own() -> None:
+    found = figures.report({"json": [one_round(drift, 0.8, 1.5) for drift in (1, 9, 0.1)]})
+    for more, way in enumerate(figures.WAYS, 1):
+        told = found["json"]["ways"][way]
+        assert told["ext_proc CPU / B"]["median"] == pytest.approx(1.5 * more)
+        assert told["ext_proc CPU / C"]["median"] == pytest.approx(more)
+        assert told["calls/s / C"]["median"] == pytest.approx(1 / 0.8)
+        assert f"{figures.WAYS[way]}  " in figures.table(found)
 
 
 @pytest.mark.parametrize(
@@ -207,13 +218,16 @@ def left_behind(folder: Path) -> list[str]:
 
 def test_a_run_measures_all_setups_and_leaves_nothing_behind(folder: Path) -> None:
     with bench(folder, "--rounds", "1", "--seconds", "0.2", "--json") as running:
-        out, progress = running.communicate(timeout=90)
+        out, progress = running.communicate(timeout=150)
     assert running.returncode == 0, progress
     found = json.loads(out)
     for workload in figures.WORKLOADS:
         measured = found["workloads"][workload]["setups"]
         assert all(measured[name]["calls_per_second"]["median"] > 0 for name in figures.SETUPS)
         assert [measured[name]["messages"]["median"] > 0 for name in figures.SETUPS] == [False, True, True]
+    ways = found["workloads"]["json"]["ways"]
+    messages = [ways[way]["messages"]["median"] for way in figures.WAYS]
+    assert messages == pytest.approx([4, 4, 6, 6], rel=0.1), "a translation takes two more, on each attempt"
     both = [found["workloads"]["json"]["setups"][name]["messages"]["median"] for name in ("B", "C")]
     assert both == pytest.approx([4, 4], rel=0.1)  # headers and body, there and back
     assert found["governed_calls"] > 0

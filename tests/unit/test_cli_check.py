@@ -243,3 +243,16 @@ policies:
         "gateway.yaml:6: policies.redaction.one.names.model: the model 'empty' has nothing that finds names",
         "gateway.yaml:7: policies.redaction.other.names.model: the model 'empty' has nothing that finds names",
     ]
+
+
+def test_what_a_team_file_brings_and_this_gateway_would_leave_out_is_a_warning() -> None:
+    Path("teams").mkdir()
+    brought = 'backends: {ours: {dialect: openai, url: "https://10.1.2.3"}}\n'
+    Path("teams/search.yaml").write_text("area: any\nowner: ann\nmodels: [{name: none}]\n" + brought)
+    models = "models: {m: {targets: [[{backend: one}]]}}\n"
+    (warning,) = _run("check", models, 0).stderr.splitlines()
+    assert (
+        warning == "warning: teams/search.yaml:4: backends: the gateway allows no backends of teams: it has no `byob`"
+    )
+    (warning,) = _run("check", models + "byob: {hosts: ['*.example']}\n", 0).stderr.splitlines()
+    assert warning.startswith("warning: teams/search.yaml:4: backends.ours.url: the host 10.1.2.3 is not among")

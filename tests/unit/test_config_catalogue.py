@@ -12,6 +12,7 @@ from typing import Any, get_args
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from extproc import model as compiled_model
@@ -128,10 +129,30 @@ def test_how_long_a_backend_may_take_until_its_answer_begins(written: str | int 
     assert catalogue(m={"first_byte": written}).models["m"].first_byte == seconds
 
 
+@pytest.mark.parametrize(("written", "seconds"), [(None, None), ("1500ms", 1.5), (20, 20.0)])
+def test_how_long_a_backend_may_be_silent_in_the_middle(written: str | int | None, seconds: float | None) -> None:
+    assert catalogue(m={"stall": written}).models["m"].stall == seconds
+
+
+def test_what_the_gateway_ends_is_ended_before_envoy_cuts_it() -> None:
+    tree = {"backends": TWO, "models": {"m": ON_SWE}, "timeouts": {"idle": "40s"}}
+    assert compiled.without_policies(Gateway.model_validate(tree)).silence == 36.0
+
+
 def test_at_how_many_backends_a_call_is_tried() -> None:
     tree = {"backends": TWO, "models": {"m": ON_SWE}}
     assert compiled.without_policies(Gateway.model_validate(tree)).attempts == 5
     assert compiled.without_policies(Gateway.model_validate({**tree, "routing": {"attempts": 2}})).attempts == 2
+
+
+def test_how_many_calls_are_tried_again() -> None:
+    tree = {"backends": TWO, "models": {"m": ON_SWE}}
+    assert compiled.without_policies(Gateway.model_validate(tree)).retry_share == 0.2
+    unbound = Gateway.model_validate({**tree, "routing": {"retry_share": 1}})
+    assert compiled.without_policies(unbound).retry_share == 1
+    for share in (-0.1, 1.1, "some"):
+        with pytest.raises(ValidationError, match="retry_share"):
+            Gateway.model_validate({**tree, "routing": {"retry_share": share}})
 
 
 def test_a_model_of_gemini_resembles_google_s_tokenizer() -> None:
@@ -337,13 +358,17 @@ def test_what_is_named_to_serve_and_is_not_enabled_is_doubted() -> None:
     limits = {"day": {"tokens": 5, "per": "day", "only": {"models": ["m"]}, "fallback": "other"}}
     tree = {
         "backends": TWO,
-        "models": {"m": ON_SWE, "off": {**ON_SWE, "enabled": False, "aliases": ["other"]}},
+        "models": {
+            "m": {**ON_SWE, "fallback": {"content_filter": "other"}},
+            "off": {**ON_SWE, "enabled": False, "aliases": ["other"]},
+        },
         "default_models": {"speech": "off", "moderations": "m"},
         "policies": {"limits": limits},
     }
     assert list(doubts(Gateway.model_validate(tree), 0)) == [
         (("default_models", "speech"), "off is not enabled"),
         (("policies", "limits", "day", "fallback"), "off is not enabled"),
+        (("models", "m", "fallback", "content_filter"), "off is not enabled"),
     ]
 
 
@@ -455,7 +480,9 @@ PAGE = (ROOT / "docs" / "models.md").read_text()
 
 
 def test_the_examples_of_the_page_fit_each_other() -> None:
-    whole, routing, team = (YAML(typ="safe").load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    of_a_team = [text for text in examples if text.startswith("# teams/ledger.yaml")]
+    whole, routing, team = (YAML(typ="safe").load(text) for text in (*examples[:2], *of_a_team))
     given = Gateway.model_validate({**whole, **routing})
     places = offer(given).places["gpt-4o"]
     file = TeamFile.model_validate(team)

@@ -14,7 +14,7 @@ from extproc.adapter.access_log import AccessLog
 from extproc.contract import ATTEMPT_LOG, DEPLOYED_HEADER, LISTENER_LOG
 from extproc.cooling import Cooler
 from extproc.dataplane.policy import access_log
-from extproc.routing.attempt import Attempt, Why
+from extproc.routing.attempt import Attempt, Meaning, Why
 from extproc.routing.health import Health
 from extproc.routing.policy import Cooling, Watched
 from extproc.routing.waits import HEADERS
@@ -256,6 +256,73 @@ class TestInTheBackground:
         assert store.is_closed
 
 
+class TestAnswersThatWereWatched:
+    """Of those that the policy ended, as their backend fell silent, Envoy tells that all went well."""
+
+    @staticmethod
+    def silent(call: str) -> Attempt:
+        return Attempt("one", 200, call=call, judged=Meaning.FAILED)
+
+    def test_envoys_record_of_a_silent_one_clears_nobody(self) -> None:
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: 0.0)
+        for number in range(5):
+            cooler.judge(self.silent(f"call-{number}"))
+            cooler.take(Attempt("two", 200, call=f"call-{number}"))  # another attempt of the same call
+            cooler.take(Attempt("one", 200, call=f"call-{number}"))
+        assert why(cooler) is Why.FAILING, "it is tried last, and left out by nobody"
+
+    def test_a_whole_one_in_between_does(self) -> None:
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: 0.0)
+        for number in range(12):
+            cooler.judge(self.silent(f"call-{number}"))
+            cooler.judge(Attempt("one", 200, judged=Meaning.ALIVE))
+        assert why(cooler) is None
+
+    def test_its_record_tells_what_is_left_all_the_same(self) -> None:
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: 0.0)
+        cooler.judge(self.silent("call"))
+        spent = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "4s"}
+        cooler.take(Attempt("one", 200, (), spent, "large", call="call"))
+        assert why(cooler) is Why.SPENT
+
+    def test_what_goes_to_other_workers_does_not_pile_up(self) -> None:
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: 0.0)
+        for number in range(5_000):
+            cooler.judge(self.silent(f"call-{number}"))
+        assert len(cooler._failed) == 1_000
+
+
+class TestWhatOperatorsRead:
+    def test_a_circuit_that_opens_or_closes_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        now = 0.0
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: now)
+        for _ in range(5):
+            cooler.take(FAILED)
+        now = 31.0
+        cooler.take(FAILED)  # the probe: it stays open
+        now = 100.0
+        for _ in range(3):
+            cooler.take(GOOD)
+        assert [record.getMessage() for record in caplog.records] == [
+            "backend one fails: it gets no calls until one that tries it is answered",
+            "backend one answers again",
+        ]
+
+    def test_what_answers_by_errors_is_told_apart(self, caplog: pytest.LogCaptureFixture) -> None:
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: 0.0)
+        for status in (500, 500, 500, 503, 503):
+            cooler.take(Attempt("one", status))
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+            "backend one answers with errors",
+            "backend one fails",
+        ]
+
+    def test_a_pause_is_no_trouble(self, caplog: pytest.LogCaptureFixture) -> None:
+        cooler = Cooler(Health(BACKENDS, lambda: 0.0), MemoryCooldowns(lambda: 0), lambda: 0.0)
+        cooler.take(REFUSED)
+        assert not caplog.records
+
+
 # ---- from Envoy's records ----------------------------------------------------------------------------
 
 
@@ -270,6 +337,7 @@ class Stream:
 def entry(status: int, *flags: str, cluster: str = "backend_one", **headers: str) -> HTTPAccessLogEntry:
     made = HTTPAccessLogEntry()
     made.common_properties.upstream_cluster = cluster
+    made.request.request_id = f"call-{status}"
     made.response.response_code.value = status
     made.response.response_headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     for flag in flags:
@@ -289,9 +357,9 @@ async def test_every_attempt_at_a_backend_is_learnt_from() -> None:
     refused = entry(429, retry_after="3", x_sluice_deployed="large")
     failed = entry(0, "upstream_connection_failure", "upstream_retry_limit_exceeded")
     assert await learnt(ATTEMPT_LOG, entry(200), refused, failed, entry(421, cluster="sink")) == [
-        Attempt("one", 200, []),
-        Attempt("one", 429, [], {"retry-after": "3", DEPLOYED_HEADER: "large"}, "large"),
-        Attempt("one", 0, ["upstream_connection_failure", "upstream_retry_limit_exceeded"]),
+        Attempt("one", 200, [], call="call-200"),
+        Attempt("one", 429, [], {"retry-after": "3", DEPLOYED_HEADER: "large"}, "large", "call-429"),
+        Attempt("one", 0, ["upstream_connection_failure", "upstream_retry_limit_exceeded"], call="call-0"),
     ]
 
 

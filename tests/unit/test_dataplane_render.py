@@ -88,7 +88,8 @@ def test_every_backend_has_the_whole_chain(
     monkeypatch.setattr(upstream, "DIRECTIONS", {})
     gateway = _gateway({name: {"dialect": dialect, "url": "http://h", "credential": {"env": "KEY"}}})
     clusters = _resources(render(gateway, LAYOUT), "clusters.yaml")
-    assert clusters.keys() == {contract.EXTPROC_CLUSTER, contract.SINK_CLUSTER, contract.cluster_of(name)}
+    of_backend = {contract.cluster_of(name), contract.resolved_cluster_of(name), contract.unresolved_cluster_of(name)}
+    assert clusters.keys() == {contract.EXTPROC_CLUSTER, contract.SINK_CLUSTER, *of_backend}
     (options,) = clusters[contract.cluster_of(name)]["typed_extension_protocol_options"].values()
     filters = {entry["name"]: entry["typed_config"] for entry in options["http_filters"]}
     assert list(filters) == ["sluice.attempt_headers", "sluice.rewrite", "sluice.credential", CODEC]
@@ -133,6 +134,16 @@ def test_no_filter_of_a_cluster_sends_answers_to_a_worker(monkeypatch: pytest.Mo
         assert told == {
             contract.CLUSTER_KEY: cluster, contract.DIALECT_KEY: dialect.value, contract.CAP_KEY: cap,
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["yes", "No", "ON", "off", "y", "n", "true", "null", "010", "1_000", "1e3"])
+def test_a_text_is_a_text_for_envoy_too(text: str) -> None:
+    """It reads YAML 1.1, in which more words are truths and numbers."""
+    rendered = render(_gateway({"plain": {**PLAIN["plain"], "headers": {"x-own": text}}}), LAYOUT)["clusters.yaml"]
+    reader = YAML(typ="safe")
+    reader.version = (1, 1)
+    values = re.findall(r"^ *value: (.*)$", rendered, re.MULTILINE)
+    assert text in [reader.load(value) for value in values]
 
 
 def test_without_a_credential_none_is_injected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +200,7 @@ def test_tls_checks_the_name_that_the_url_gives(
     url: str, kind: str | None, sni: str | None, names: list[object]
 ) -> None:
     cluster = _resources(render(_gateway({"b": {"dialect": "openai", "url": url}}), LAYOUT), "clusters.yaml")
-    backend = cluster["backend_b"]
+    backend = cluster.get("resolved_b") or cluster["backend_b"]
     context = backend["transport_socket"]["typed_config"]
     trust = context["common_tls_context"]["validation_context"]
     assert backend.get("type", "STATIC") == (kind or "STATIC")
@@ -197,6 +208,45 @@ def test_tls_checks_the_name_that_the_url_gives(
     assert context.get("auto_sni_san_validation", False) is (sni is not None)
     assert trust.get("match_typed_subject_alt_names", []) == names
     assert trust["trusted_ca"]
+
+
+def test_behind_the_addresses_of_a_name_there_is_a_way_to_the_next_backend() -> None:
+    """Filters are run of the cluster that is ordered, and connections made by the one that has the addresses."""
+    health = {"path": "/health", "interval": "5s"}
+    gateway = _gateway({"b": {"dialect": "openai", "url": "https://h.example", "health": health}})
+    clusters = _resources(render(gateway, LAYOUT), "clusters.yaml")
+    ordered, resolved, unresolved = (clusters[f"{kind}_b"] for kind in ("backend", "resolved", "unresolved"))
+    assert ordered["cluster_type"]["typed_config"]["clusters"] == ["resolved_b", "unresolved_b"]
+    assert not {"transport_socket", "health_checks", "load_assignment"} & ordered.keys()
+    assert {"transport_socket", "health_checks", "upstream_connection_options"} <= resolved.keys()
+    (options,) = resolved["typed_extension_protocol_options"].values()
+    assert "http_filters" not in options
+    assert resolved["load_assignment"]["policy"] == {"overprovisioning_factor": 100_000}
+    (group,) = unresolved["load_assignment"]["endpoints"]
+    address = group["lb_endpoints"][0]["endpoint"]["address"]
+    assert address == {"envoy_internal_address": {"server_listener_name": contract.UNRESOLVED_LISTENER}}
+    for cluster in (ordered, resolved, unresolved):
+        (limits,) = cluster["circuit_breakers"]["thresholds"]
+        assert min(limits[f"max_{kind}"] for kind in ("connections", "pending_requests", "requests", "retries")) > 10**5
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1", "http://[::1]:8080"])
+def test_a_backend_that_is_an_address_is_one_cluster(url: str) -> None:
+    clusters = _resources(render(_gateway({"b": {"dialect": "openai", "url": url}}), LAYOUT), "clusters.yaml")
+    assert clusters.keys() == {contract.EXTPROC_CLUSTER, contract.SINK_CLUSTER, contract.cluster_of("b")}
+
+
+@pytest.mark.parametrize("name", ["a", "x_y", "backend_", "unresolved_b", "team.ours"])
+def test_every_cluster_of_a_backend_names_it(name: str) -> None:
+    named = [contract.cluster_of(name), contract.resolved_cluster_of(name), contract.unresolved_cluster_of(name)]
+    assert [contract.backend_of(cluster) for cluster in named] == [name] * 3
+    assert [contract.is_unresolved(cluster) for cluster in named] == [False, False, True]
+
+
+@pytest.mark.parametrize("cluster", ["", "sink", "extproc", "unresolved", "backend", "jwks_a", "service_a"])
+def test_a_cluster_of_our_own_names_no_backend(cluster: str) -> None:
+    assert contract.backend_of(cluster) is None
+    assert not contract.is_unresolved(cluster)
 
 
 # --- listener and routes -------------------------------------------------------------------------------
@@ -415,7 +465,7 @@ def _services_manager(files: dict[str, str]) -> dict[str, Any]:
 
 def test_without_services_there_is_no_way_to_any() -> None:
     files = render(_gateway(PLAIN), LAYOUT)
-    assert _resources(files, "listeners.yaml").keys() == {"gateway", contract.SINK_CLUSTER}
+    assert _resources(files, "listeners.yaml").keys() == {"gateway", "sink", "unresolved"}
     assert not [name for name in _resources(files, "clusters.yaml") if name.startswith("service_")]
 
 
@@ -462,7 +512,7 @@ def test_a_service_is_shown_its_credential_and_what_it_needs(name: str, header: 
     generic = filters["sluice.credential"]["credential"]["typed_config"]
     assert (generic["header"], generic.get("header_value_prefix")) == (header, prefix)
     source = generic["credential"]["sds_config"]["path_config_source"]["path"]
-    assert source == f"secrets/{contract.service_cluster_of(name)}.yaml"
+    assert re.fullmatch(rf"secrets/{contract.service_cluster_of(name)}-[0-9a-f]{{8}}\.yaml", source)
     assert ("transport_socket" in cluster) is (name != "names")
 
 
@@ -487,15 +537,12 @@ def test_secrets_stand_in_their_own_files_only(tmp_path: Path) -> None:
     directory.mkdir(mode=0o755)
     write_secrets(gateway, {"KEY": "from-the-environment"}, directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert {path.name for path in directory.iterdir()} == {
-        *("backend_env.yaml", "backend_file.yaml"),
-        *("service_judge.yaml", "service_azure.yaml", "service_names.yaml"),
-    }
+    texts = {path.stem.rpartition("-")[0]: path.read_text() for path in directory.iterdir()}
+    assert texts.keys() == {"backend_env", "backend_file", "service_judge", "service_azure", "service_names"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
-    texts = {path.name: path.read_text() for path in directory.iterdir()}
-    assert "from-the-environment" in texts["backend_env.yaml"]
-    assert str(key) in texts["backend_file.yaml"]
-    everything = "".join([*render(gateway, LAYOUT).values(), texts["backend_file.yaml"]])
+    assert "from-the-environment" in texts["backend_env"]
+    assert str(key) in texts["backend_file"]
+    everything = "".join([*render(gateway, LAYOUT).values(), texts["backend_file"]])
     assert "from-a-file" not in everything
     assert "from-the-environment" not in everything
 

@@ -27,6 +27,7 @@ from extproc.model import (
     Backend,
     Caller,
     Catalogue,
+    Cause,
     Chain,
     Demand,
     Dialect,
@@ -39,7 +40,7 @@ from extproc.model import (
 )
 from extproc.model import UsageSource as Source
 from extproc.redaction.policy import Mode
-from extproc.stages import budget, charge
+from extproc.stages import budget, charge, fallback
 from extproc.stores.counters import Reading
 from extproc.surfaces import Face, Surface
 from extproc.telemetry import metrics, records
@@ -117,7 +118,7 @@ def fullest_record() -> dict[str, Any]:
     model = PublicModel("m", ((Target(backend, "m"),),))
     call = Call(
         started=1.0,
-        catalogue=Catalogue({"m": model}, {"b": backend}, {}, 1),
+        catalogue=Catalogue({"m": model}, {"b": backend}, {}, 1, revision="r"),
         phase=Phase.RESPONDING,
         place=surfaces.locate("/v1/chat/completions"),
         caller=Caller(
@@ -129,7 +130,9 @@ def fullest_record() -> dict[str, Any]:
             environment="test",
             team=Team("t", "a", "standard", tags={"cost": "1"}),
         ),
+        named=PublicModel("other", ()),
         chain=Chain(model, model.groups[0]),
+        fallback=Cause.CONTEXT_WINDOW,
         first_byte=2.0,
         stream=True,
         retries="1",
@@ -270,7 +273,7 @@ def test_every_header_of_limits_is_told_and_no_other() -> None:
     made = {name for face in (Face.OPENAI, Face.ANTHROPIC) for name, _ in standing.headers(spent, face, "USD", 0)}
     refusal = standing.refusal((*spent[0][:1], Reading(10, 1, 1), 10), 1, "m", "t", 0, "USD")
     made |= {name for name, _ in refusals.encode(refusal, Face.OPENAI, "r")[1] if name != "content-type"}
-    made |= {name for name, _ in budget.priority_headers(spent, Priority.HIGH)}
+    made |= {name for name, _ in budget.priority_headers(spent, Priority.HIGH)} | {fallback.MODEL_HEADER}
     source = (ROOT / "extproc/pipeline.py").read_text()
     assert told == made | set(re.findall(r'^_[A-Z]+_HEADER = "([a-z-]+)"$', source, re.MULTILINE))
 

@@ -5,7 +5,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.adapter.external_processor import ExternalProcessor
-from extproc.call import Call, Event
+from extproc.call import Call, Emit, Event, Origin, Relay, Reply, Silence
+from extproc.headers import Headers
 from extproc.pipeline import Pipeline
 from protos.ext_proc_pb2 import HttpBody, ProcessingMode, ProcessingRequest, ProcessingResponse
 from tests.support.duplex import Scripted
@@ -188,6 +190,50 @@ async def test_after_an_early_end_nothing_is_answered_and_the_stream_is_left_to_
     envoy = scripted(ONE, *late, events=1, farewell="data: [DONE]\n\n")
     assert await answered(envoy) == [(b"data: 1\n\ndata: [DONE]\n\n", True)]
     assert len(envoy.replies) == 4
+    assert (envoy.ended, envoy.aborted) == (True, None), "only Envoy ends a stream"
+
+
+class Watching(Scripted):
+    """Lets the backend be silent for a moment."""
+
+    async def response_headers(self, call: Any, headers: Headers, origin: Origin, end: bool) -> Relay | Reply:
+        order = await super().response_headers(call, headers, origin, end)
+        assert isinstance(order, Relay)
+        return replace(order, silence=Silence(0.02, 1_000_000))
+
+    async def stalled(self, _call: object) -> Emit:
+        return Emit(b"event: error\n\n", last=True)
+
+
+class Pausing(FakeEnvoy):
+    """Says nothing until the answer has been ended, and then what it had read before it knew."""
+
+    def __init__(self, messages: Sequence[ProcessingRequest], late: Sequence[ProcessingRequest]) -> None:
+        super().__init__(messages)
+        self._late = [*late]
+
+    async def read(self) -> Any:
+        message = await super().read()
+        if message is not grpc.aio.EOF or not self._late:
+            return message
+        while not any(_ends(reply) for reply in self.replies):
+            await asyncio.sleep(0.005)
+        return self._late.pop(0)
+
+
+def _ends(reply: bytes) -> bool:
+    body = ProcessingResponse.FromString(reply).response_body
+    return body.response.body_mutation.streamed_response.end_of_stream
+
+
+async def test_in_duplex_silence_ends_the_answer_and_what_comes_then_is_too_late() -> None:
+    told = messages([request(), RequestBody(b"{}"), answer(content_type="text/event-stream"), ONE])
+    envoy = Pausing(told, messages([TWO, ResponseBody(b"", end=True)]))
+    async with asyncio.timeout(10):
+        await ExternalProcessor(cast(Pipeline, Watching())).process(None, envoy)
+    pieces = [ProcessingResponse.FromString(reply).response_body for reply in envoy.replies[3:]]
+    sent = [piece.response.body_mutation.streamed_response for piece in pieces]
+    assert [(one.body, one.end_of_stream) for one in sent] == [(ONE.body, False), (b"event: error\n\n", True)]
     assert (envoy.ended, envoy.aborted) == (True, None), "only Envoy ends a stream"
 
 

@@ -127,7 +127,7 @@ def test_hang_lasts_until_the_peer_leaves(fake: FakeProvider) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "stream", "events"),
-    [({"reset": "before"}, True, 0), ({"reset": 4}, True, 4), ({"reset": 10}, False, 0)],
+    [({"reset": "before"}, True, 0), ({"reset": "head"}, True, 0), ({"reset": 4}, True, 4), ({"reset": 10}, False, 0)],
 )
 def test_reset_is_an_rst_after_exactly_so_much(fake: FakeProvider, fault: Json, stream: bool, events: int) -> None:
     with closing(connect(fake)) as peer:
@@ -136,6 +136,8 @@ def test_reset_is_an_rst_after_exactly_so_much(fake: FakeProvider, fault: Json, 
         with pytest.raises(ConnectionResetError):
             read_all(peer, into=received)
     assert received.count(b"data: ") == events
+    if fault in ({"reset": "before"}, {"reset": "head"}):
+        assert bytes(received) == (b"" if fault == {"reset": "before"} else b"HTTP/1.1 200 OK\r\ncontent-type: applic")
     if fault == {"reset": 10}:
         assert received.endswith(b'\r\n\r\na\r\n{"id":"cha\r\n')
     (call,) = fake.calls("one")
@@ -270,7 +272,7 @@ def test_a_script_is_of_one_instance_and_can_be_dropped(fake: FakeProvider, clie
     fake.script("two", [{"status": 500}])
     assert chat(client).status_code == 200
     fake.script("one", [{"status": 500}])
-    client.delete("/_fake/script")
+    fake.unscript("one")
     assert chat(client).status_code == 200
     refused = client.post("/_fake/script", json=[{}, {"nonsense": 1}])
     assert refused.status_code == 400
@@ -293,6 +295,7 @@ def test_latency_and_pace_of_the_command_line_hold_unless_a_call_asks_otherwise(
 
 def test_a_call_is_recorded_as_it_came(fake: FakeProvider) -> None:
     body = {"model": "m", "messages": MESSAGES}
+    before = time.monotonic()
     with closing(connect(fake)) as peer:
         peer.sendall(
             request_bytes(body, path=CHAT + "?a=1&b", headers="X-Twice: 1\r\nx-twice: 2\r\nConnection: close\r\n")
@@ -300,6 +303,7 @@ def test_a_call_is_recorded_as_it_came(fake: FakeProvider) -> None:
         read_all(peer)
     (call,) = fake.calls("one")
     content = json.dumps(body).encode()
+    assert before < call["began"] < time.monotonic()
     assert (call["n"], call["method"], call["path"], call["query"]) == (1, "POST", CHAT, "a=1&b")
     assert call["headers"] == [
         ["host", "fake"],

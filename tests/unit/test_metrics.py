@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY, Counter
 
 from extproc import refusals
 from extproc.call import Call
-from extproc.model import Chain, Ending, Outcome, PublicModel, Target, Usage, UsageSource
+from extproc.model import Caller, Chain, Ending, Outcome, PublicModel, Target, Team, Usage, UsageSource
 from extproc.refusals import Refusal
 from extproc.surfaces import Face, Place, Surface
 from extproc.telemetry import metrics
@@ -143,3 +143,27 @@ async def test_no_label_is_what_a_caller_typed() -> None:
     metrics.publish()
     labels = {value for family in REGISTRY.collect() for sample in family.samples for value in sample.labels.values()}
     assert not any(canary in value for value in labels)
+
+
+def test_a_call_that_another_backend_answered_has_failed_over() -> None:
+    counted = {name: Counted("sluice_failovers_total", model="m", backend=name) for name in ("one", "two")}
+    for backend in ("one", "two", None):
+        metrics.count_call(_call(), Outcome(Ending.COMPLETE, 200, backend=backend), 1.0)
+    assert (counted["one"].grown, counted["two"].grown) == (0, 1)
+
+
+@pytest.mark.parametrize(("caller", "team"), [(None, ""), (Caller("k", "n", team=Team("t", "a", "standard")), "t")])
+def test_what_calls_cost_is_added_up_by_team_and_model(caller: Caller | None, team: str) -> None:
+    counted = Counted("sluice_cost_nano_total", team=team, model="m")
+    for cost in (None, 0, 7, 2_500):
+        metrics.count_call(_call(caller=caller), Outcome(Ending.COMPLETE, 200, backend="one", cost=cost), 1.0)
+    assert counted.grown == 2_507
+
+
+def test_the_state_of_backends_is_shown_until_they_are_no_more() -> None:
+    names = ("sluice_backend_cooling", "sluice_circuit_state")
+    metrics.show_backends({"shown": (2, 1), "other": (0, 0)})
+    assert [_value(name, backend="shown") for name in names] == [2, 1]
+    metrics.show_backends({"other": (0, 2)})
+    assert [_value(name, backend="shown") for name in names] == [0, 0]
+    assert [_value(name, backend="other") for name in names] == [0, 2]

@@ -382,6 +382,33 @@ def test_what_answers_by_errors_is_tried_last() -> None:
     assert _order(_model({"a": 1}), _health(bad[0])) == ["a"]
 
 
+def _strained(*opened: str) -> Health:
+    """Too many calls were tried again after failures just now; these backends failed a while ago."""
+    health = _health(*(Attempt(name, 503) for name in opened), now=-20.0)
+    for number in range(200):
+        for attempt in (Attempt("a", 500, call=str(number)), Attempt("b", 200, call=str(number))):
+            health.note(attempt, 0.0, 1_700_000_000.0)
+    return health
+
+
+def _tried(model: PublicModel, health: Health, now: float, share: float) -> list[str]:
+    given = replace(_given(lambda: 0.0, health, now), retry_share=share)
+    return [target.backend.name for target in chain(model, CHAT, CLEAN, given).targets]
+
+
+def test_while_too_much_fails_a_call_is_tried_once() -> None:
+    model, health = _model({"b": 1}, {"c": 1}), _strained()
+    assert _tried(model, health, 1.0, 0.2) == ["b"]
+    assert _tried(model, health, 1.0, 1.0) == ["b", "c"], "where nobody bounds it"
+    assert _tried(model, health, 11.0, 0.2) == ["b", "c"], "ten seconds later as before"
+
+
+def test_while_too_much_fails_a_call_that_probes_is_tried_once_more() -> None:
+    model, health = _model({"d": 1}, {"b": 1}, {"c": 1}), _strained("d")
+    assert _tried(model, health, 1.0, 0.2) == ["d", "b"]
+    assert _tried(model, health, 1.0, 0.2) == ["b"]
+
+
 def test_when_all_cool_the_wait_is_the_shortest() -> None:
     model = _model({"a": 1}, {"b": 1})
     limited = _health(Attempt("a", 429, headers=LIMITED), Attempt("b", 429, headers={"retry-after-ms": "2500"}))

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from extproc.cli import processes
+from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
 from extproc.supervisor import Child, Program, python, wait_until
 
@@ -107,7 +108,7 @@ async def test_what_does_not_read_our_settings_has_none_of_our_secrets(
 
 
 async def test_a_worker_has_all_but_the_providers_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (worker,) = processes.workers(GATEWAY, processes.State(tmp_path), as_json=False)
+    (worker,) = processes.workers(Revision.of(GATEWAY), processes.State(tmp_path), as_json=False)
     assert await _has(worker, monkeypatch) == {*PLAIN_NAMES, *SECRET_NAMES} - {"KEY_OF_SWE"}
 
 
@@ -231,6 +232,35 @@ async def test_a_line_that_cannot_be_told_does_not_end_the_supervision() -> None
     async with child(program(code), output) as running:
         await until(lambda: len(output.lines) > 2 or running.gone.is_set(), "the next line")
         assert not running.gone.is_set(), "it still runs"
+
+
+# ---- handing more to one that listens --------------------------------------------------------------
+
+ECHO = "import sys\nfor line in sys.stdin: print('got', line.strip(), flush=True)"
+
+
+def listening(text: bytes) -> Program:
+    return replace(program(ECHO, restart=True, stdin=text), listens=True)
+
+
+async def test_one_that_listens_gets_more_and_so_does_its_next_run() -> None:
+    output = Output()
+    async with child(listening(b"one\n"), output) as running:
+        await until(lambda: output.texts == [b"got one"], "the first line")
+        running.hand(listening(b"two\n"))
+        await until(lambda: output.texts == [b"got one", b"got two"], "the second line")
+        assert running.pid is not None
+        psutil.Process(running.pid).kill()
+        await until(lambda: output.texts[2:] == [b"got two"], "the second line again")
+
+
+async def test_what_is_handed_between_two_runs_is_not_lost() -> None:
+    output = Output()
+    dies = replace(program("import os; os._exit(3)", restart=True), listens=True)
+    async with child(dies, output) as running:
+        await until(lambda: len(output.ended) >= 3, "a pause")
+        running.hand(listening(b"one\n"))
+        await until(lambda: output.texts == [b"got one"], "the line")
 
 
 # ---- waiting ----------------------------------------------------------------------------------------

@@ -19,8 +19,11 @@ DIRECTIONS: Mapping[tuple[Surface, Dialect], Direction] = {
     (Surface.MESSAGES, Dialect.OPENAI): MESSAGES_TO_CHAT,
     (Surface.MESSAGES, Dialect.AZURE): MESSAGES_TO_CHAT,
     (Surface.RESPONSES, Dialect.OPENAI): RESPONSES_TO_CHAT,
+    (Surface.RESPONSES, Dialect.AZURE): RESPONSES_TO_CHAT,
 }
 """By the surface that clients call and the dialect of a backend that does not serve it natively."""
+
+_CAPS = ("max_tokens", "max_completion_tokens")
 
 
 def needed(backend: Backend, surface: Surface) -> Direction | None:
@@ -40,3 +43,10 @@ def path(target: Target, place: Place, query: str, stream: bool) -> str:
     if target.backend.dialect in (Dialect.OPENAI, Dialect.AZURE):
         return paths.of_operation(target, operation, "", paths.names_model_in_path(target.backend, Surface.CHAT))
     return target.backend.prefix + operation
+
+
+def name_cap(request: dict[str, object], field: str) -> None:
+    """Have the bound on the output in the field in which the backend reads it: in another one it would bind nobody."""
+    for name in _CAPS:
+        if name != field and name in request:
+            request[field] = request.pop(name)

@@ -99,6 +99,11 @@ class SqlDirectory:
                 _raise_revision(connection, by=0)  # in line with the writers: two who lock keys in turn may deadlock
                 connection.execute(statement, rows)
 
+    def brought(self) -> Mapping[str, str]:
+        with transaction(self._engine) as connection:
+            bringing = select(teams.c.name, teams.c.brought).where(teams.c.brought.is_not(None))
+            return {row.name: row.brought for row in connection.execute(bringing.where(teams.c.removed_at.is_(None)))}
+
     # ---- for people ----
 
     def state(self) -> DirectoryState:

@@ -104,6 +104,7 @@ def team_record(row: AnyRow, members: Iterable[Member]) -> TeamRecord:
         guardrails=row.guardrails,
         providers=_texts(row.providers),
         regions=_texts(row.regions),
+        brought=row.brought or "",
     )
 
 
@@ -121,6 +122,7 @@ def team_columns(team: TeamRecord) -> dict[str, Any]:
         "guardrails": team.guardrails,
         "providers": None if team.providers is None else list(team.providers),
         "regions": None if team.regions is None else list(team.regions),
+        "brought": team.brought or None,
         "removed_at": None,
     }
 

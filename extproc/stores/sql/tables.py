@@ -11,6 +11,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
 )
 
 metadata = MetaData()
@@ -78,6 +79,7 @@ teams = Table(
     Column("guardrails", String(63), nullable=False, server_default="default"),
     Column("providers", JSON(none_as_null=True)),
     Column("regions", JSON(none_as_null=True)),
+    Column("brought", Text),  # JSON, and read as such by those alone who need it: a damaged one hurts nobody else
 )
 
 members = Table(
@@ -114,7 +116,7 @@ affinity = Table(
     "affinity",
     metadata,
     Column("digest", String(64), primary_key=True),
-    Column("backend", String(64), nullable=False),
+    Column("backend", String(127), nullable=False),
     Column("model", String(200), nullable=False),
     Column("owner", String(40), nullable=False),
     Column("expires_at", DateTime, nullable=False, index=True),

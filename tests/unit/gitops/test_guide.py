@@ -15,7 +15,9 @@ from packaging.requirements import Requirement
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from extproc.config.backends import Backend
 from extproc.config.limits import LimitFile
+from extproc.config.models import Model
 from extproc.config.teams import TeamFile
 from extproc.gitops.drift import DriftKind
 from extproc.stores import sql
@@ -24,6 +26,8 @@ from tests.support.json_schema import mistakes
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "gitops"
 GUIDE = (ROOT / "docs" / "teams.md").read_text()
+OF_THE_GATEWAY = (LimitFile, Backend, Model)
+"""What a team file has as the configuration has it, which documents it."""
 SCHEMA_LINE = re.compile(r"# yaml-language-server: \$schema=(.+)")
 
 
@@ -139,7 +143,7 @@ def test_an_example_names_its_schema_and_fits_it(path: Path) -> None:
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """`keys[].name` and so on, of all fields that hold a value; what is in a limit stands in the configuration's."""
+    """`keys[].name` and so on, of all fields that hold a value; what is in others stands in the configuration's."""
     for name, field in ((field.alias or name, field) for name, field in model.model_fields.items()):
         inner = next((kind for kind in getattr(field.annotation, "__args__", ()) if _is_model(kind)), None)
         if inner is None:
@@ -149,7 +153,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _is_model(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, LimitFile)
+    return isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, OF_THE_GATEWAY)
 
 
 def _cells(heading: str, table: int = 0) -> list[str]:

@@ -47,6 +47,8 @@ def attempt(status: int, *flags: str, **headers: str) -> Attempt:
         (attempt(0, "no_healthy_upstream"), Meaning.FAILED),
         (attempt(200, "upstream_connection_termination"), Meaning.FAILED),
         (attempt(200, "stream_idle_timeout"), Meaning.FAILED),
+        (Attempt("one", 200, judged=Meaning.FAILED), Meaning.FAILED),
+        (Attempt("one", 200, judged=Meaning.NOTHING), Meaning.NOTHING),
     ],
 )
 def test_what_it_says_about_the_backend(told: Attempt, means: Meaning) -> None:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from extproc.routing.circuit import Circuit
+from extproc.routing.circuit import Circuit, State
 from extproc.routing.policy import Cooling
 
 COOLING = Cooling(failures=3, open_for=10, longest_open=60)
@@ -31,6 +31,15 @@ def test_it_opens_after_so_many_failures_in_a_row() -> None:
     assert made.failed(1.0)
     assert made.until(1.0) == 11.0
     assert not made.may_probe(10.9)
+
+
+def test_its_state_is_what_calls_find() -> None:
+    made = circuit()
+    assert made.state(0.0) is State.CLOSED
+    made = opened()
+    assert [made.state(now) for now in (0.0, 9.9, 10.0, 99.0)] == [State.OPEN] * 2 + [State.HALF_OPEN] * 2
+    made.succeeded(99.0)
+    assert made.state(99.0) is State.CLOSED
 
 
 def test_half_open_one_call_probes_at_a_time() -> None:

@@ -1,12 +1,14 @@
 """What a worker knows: from its own attempts, and from what others have in the store."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.routing.attempt import Attempt, Why
+from extproc.routing.circuit import State
 from extproc.routing.health import Health
 from extproc.routing.policy import Cooling, Watched
 from extproc.stores.cooldowns import Entry
@@ -174,6 +176,46 @@ class TestCircuits:
         known = health()
         for status in (400, 404, 0, 422) * 5:
             assert note(known, Attempt("one", status)) == []
+
+
+class TestForOperators:
+    def test_they_see_how_much_of_a_backend_is_spared_and_its_circuit(self) -> None:
+        known = health()
+        assert known.conditions(0.0) == {"one": (0, State.CLOSED), "two": (0, State.CLOSED)}
+        note(known, refused(wait="3"))
+        note(known, refused(model="small", wait="5"))
+        note(known, failed("two"))
+        assert known.conditions(0.5) == {"one": (2, State.CLOSED), "two": (0, State.OPEN)}
+        assert known.conditions(4.0) == {"one": (1, State.CLOSED), "two": (0, State.HALF_OPEN)}
+        note(known, Attempt("two", 200), 5.0)
+        assert known.conditions(5.0) == {"one": (0, State.CLOSED), "two": (0, State.CLOSED)}
+
+    def test_they_see_why_a_circuit_is_not_closed(self) -> None:
+        known = health()
+        assert known.trouble("two") is None
+        note(known, Attempt("two", 500))
+        assert known.trouble("two") is Why.FAILING
+        note(known, failed("two"))
+        assert known.trouble("two") is Why.CIRCUIT_OPEN
+        note(known, Attempt("two", 200), 20.0)
+        assert known.trouble("two") is None
+        assert known.trouble("nobody") is None
+
+
+class TestRetries:
+    def test_calls_that_fail_too_often_are_tried_again_no_more(self) -> None:
+        known = health()
+        for number in range(200):
+            assert known.may_retry(0.2, 0.0) == (number < 125), number  # 100 and a fifth of all
+            note(known, Attempt("one", 503, call=str(number)))
+            note(known, Attempt("two", 200, call=str(number)))
+
+    def test_refusals_and_unknown_models_are_asked_elsewhere_at_no_cost(self) -> None:
+        known = health()
+        for number in range(500):
+            for attempt in (refused(), Attempt("two", 404), Attempt("one", 200)):
+                note(known, replace(attempt, call=str(number)))
+        assert known.may_retry(0.0, 0.0)
 
 
 class TestAmongWorkers:
