@@ -1,7 +1,8 @@
 """Crowds that spend one budget at once, over several workers and gateways: nobody overspends it, nobody is refused
 in vain, and in the end the counters say what the provider counted.
 
-`SLUICE_CROWD_ROUNDS` says how often each crowd comes (1); `make deep-budget` lets it come a hundred times.
+`SLUICE_CROWD_ROUNDS` says how often each crowd comes (1); `make deep-budget` lets 102 come at each site, 34 by each
+measure of a budget.
 """
 
 import asyncio
