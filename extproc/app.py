@@ -91,7 +91,7 @@ async def _publish(pipeline: Pipeline, holds: Holds, journal: RecordWriter, cool
         metrics.SETTLEMENTS_LOST.set(holds.lost)
         metrics.RECORDS_DROPPED.set(journal.dropped)
         metrics.show_backends(cooler.health.conditions(cooler.now()))
-        metrics.RETRIES_SPENT.set(not cooler.health.may_retry(current.catalogue.retry_share, cooler.now()))
+        metrics.RETRIES_SPENT.set(not cooler.health.may_retry("", current.catalogue.retry_share, cooler.now()))
         metrics.publish()
         await asyncio.sleep(1)
 

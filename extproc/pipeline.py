@@ -389,8 +389,9 @@ class Pipeline:
         self._routed(call, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, whole, place)
         sent = forward.body_route(clean, whole, place, call.query, call.stripped, cap)
-        if chain.model.first_byte is not None:
-            sent = replace(sent, first_byte=chain.model.first_byte)
+        first_byte = fallback.first_byte(chain, call.spare)
+        if first_byte is not None:
+            sent = replace(sent, first_byte=first_byte)
         if any(leg.translate for leg in sent.legs):
             call.sent = body if sent.body is None else sent.body
             sent = replace(sent, asking=call.asking)
@@ -487,7 +488,8 @@ class Pipeline:
                 continue
             try:
                 chains[name] = other = await self._another(call, caller, place, name, clean)
-                needed = await self._take_more(call, self._terms(call, caller, place, clean.prompt, other))
+                terms = self._terms(call, caller, place, clean.prompt, other)
+                needed = await self._take_more(call, terms, fallback.longest(chain, place, clean.prompt))
                 cap = needed if cap is None else cap
             except (Refused, CountersUnavailable):
                 chains[name] = None
@@ -495,15 +497,20 @@ class Pipeline:
         call.spare = {cause: other for cause, other in found.items() if other is not None}
         return cap
 
-    async def _take_more(self, call: Call, terms: budget.Terms) -> int | None:
-        """Hold what a model may use that may take over, too; the cap to write. Raises Refused, CountersUnavailable."""
+    async def _take_more(self, call: Call, terms: budget.Terms, longest: int | None) -> int | None:
+        """Hold what a model may use that may take over, too; the cap to write. Raises Refused, CountersUnavailable.
+
+        `longest`: see fallback.longest.
+        """
         if not terms.limits or call.named is None:
             return None
         budget.check_prices(terms)
         held, other = call.hold, terms.chain.model
         if held is not None and held.leased and other.bounds.hidden_output:
             raise Refused.of(_NO_ROOM)
-        ask = budget.Ask(terms.extent.cap) if held is None else budget.Ask(held.cap, held.leased)
+        ask = budget.Ask(terms.extent.cap if longest is None else longest)
+        if held is not None and (held.leased or call.output_cap is not None):
+            ask = budget.Ask(held.cap, held.leased)
         now = time.time_ns() // 1_000_000
         wanted = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
         wide = fallback.wider(held, call.named.name, wanted, other.name)
@@ -910,16 +917,16 @@ class Pipeline:
             relay.note(call.texts, call.rules, call.inspection)
         duration = time.monotonic() - call.started
         outcome = usage.outcome(call, duration)
-        self._traffic.ended(call, outcome, call.started + duration)
         used = self._account(call, outcome)
-        if call.watched and call.backend is not None and outcome.ending is Ending.COMPLETE:
-            self._judge(Attempt(call.backend, call.status, judged=Meaning.ALIVE))
         record = access_record(call, outcome, time.time(), duration)
         if call.hold is not None:  # before anything else can fail: what is not settled is held until the worker ends
             draws = charge.settled(call.hold, used, outcome.backend, call.model)
             self._holds.settle(call.hold, draws, orjson.dumps(record))
         self._journal.write(record)
         metrics.count_call(call, outcome, duration)
+        self._traffic.ended(call, outcome, call.started + duration)
+        if call.watched and call.backend is not None and outcome.ending is Ending.COMPLETE:
+            self._judge(Attempt(call.backend, call.status, judged=Meaning.ALIVE))
 
     def _account(self, call: Call, outcome: Outcome) -> Demand:
         """What the call has used of its limits; its cost goes into the outcome."""

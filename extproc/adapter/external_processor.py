@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import grpc
 
 from extproc.adapter import codec, tokens
-from extproc.adapter.patience import Patience
+from extproc.adapter.patience import Patience, Replies
 from extproc.adapter.silence import Watch
 from extproc.call import (
     BodyMode,
@@ -94,11 +94,9 @@ class ExternalProcessor:
                 for reply in await self._answer(call, request):
                     await replies.write(reply)
         except Exception as error:
-            if not call.answer_ended or isinstance(error, ProtocolViolation):
-                self._failed(call, error)
-            # Else the server stops under a call that is over.
-            await replies.settled()
-            await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
+            if isinstance(error, grpc.aio.AbortError):
+                raise  # of `_stalled`, which has told why
+            await self._broken(call, error, replies, stream)
         finally:
             replies.close()
             self._pipeline.end(call)
@@ -132,9 +130,23 @@ class ExternalProcessor:
             await watch.close()
 
     async def _stalled(self, call: Call, stream: Stream) -> None:
-        """End an answer of which nothing has come for too long."""
-        for reply in codec.pieces(await self._pipeline.stalled(call), b"", False):
-            await stream.write(reply)
+        """End an answer of which nothing has come for too long. Where that fails, the reader learns it by the abort."""
+        try:
+            ending = await self._pipeline.stalled(call)
+        except Exception as error:
+            self._failed(call, error)
+            await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
+        else:
+            for reply in codec.pieces(ending, b"", False):
+                await stream.write(reply)
+
+    async def _broken(self, call: Call, error: Exception, replies: Replies, stream: Stream) -> None:
+        """End the stream by an error."""
+        if not call.answer_ended or isinstance(error, ProtocolViolation):
+            self._failed(call, error)
+        # Else the server stops under a call that is over.
+        await replies.settled()
+        await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
 
     def _failed(self, call: Call, error: Exception) -> None:
         """Log where it failed, not what: the text of an exception may hold text of the call."""

@@ -24,6 +24,7 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     yield from _past(gateway, now)
     yield from _out_of_service(gateway)
     yield from _without_choice(gateway)
+    yield from _outlasted(gateway)
     yield from _forgotten(gateway)
     yield from _empty(gateway)
     yield from _uncommon(gateway)
@@ -103,6 +104,19 @@ def _without_choice(gateway: Gateway) -> Iterator[Doubt]:
     for name, model in gateway.models.items():
         if model.order != "weights" and all(sum(one.weight > 0 for one in group) < 2 for group in model.targets):
             yield ("models", name, "order"), "changes nothing: no group has two targets that are drawn"
+
+
+def _outlasted(gateway: Gateway) -> Iterator[Doubt]:
+    """Times that another model's takes the place of: all attempts of a call have one."""
+    public = gateway.public_names()
+    for name, model in gateway.models.items():
+        own = model.first_byte
+        for other in dict.fromkeys(public[other] for other in model.stand_ins.values()):
+            theirs = gateway.models[other].first_byte
+            if own is not None and theirs is None:
+                yield ("models", name, "first_byte"), f"is not in force while {other}, its fallback, has none"
+            elif own is not None and theirs is not None and theirs > own:
+                yield ("models", name, "first_byte"), f"is not in force: that of {other}, its fallback, is longer"
 
 
 def _forgotten(gateway: Gateway) -> Iterator[Doubt]:

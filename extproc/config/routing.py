@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from extproc.config.backends import cooling
-from extproc.config.byob import own_name
+from extproc.config.byob import own_name, owner_of
 from extproc.config.models import Target
 from extproc.config.schema import Gateway
 from extproc.routing.policy import Watched
@@ -20,7 +20,8 @@ def watched(gateway: Gateway) -> Mapping[str, Watched]:
         deployed[backend].add(target.model or model)
     usual = gateway.routing.cooling
     return {
-        name: Watched(frozenset(deployed[name]), cooling(usual, backend.cooling)) for name, backend in backends.items()
+        name: Watched(frozenset(deployed[name]), cooling(usual, backend.cooling), owner_of(name))
+        for name, backend in backends.items()
     }
 
 

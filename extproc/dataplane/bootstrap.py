@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.overload.v3 import (
     Trigger,
 )
 from envoy_data_plane.envoy.extensions.bootstrap.internal_listener.v3 import InternalListener
+from envoy_data_plane.envoy.extensions.network.dns_resolver.cares.v3 import CaresDnsResolverConfig
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
     DownstreamConnectionsConfig,
 )
@@ -36,6 +37,9 @@ MAX_CONNECTIONS = 10_000
 MAX_HEAP = 2 * 2**30
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
+# Envoy waits for the addresses of all clusters before it serves, by its own settings for minutes where a name server is
+# silent: two tries of 2 and 4 s for each kind of address are less than a start or a reload waits.
+_RESOLVER = CaresDnsResolverConfig(query_timeout_seconds=2, query_tries=2)
 
 
 def dynamic_bootstrap(layout: Layout) -> Bootstrap:
@@ -64,6 +68,7 @@ def _process(layout: Layout) -> Bootstrap:
         admin=Admin(address=Address(pipe=Pipe(path=layout.admin_socket, mode=0o600))),
         bootstrap_extensions=[extension("envoy.bootstrap.internal_listener", InternalListener())],
         overload_manager=_overload_manager(),
+        typed_dns_resolver_config=extension("envoy.network.dns_resolver.cares", _RESOLVER),
         layered_runtime=LayeredRuntime(layers=[RuntimeLayer(name="static", static_layer=_runtime())]),
     )
 

@@ -62,6 +62,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc import contract
 from extproc.config.backends import Backend, Health
+from extproc.config.byob import owner_of
 from extproc.config.schema import Gateway
 from extproc.config.services import Service
 
@@ -136,8 +137,10 @@ def backend_clusters(name: str, gateway: Gateway, layout: Layout) -> list[Cluste
     if Origin.of(backend.url).is_ip:
         return [_addresses(cluster, backend, gateway, filters)]
     resolved, unresolved = contract.resolved_cluster_of(name), contract.unresolved_cluster_of(name)
+    addresses = _addresses(resolved, backend, gateway, [])
+    addresses.wait_for_warm_on_init = not owner_of(name)  # for the name of a team's backend nobody else waits
     return [
-        _addresses(resolved, backend, gateway, []),
+        addresses,
         _inside(unresolved, contract.UNRESOLVED_LISTENER),
         _first_of([resolved, unresolved], cluster, filters),
     ]

@@ -20,7 +20,10 @@ local function cause_of(response)
     return nil
   end
   local body = response:body()
-  local text = body and string.lower(body:getBytes(0, body:length())) or ""
+  if not body or body:length() > LONGEST then
+    return nil
+  end
+  local text = string.lower(body:getBytes(0, body:length()))
   for _, cause in ipairs(CAUSES) do
     for _, code in ipairs(cause.codes) do
       if string.find(text, '"code"%s*:%s*"' .. code .. '"') then

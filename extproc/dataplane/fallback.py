@@ -20,7 +20,7 @@ from .extensions import http_filter
 
 _SCRIPT = files(__package__).joinpath("fallback.lua").read_text(encoding="utf-8")
 _REFUSALS = (400, 413, 422)
-_LONGEST = 64 * 1024  # bytes of a refusal that is read
+_LONGEST = 64 * 1024  # bytes of a refusal that is looked through
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,8 @@ from ruamel.yaml.scalarstring import LiteralScalarString, SingleQuotedScalarStri
 
 # betterproto's own casings misspell names with digits (`consecutive_5_xx`); Envoy reads proto names, too.
 _PROTO_NAMES = cast(betterproto2.Casing, str)
-# Of YAML 1.1, as Envoy reads it; `true` and `false` are quoted anyway.
-_TRUTHS = frozenset({"y", "n", "yes", "no", "on", "off"})
+# What Envoy reads as a truth or a number, by YAML 1.1; what YAML 1.2 reads so, too, is quoted anyway.
+_NO_TEXT = re.compile(r"y|n|yes|no|on|off|[+-]?0x[0-9a-f]+", re.IGNORECASE)
 
 
 def to_yaml(message: betterproto2.Message) -> str:
@@ -74,13 +75,13 @@ def _replace(path: Path, text: str, mode: int) -> None:
 
 
 def _readable(tree: object) -> object:
-    """Texts of several lines (Lua) as block scalars; in quotes what Envoy takes for a truth; all else as it is."""
+    """Texts of several lines (Lua) as block scalars; in quotes what Envoy takes for none; all else as it is."""
     if isinstance(tree, dict):
         return {key: _readable(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_readable(value) for value in tree]
     if isinstance(tree, str) and "\n" in tree:
         return LiteralScalarString(tree)
-    if isinstance(tree, str) and tree.lower() in _TRUTHS:
+    if isinstance(tree, str) and _NO_TEXT.fullmatch(tree):
         return SingleQuotedScalarString(tree)
     return tree

@@ -83,7 +83,7 @@ def extent(surface: Surface, prompt: Prompt, chain: Chain, upload: int) -> Exten
     return Extent(
         input=0 if surface in (Surface.COUNT_TOKENS, Surface.RESPONSE_ITEM) else given,
         estimated_input=prompt.estimated_input,
-        cap=_cap(surface, prompt, chain),
+        cap=answer_tokens(surface, prompt, chain),
         choices=max(prompt.choices, images),
         images=images,
         hosted_calls=prompt.hosted_calls,
@@ -91,7 +91,8 @@ def extent(surface: Surface, prompt: Prompt, chain: Chain, upload: int) -> Exten
     )
 
 
-def _cap(surface: Surface, prompt: Prompt, chain: Chain) -> int:
+def answer_tokens(surface: Surface, prompt: Prompt, chain: Chain) -> int:
+    """Tokens of the longest answer that a call may get of one choice, as far as that is said or known."""
     most = chain.model.bounds.max_output
     if surface is Surface.SPEECH:
         return _SPOKEN * max(prompt.estimated_input, 16) if most is None else most

@@ -35,7 +35,7 @@ class Health:
 
     def __init__(self, backends: Mapping[str, Watched], chance: Callable[[], float]) -> None:
         self._chance = chance
-        self._retries = RetryBudget()
+        self._retries: Mapping[str, RetryBudget] = {}  # by owner: what one team brings may fail at its own expense
         self._backends: Mapping[str, Watched] = {}
         self._circuits: dict[str, Circuit] = {}
         self._targets: dict[str, tuple[str, str]] = {}  # by their names in the store
@@ -53,6 +53,8 @@ class Health:
         self._targets = {
             f"{name}/{model}": (name, model) for name, watched in backends.items() for model in watched.models
         }
+        owners = {watched.owner for watched in backends.values()}
+        self._retries = {owner: self._retries.get(owner) or RetryBudget() for owner in owners}
         stay = set(self._targets.values())
         self._cooling = {target: standing for target, standing in self._cooling.items() if target in stay}
         self._backends = backends
@@ -82,9 +84,13 @@ class Health:
         if circuit is not None:
             circuit.unprobed()
 
-    def may_retry(self, share: float, now: float) -> bool:
-        """Whether a call may be tried at another backend, as long as so few of all calls are. See RetryBudget."""
-        return self._retries.allows(share, now)
+    def may_retry(self, owner: str, share: float, now: float) -> bool:
+        """Whether a call may be tried at another backend, as long as so few of all calls are. See RetryBudget.
+
+        `owner`: whose backends these are, see Watched.
+        """
+        retries = self._retries.get(owner)
+        return retries is None or retries.allows(share, now)
 
     # ---- for operators ----
 
@@ -106,7 +112,7 @@ class Health:
         if watched is None:
             return []
         circuit, means = self._circuits[attempt.backend], meaning(attempt, wall)
-        self._retries.note(attempt.call, means is Meaning.FAILED, now)
+        self._retries[watched.owner].note(attempt.call, means is Meaning.FAILED, now)
         has_turned = (means is Meaning.FAILED and circuit.failed(now, is_answered(attempt))) or (
             means is Meaning.ALIVE and circuit.succeeded(now)
         )

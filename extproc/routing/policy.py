@@ -21,7 +21,11 @@ class Cooling:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A configured backend: the names under which models are deployed there, and how it is spared."""
+    """A configured backend: the names under which models are deployed there, and how it is spared.
+
+    `owner`: the team that brings it, for nobody else; empty: the gateway.
+    """
 
     models: frozenset[str]
     cooling: Cooling = Cooling()
+    owner: str = ""

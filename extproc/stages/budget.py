@@ -143,6 +143,7 @@ def hold(terms: Terms, id: str, ask: Ask, sums: Sums, now: int) -> Hold:  # noqa
 def longer(held: Hold, chain: Chain, flowed: int, sums: Sums, now: int) -> tuple[Demand, tuple[Draw, ...]]:
     """What a leased answer needs for as many slices as `flowed` tokens are, and what the hold shall have for it.
 
+    Nothing of the limits of a model that could have served and does not.
     The counters are those of the present window: a long stream is not paid for by the one in which it began.
     """
     step = held.cap * held.extent.choices
@@ -151,7 +152,8 @@ def longer(held: Hold, chain: Chain, flowed: int, sums: Sums, now: int) -> tuple
     surely = held.extent.surely(chain, flowed)
     draws = []
     for stake in held.stakes:
-        if stake.limit.measure not in OUTPUT:
+        counts = stake.models is None or chain.model.name in stake.models
+        if stake.limit.measure not in OUTPUT or not counts:
             continue
         counter = sums.counter(stake.limit, stake.values, stake.draw.counter.capacity, now)
         units, kept = _held(stake.limit, demand), _held(stake.limit, surely)

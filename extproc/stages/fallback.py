@@ -11,6 +11,7 @@ from itertools import chain as chained
 from extproc.call import Call, Route
 from extproc.contract import FALLBACK_HEADER
 from extproc.headers import Headers
+from extproc.limits.demand import answer_tokens
 from extproc.limits.hold import Hold, Stake
 from extproc.metering import bounds
 from extproc.model import Cause, Chain, Demand, Prompt, PublicModel
@@ -48,6 +49,8 @@ def notice(cause: Cause, model: PublicModel) -> Pairs:
 
 def joined(chain: Chain, spare: Spare) -> Chain:
     """All targets to which the one body may go, those of the model that was asked for first."""
+    if not spare:
+        return chain
     return replace(chain, targets=(*chain.targets, *chained.from_iterable(other.targets for other in spare.values())))
 
 
@@ -63,12 +66,38 @@ def fitting(chain: Chain, spare: Spare, place: Place, cap: int | None) -> Spare:
     return {cause: other for cause, other in fits.items() if other.targets}
 
 
+def first_byte(chain: Chain, spare: Spare) -> float | None:
+    """Seconds that each attempt may take until its answer begins; None: as long as the call.
+
+    Envoy has one time for all attempts of a call, and cutting off an answer that is being paid for is worse than to
+    wait for one that does not come. So it is the longest.
+    """
+    longest = chain.model.first_byte
+    for other in spare.values():
+        if longest is None or other.model.first_byte is None:
+            return None
+        longest = max(longest, other.model.first_byte)
+    return longest
+
+
 def parted(route: Route, chain: Chain, spare: Spare) -> Route:
     """The route of a joined chain, with the legs of the others for where they are needed."""
+    if not spare:
+        return route
     legs = iter(route.legs)
     own = tuple([next(legs) for _ in chain.targets])
     instead = tuple([(cause.value, tuple([next(legs) for _ in other.targets])) for cause, other in spare.items()])
     return replace(route, legs=own, instead=instead)
+
+
+def longest(chain: Chain, place: Place, prompt: Prompt) -> int | None:
+    """Tokens that the answer of the model that was asked for may have, of one choice; None: nobody says.
+
+    One cap is written for both models: one of the other's would shorten this answer, or be more than this model takes.
+    """
+    if prompt.cap.tokens is None and chain.model.bounds.max_output is None:
+        return None
+    return answer_tokens(place.surface, prompt, chain)
 
 
 # ---- what is held -------------------------------------------------------------------------------------
@@ -85,7 +114,8 @@ def wider(held: Hold | None, model: str, wanted: Hold, other: str) -> Hold:
         stakes[_key(stake)] = _of(stake, other) if known is None else _both(known, stake, other)
     if held is None:
         return replace(wanted, stakes=tuple(stakes.values()), once=None)
-    return replace(held, stakes=tuple(stakes.values()), demand=_larger(held.demand, wanted.demand))
+    demand = _larger(held.demand, wanted.demand)
+    return replace(held, stakes=tuple(stakes.values()), demand=demand, cap=wanted.cap)
 
 
 def more(held: Hold | None, wide: Hold) -> list[Draw]:

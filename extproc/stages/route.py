@@ -81,8 +81,8 @@ class Health(Protocol):
     def unprobed(self, backend: str) -> None:
         """The call that was to be the probe is none: another one may."""
 
-    def may_retry(self, share: float, now: float) -> bool:
-        """Whether a call may be tried at another backend, as long as so few of all calls are."""
+    def may_retry(self, owner: str, share: float, now: float) -> bool:
+        """Whether a call may be tried at another backend, as long as so few of all calls to an owner's backends are."""
 
 
 class Traffic(Protocol):
@@ -147,12 +147,12 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
         raise Refused.of(_all_cooling(cooling, given.now))
     if not targets:
         raise fit.refused()
-    return Chain(model, tuple(targets.values())[: _attempts(given, probe)], probe)
+    return Chain(model, tuple(targets.values())[: _attempts(model, given, probe)], probe)
 
 
-def _attempts(given: Conditions, probe: str | None) -> int:
+def _attempts(model: PublicModel, given: Conditions, probe: str | None) -> int:
     """The most targets of a chain. While too much fails a call has one, and behind a backend that it probes another."""
-    if given.health.may_retry(given.retry_share, given.now):
+    if given.health.may_retry(model.owner, given.retry_share, given.now):
         return given.attempts
     return min(given.attempts, 1 if probe is None else 2)
 

@@ -112,6 +112,8 @@ def _settings(providers: FakeProvider) -> Json:
         "models": {
             "small": model("a/s", "b/s", context=1000, fallback={**large, "content_filter": "other"}),
             "large": model("b/large", context=100_000),
+            "hasty": model("a/s", first_byte="0.3s", fallback={"context_window": "slow"}),
+            "slow": model("b/slow", "a/slow", first_byte="20s"),
             "other": model("a/other", "b/other"),
             "messages": model("claude/sonnet", fallback=large),
             "told": model("gemini/flash", fallback=large),
@@ -272,6 +274,7 @@ def test_responses_that_lean_on_no_other_are_answered_by_the_other_model(site: S
         _refusal("", content_length=False),
         _refusal("not json"),
         _refusal({**LONG, "padding": "x" * 2**17}),  # nobody reads so much
+        _refusal({**LONG, "padding": "x" * 2**17}, content_length=False),
         _refusal(LONG, 402),
     ],
 )
@@ -322,6 +325,14 @@ def test_the_other_model_fails_over_among_its_own_backends(site: Site) -> None:
     site.providers.script("a", [_refusal(FILTERED), {"status": 503}])
     answer = site.chat("small")
     assert (answer.status_code, answer.json()["model"], site.seen()) == (200, "other", {"a": [400, 503], "b": [200]})
+
+
+def test_the_other_model_has_its_own_time(site: Site) -> None:
+    """Were it cut off by that of the model that was asked for, each of its backends would be paid for nothing."""
+    site.providers.script("a", [_refusal(LONG)])
+    site.providers.script("b", [{"delay_ms": 1000}])
+    answer = site.chat("hasty")
+    assert (answer.status_code, answer.json()["model"], site.seen()) == (200, "slow", {"a": [400], "b": [200]})
 
 
 def test_when_the_other_model_fails_the_caller_gets_what_it_said_last(site: Site) -> None:

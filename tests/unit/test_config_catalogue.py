@@ -372,6 +372,24 @@ def test_what_is_named_to_serve_and_is_not_enabled_is_doubted() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("own", "others", "said"),
+    [
+        ("5s", None, ["is not in force while other, its fallback, has none"]),
+        ("5s", "6s", ["is not in force: that of other, its fallback, is longer"]),
+        ("5s", "5s", []),
+        (None, "5s", []),
+    ],
+)
+def test_a_time_that_another_models_takes_the_place_of_is_doubted(
+    own: str | None, others: str | None, said: list[str]
+) -> None:
+    both = {"content_filter": "other", "context_window": "other"}
+    models = {"m": {**ON_SWE, "first_byte": own, "fallback": both}, "other": {**ON_SWE, "first_byte": others}}
+    found = doubts(Gateway.model_validate({"backends": TWO, "models": models}), 0)
+    assert list(found) == [(("models", "m", "first_byte"), text) for text in said]
+
+
 def test_a_sunset_is_doubted_from_its_day_on() -> None:
     given = gateway(m={"retired": {"old": {"since": "2026-01-01", "sunset": "2026-06-30"}}})
     day = datetime(2026, 6, 30, tzinfo=UTC).timestamp()

@@ -146,6 +146,13 @@ def test_a_text_is_a_text_for_envoy_too(text: str) -> None:
     assert text in [reader.load(value) for value in values]
 
 
+@pytest.mark.parametrize("text", ["0X1f", "-0XFF", "+0X0"])
+def test_a_number_of_envoys_alone_is_quoted(text: str) -> None:
+    """It takes these for numbers, and no other reader does."""
+    rendered = render(_gateway({"plain": {**PLAIN["plain"], "headers": {"x-own": text}}}), LAYOUT)["clusters.yaml"]
+    assert f"value: '{text}'\n" in rendered
+
+
 def test_without_a_credential_none_is_injected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "DIRECTIONS", {})
     cluster = _resources(render(_gateway(PLAIN), LAYOUT), "clusters.yaml")["backend_plain"]

@@ -237,6 +237,44 @@ async def test_in_duplex_silence_ends_the_answer_and_what_comes_then_is_too_late
     assert (envoy.ended, envoy.aborted) == (True, None), "only Envoy ends a stream"
 
 
+class Failing(Watching):
+    """Cannot even end an answer."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    async def stalled(self, _call: object) -> Emit:
+        raise ValueError("canary text")
+
+    def fail(self, _call: object) -> None:
+        self.failed += 1
+
+
+class Torn(FakeEnvoy):
+    """Says nothing more, and whoever waits for it learns of an abort."""
+
+    async def read(self) -> Any:
+        message = await super().read()
+        while message is grpc.aio.EOF and self.aborted is None:
+            await asyncio.sleep(0.005)
+        if message is grpc.aio.EOF:
+            raise grpc.aio.AbortError
+        return message
+
+
+async def test_in_duplex_silence_that_cannot_be_ended_in_words_is_an_abort(caplog: pytest.LogCaptureFixture) -> None:
+    """Else the client would wait for as long as Envoy lets it, and nobody would know why."""
+    policy = Failing()
+    envoy = Torn(messages([request(), RequestBody(b"{}"), answer(content_type="text/event-stream"), ONE]))
+    with caplog.at_level(logging.ERROR), pytest.raises(grpc.aio.AbortError):
+        async with asyncio.timeout(10):
+            await ExternalProcessor(cast(Pipeline, policy)).process(None, envoy)
+    assert envoy.aborted == (grpc.StatusCode.INTERNAL, "policy error")
+    assert (policy.failed, len(caplog.records)) == (1, 1)
+    assert "ValueError" in caplog.text
+    assert "canary" not in caplog.text
+
+
 async def test_in_duplex_trailers_are_answered_where_no_end_came_before() -> None:
     envoy = scripted(ONE, RESPONSE_TRAILERS)
     assert await answered(envoy) == [(ONE.body, False)]

@@ -23,6 +23,7 @@ from extproc.identity import keys
 from extproc.identity.directory import Directory, Key
 from extproc.limits.hold import Hold, Stake
 from extproc.limits.limit import Limit, Measure, Only, Period, Scope, Short
+from extproc.limits.sums import Sums
 from extproc.metering import bounds
 from extproc.model import (
     Bounds,
@@ -42,7 +43,7 @@ from extproc.refusals import STOPPED, UPSTREAM_UNAVAILABLE
 from extproc.routing.attempt import Attempt
 from extproc.routing.health import Health
 from extproc.routing.policy import Cooling, Watched
-from extproc.stages import charge, fallback
+from extproc.stages import budget, charge, fallback
 from extproc.stores.counters import Counter, Draw
 from extproc.surfaces import Face, Place, Surface
 from protos.ext_proc_pb2 import ProcessingResponse
@@ -127,6 +128,21 @@ async def test_an_order_brings_the_other_models_chain_along() -> None:
     assert order.legs == (Leg("one", "/v1/chat/completions", "s", "s"),)
     large = (Leg("two", "/v1/chat/completions", "l", "l"), Leg("one", "/v1/chat/completions", "l-one", "l-one"))
     assert order.instead == (("context_window", large), ("content_filter", large))
+    of.pipeline.end(call)
+
+
+@pytest.mark.parametrize(
+    ("asked", "large", "then"), [(5.0, 60.0, 60.0), (60.0, 5.0, 60.0), (5.0, None, None), (None, 5.0, None)]
+)
+async def test_no_answer_of_the_other_model_is_cut_off_by_the_time_of_the_one_that_was_asked_for(
+    asked: float | None, large: float | None, then: float | None
+) -> None:
+    of = policy(small={"first_byte": asked}, large={"first_byte": large})
+    call, order = await routed(of, chat())
+    assert order.first_byte == then
+    of.pipeline.end(call)
+    call, order = await routed(of, chat("large"))
+    assert order.first_byte == large
     of.pipeline.end(call)
 
 
@@ -351,6 +367,32 @@ async def test_the_other_model_writes_no_more_than_is_held_for_it() -> None:
     of.pipeline.end(call)
 
 
+@pytest.mark.parametrize("own_limits", [(), (limit(Measure.REQUESTS, 9, name="own"),)], ids=["unlimited", "counted"])
+@pytest.mark.parametrize(
+    ("said", "own", "others", "written"),
+    [
+        (None, 4_096, None, 4_096),  # more is refused by providers
+        (None, 4_096, 500, None),
+        (4_000, 4_096, 500, 4_000),
+        (4_000, None, 500, 4_000),
+        (8_000, 4_096, 100_000, 4_096),
+        (None, None, 100_000, None),  # what it takes, nobody knows
+        (None, None, 500, None),
+    ],
+)
+async def test_a_limit_of_the_other_model_does_not_shorten_what_this_one_says_nor_ask_it_for_more_than_it_takes(
+    said: int | None, own: int | None, others: int | None, written: int | None, own_limits: tuple[Limit, ...]
+) -> None:
+    small, large = (replace(BOUNDS, max_output=most) for most in (own, others))
+    of = policy(limit(of="large"), *own_limits, small={"bounds": small}, large={"bounds": large})
+    body = chat() if said is None else chat(max_tokens=said)
+    call, order = await routed(of, body)
+    assert order.instead
+    sent = body.body if order.body is None else order.body
+    assert orjson.loads(sent).get("max_tokens") == written
+    of.pipeline.end(call)
+
+
 async def test_backends_that_read_the_cap_elsewhere_do_not_stand_in_where_one_is_written() -> None:
     newer = replace(TWO, cap_field="max_completion_tokens")
     groups = ((Target(newer, "l"),), (Target(ONE, "l-one"),))
@@ -390,6 +432,22 @@ def test_a_wider_hold_has_room_for_either_and_is_paid_by_one(mine: dict[str, int
     for model, own in (("small", mine), ("large", others)):
         booked = {draw.counter.key for draw in charge.settled(wide, Demand(requests=1), None, model) if draw.units}
         assert booked == own.keys()
+
+
+@pytest.mark.parametrize("served", ["small", "large"])
+def test_a_leased_answer_goes_on_at_the_expense_of_the_model_that_serves(served: str) -> None:
+    """Else a limit that is not its own could end it."""
+    sums, catalogue = Sums(), models()
+    limits = {name: limit(name=name, of=name) for name in ("small", "large")}
+    everybody = limit(name="everybody")
+    stakes = [Stake(of, Draw(sums.counter(of, (), 10, 0), 1), models=frozenset({name})) for name, of in limits.items()]
+    stakes.append(Stake(everybody, Draw(sums.counter(everybody, (), 10, 0), 1)))
+    held = Hold("h", tuple(stakes), Demand(output=16), cap=16, leased=True)
+    model = catalogue[served]
+    demand, draws = budget.longer(held, Chain(model, model.groups[0]), 17, sums, 0)
+    assert demand.output == 32
+    own = {sums.counter(of, (), 10, 0).key for of in (limits[served], everybody)}
+    assert {draw.counter.key for draw in draws} == own
 
 
 # ---- the order as Envoy gets it -----------------------------------------------------------------------

@@ -206,7 +206,7 @@ class TestRetries:
     def test_calls_that_fail_too_often_are_tried_again_no_more(self) -> None:
         known = health()
         for number in range(200):
-            assert known.may_retry(0.2, 0.0) == (number < 125), number  # 100 and a fifth of all
+            assert known.may_retry("", 0.2, 0.0) == (number < 125), number  # 100 and a fifth of all
             note(known, Attempt("one", 503, call=str(number)))
             note(known, Attempt("two", 200, call=str(number)))
 
@@ -215,7 +215,19 @@ class TestRetries:
         for number in range(500):
             for attempt in (refused(), Attempt("two", 404), Attempt("one", 200)):
                 note(known, replace(attempt, call=str(number)))
-        assert known.may_retry(0.0, 0.0)
+        assert known.may_retry("", 0.0, 0.0)
+
+    def test_what_a_team_brings_fails_at_its_own_expense(self) -> None:
+        watched = {"one": Watched(frozenset(), owner=""), "red.own": Watched(frozenset(), owner="red")}
+        known = Health(watched, lambda: 0.0)
+        for number in range(500):
+            note(known, Attempt("red.own", 500, call=str(number)))
+            note(known, Attempt("red.own", 500, call=str(number)))
+        assert not known.may_retry("red", 0.2, 0.0)
+        assert known.may_retry("", 0.2, 0.0)
+        assert known.may_retry("blue", 0.2, 0.0)
+        known.configure(dict(watched))
+        assert not known.may_retry("red", 0.2, 0.0), "a configuration that takes over forgives nothing"
 
 
 class TestAmongWorkers:
