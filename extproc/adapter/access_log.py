@@ -75,7 +75,7 @@ class AccessLog:
         if backend is None:
             return
         status, flags = _outcome(entry)
-        metrics.count(metrics.ATTEMPTS, backend, str(status or _first(flags)))
+        metrics.count(metrics.ATTEMPTS, backend, str(status or _first(flags) or "none"))
         headers = dict(entry.response.response_headers)
         deployed, call = headers.get(DEPLOYED_HEADER), entry.request.request_id
         self._learn(Attempt(backend, status, flags, headers, deployed, call))

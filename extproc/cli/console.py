@@ -7,6 +7,8 @@ import orjson
 import typer
 
 _COLOURS = {"worker": "cyan", "envoy": "magenta", "fake": "blue"}
+_ENDINGS = {"cut": "cut off", "failed": "failed", "limited": "limited", "blocked": "blocked", "stalled": "stalled"}
+"""Of answers, those that a person should see; a refusal tells itself."""
 
 
 class Console:
@@ -79,7 +81,7 @@ def _call(record: dict[str, object]) -> str:
     parts += ["stream"] if record.get("stream") else []
     parts += [str(record["refusal"])] if "refusal" in record else []
     parts += _screened(record)
-    parts += ["cut off"] if record.get("ending") == "cut" else []
+    parts += [_ENDINGS[ending]] if (ending := str(record.get("ending"))) in _ENDINGS else []
     parts += [f"key {record['key']}"] if "key" in record else []
     to = f" -> {record['backend']}" if "backend" in record else ""
     return f"{at} {record.get('status')} {what}{to}  {', '.join(parts)}"

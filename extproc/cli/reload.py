@@ -34,6 +34,7 @@ _NAMED = 5  # changed settings that are told
 
 Source = Callable[[], Awaitable[str]]
 Load = Callable[[], Gateway]
+Renewed = Callable[[Gateway], Gateway]
 
 
 class Files:
@@ -90,12 +91,19 @@ class Handover(Protocol):
 
 
 class Reloader:
-    """Looks for changes for as long as the gateway runs."""
+    """Looks for changes for as long as the gateway runs.
 
-    def __init__(self, load: Load, sources: Sequence[Source], handover: Handover) -> None:
+    `renewed` gives a configuration with what teams bring by now; it blocks.
+    """
+
+    def __init__(
+        self, load: Load, sources: Sequence[Source], handover: Handover, renewed: Renewed = lambda gateway: gateway
+    ) -> None:
         self._load = load
         self._sources = sources
         self._handover = handover
+        self._renewed = renewed
+        self._loaded: Gateway | None = None  # by this reload, whatever became of it
         _tell_revision(handover.revision)
 
     async def run(self, at_once: bool) -> None:
@@ -110,14 +118,29 @@ class Reloader:
                 tried = seen
 
     async def _look(self) -> list[str]:
-        return [await source() for source in self._sources]
+        return [await _seen(source) for source in self._sources]
 
     async def reload(self) -> None:
-        """Load and hand over. What is wrong is told, and what was in force goes on. Never raises."""
+        """Load and hand over. What is wrong is told, and what was in force goes on. Never raises.
+
+        A file that is wrong, or takes a restart, does not keep in force what a team has taken back.
+        """
+        self._loaded = None
+        if not await self._take(self._load):
+            await self._take(self._again)
+
+    def _again(self) -> Gateway | None:
+        """The one in force with what teams bring now; None where that is the same, or was refused this minute."""
+        in_force = self._handover.revision.gateway
+        gateway = self._renewed(in_force)
+        return None if gateway in (in_force, self._loaded) else gateway
+
+    async def _take(self, load: Callable[[], Gateway | None]) -> bool:
+        """Whether what is loaded is in force then."""
         before = self._handover.revision
         try:
-            gateway = await asyncio.to_thread(self._load)
-            has_changed = await self._handover.take(gateway)
+            self._loaded = await asyncio.to_thread(load)
+            has_changed = self._loaded is not None and await self._handover.take(self._loaded)
         except (ConfigError, Refused) as error:
             self._refuse(str(error))
         except Exception as error:  # whatever it is: were this to end, no later change would be seen
@@ -125,6 +148,8 @@ class Reloader:
         else:
             if has_changed:
                 self._tell(before)
+            return True
+        return False
 
     def _refuse(self, why: str) -> None:
         metrics.CONFIG_RELOADS.labels("refused").inc()
@@ -143,7 +168,7 @@ class Reloader:
 async def reloading(files: Files, brought: Brought, handover: Handover) -> AsyncIterator[None]:
     """Until this is left, what changes is taken over."""
     files.watch(handover.revision.gateway)
-    reloader = Reloader(lambda: checked(files, brought), [files.digest, brought.digest], handover)
+    reloader = Reloader(lambda: checked(files, brought), [files.digest, brought.digest], handover, brought.merged)
     has_changed = bool(await files.digest()) or await brought.has_changed()
     running = asyncio.ensure_future(reloader.run(at_once=has_changed))
     try:
@@ -153,6 +178,14 @@ async def reloading(files: Files, brought: Brought, handover: Handover) -> Async
         with contextlib.suppress(asyncio.CancelledError):
             await running
         await handover.close()
+
+
+async def _seen(source: Source) -> str:
+    """Its digest, or what it fails by: were the look to end, no later change would be seen."""
+    try:
+        return await source()
+    except Exception as error:
+        return type(error).__name__
 
 
 def _tell_revision(revision: Revision) -> None:

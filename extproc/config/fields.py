@@ -27,6 +27,8 @@ from pydantic import (
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _URL_PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
+_OPERATION = re.compile(r"/(chat/completions|completions|responses|embeddings|messages|deployments/.*)/?$")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _NANO_PLACES = 9  # decimal places of a billionth
 _WHOLE_DIGITS = 16  # more than any amount may have: what is read is exact within the 28 digits of Decimal
@@ -98,6 +100,8 @@ def check_endpoint(url: str) -> None:
         raise ValueError("url must have no query, fragment or user; secrets belong into `credential`")
     if not url.isprintable() or not _URL_PATH.fullmatch(parts.path) or not _HOST.fullmatch(parts.netloc):
         raise ValueError("url has characters that an address does not have")
+    if _OPERATION.search(parts.path):
+        raise ValueError("url must end before the operation and the deployment: https://host[:port][/prefix]")
 
 
 _DURATION_AS_WRITTEN = WithJsonSchema(
@@ -171,11 +175,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_timedelta="float")
 
 
+def _variable(value: str) -> str:
+    """A name, and no secret that was pasted in its place: so no message may repeat what is wrong."""
+    if not _VARIABLE.fullmatch(value):
+        raise ValueError("is not the name of a variable, such as OPENAI_API_KEY; the secret itself never stands here")
+    return value
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+
+
 class LocalSecret(Strict):
     """Where a secret comes from that is read on this machine: exactly one source. Never the secret itself."""
 
     file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
-    env: str | None = Field(default=None, description="environment variable that holds the secret")
+    env: Variable | None = Field(default=None, description="environment variable that holds the secret")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -252,7 +266,7 @@ class Credential(Strict):
     """Where a secret comes from: exactly one source. Never the secret itself."""
 
     file: Path | None = Field(default=None, description="file whose content is the secret; re-read when replaced")
-    env: str | None = Field(default=None, description="environment variable that holds the secret")
+    env: Variable | None = Field(default=None, description="environment variable that holds the secret")
     key_vault: KeyVault | None = Field(default=None, description="a secret of an Azure Key Vault")
     entra: Entra | None = Field(
         default=None, description="a token of Microsoft Entra, sent as `authorization: Bearer` whatever the dialect"

@@ -37,9 +37,9 @@ MAX_CONNECTIONS = 10_000
 MAX_HEAP = 2 * 2**30
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
-# Envoy waits for the addresses of all clusters before it serves, by its own settings for minutes where a name server is
-# silent: two tries of 2 and 4 s for each kind of address are less than a start or a reload waits.
-_RESOLVER = CaresDnsResolverConfig(query_timeout_seconds=2, query_tries=2)
+# Envoy waits for the addresses of all clusters before it serves, by its own settings for minutes where name servers are
+# silent. Tries of 1 and 2 s at each of three servers, for two kinds of address, are less than a start or reload waits.
+_RESOLVER = CaresDnsResolverConfig(query_timeout_seconds=1, query_tries=2)
 
 
 def dynamic_bootstrap(layout: Layout) -> Bootstrap:

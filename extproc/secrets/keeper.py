@@ -175,13 +175,14 @@ def _is_over(secret: Secret, now: float) -> bool:
 
 
 def renewal(secret: Secret, now: float) -> float:
-    """Seconds until a secret is to be fetched again: well before its end, and not for all gateways at once."""
-    times = [secret.renew_at - now] if secret.renew_at is not None else []
-    if secret.expires_at is not None:
-        times.append(_SHARE * (secret.expires_at - now))
-    if not times:
-        return threading.TIMEOUT_MAX
-    return max(_LEAST_PAUSE, min(times)) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
+    """Seconds until a secret is to be fetched again: well before its end, and not for all gateways at once.
+
+    A source that wants to be asked at once, whatever it gives, is asked once a minute while what it gave is good.
+    """
+    left = threading.TIMEOUT_MAX if secret.expires_at is None else _SHARE * (secret.expires_at - now)
+    wanted = left if secret.renew_at is None else secret.renew_at - now
+    least = _LEAST_PAUSE if secret.expires_at is None else max(_LEAST_PAUSE, min(_LONGEST_PAUSE, left))
+    return min(max(least, min(left, wanted)), threading.TIMEOUT_MAX) * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
 
 
 def retry(failures: int) -> float:

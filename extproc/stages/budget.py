@@ -201,7 +201,8 @@ def _value(scope: Scope, terms: Terms, backend: str | None) -> str:
         case Scope.TIER:
             return team.tier if team else ""
         case Scope.MODEL:
-            return terms.chain.model.name
+            model = terms.chain.model
+            return f"{model.owner} {model.name}" if model.owner else model.name  # no name of a model has a space
         case Scope.BACKEND:
             return backend or ""
         case Scope.PRIORITY:

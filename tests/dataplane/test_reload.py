@@ -395,6 +395,7 @@ class Load:
             writer.close()
 
 
+@pytest.mark.timeout(300)
 async def test_under_load_a_backend_is_added_a_key_rotated_and_a_backend_removed(gateway: Reloading) -> None:
     provider = gateway.provider
     two = gateway.gateway.settings["backends"]

@@ -170,6 +170,11 @@ class TestSums:
             same = self.key(limit(scope=(of,))) == self.key(limit(scope=(of,)), **self.OTHERS[scope])
             assert same == (of is not scope)
 
+    def test_models_of_one_name_and_different_owners_are_different_sums(self) -> None:
+        owners = ("", "checkout", "ledger")
+        chains = [Chain(PublicModel("n", (), owner=owner), (ONE, TWO)) for owner in owners]
+        assert len({*(self.key(limit(scope=(Scope.MODEL,)), chain=chain)[0] for chain in chains)}) == 3
+
     def test_a_rotated_key_keeps_its_sum(self) -> None:
         by_key = limit(scope=(Scope.KEY,))
         assert self.key(by_key) == self.key(by_key, replace(CALLER, key_id="k9"))

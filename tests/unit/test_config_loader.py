@@ -139,13 +139,13 @@ def test_text_fields_keep_what_looks_like_something_else(tmp_path: Path) -> None
     gateway = _load(
         tmp_path,
         """
-        backends: {swe: {dialect: azure-openai, url: "https://a", api_version: 2024-10-21, credential: {env: 007}}}
+        backends: {swe: {dialect: azure-openai, url: "https://a", api_version: 2024-10-21, credential: {env: true}}}
         models: {4.1: {aliases: [3.50, true, 2024-10-21, 1e3], targets: [[{backend: swe, model: 0x10}]]}}
         """,
     )
     assert gateway.backends["swe"].api_version == "2024-10-21"
     assert gateway.backends["swe"].credential is not None
-    assert gateway.backends["swe"].credential.env == "007"
+    assert gateway.backends["swe"].credential.env == "true"
     assert gateway.models["4.1"].aliases == ("3.50", "true", "2024-10-21", "1e3")
     assert gateway.models["4.1"].targets[0][0].model == "0x10"
 
@@ -280,9 +280,9 @@ def test_a_new_key_is_lower_case_with_dashes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["2024-10-21", "7", "true", "a #b", "*x", "[", "'quoted'", "a: b", " x "])
 def test_the_value_of_a_text_field_is_taken_as_it_is(value: str) -> None:
-    credential = load(None, ALONE | {"SLUICE__BACKENDS__SWE__CREDENTIAL__ENV": value}).backends["swe"].credential
+    credential = load(None, ALONE | {"SLUICE__BACKENDS__SWE__CREDENTIAL__FILE": value}).backends["swe"].credential
     assert credential is not None
-    assert credential.env == value
+    assert str(credential.file) == value
 
 
 def test_a_value_may_refer_to_another_variable() -> None:
@@ -430,3 +430,19 @@ def test_every_rule_of_spelling_is_told_in_words(tmp_path: Path) -> None:
     told = _problems(tmp_path, f'{text}stores: {{database: "!"}}\ndefault_models: {{speech: "!"}}\n')
     assert len(told) == 6
     assert [line for line in told if "^" in line] == []
+
+
+@pytest.mark.parametrize("pasted", ["sk-proj-abc", "eyJhbGciOi.J9", "a b"])
+def test_a_secret_in_place_of_a_variables_name_is_refused_and_not_repeated(pasted: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(None, ALONE | {"SLUICE__BACKENDS__SWE__CREDENTIAL__ENV": pasted})
+    assert "credential.env: is not the name of a variable" in str(refused.value)
+    assert pasted not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses/", "/v1/messages", "/openai/deployments/gpt-4o", "/v1/embeddings"]
+)
+def test_a_url_of_an_operation_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="must end before the operation"):
+        load(None, ALONE | {"SLUICE__BACKENDS__SWE__URL": f"https://a.example{path}"})

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from extproc import contract
+from extproc.config.backends import Backend
+from extproc.config.byob import TeamBackends
 from extproc.config.schema import Gateway
 from extproc.dataplane import CredentialError, Layout, render, upstream, write, write_secrets
 from extproc.dataplane.clusters import Origin
@@ -144,6 +146,17 @@ def test_a_text_is_a_text_for_envoy_too(text: str) -> None:
     reader.version = (1, 1)
     values = re.findall(r"^ *value: (.*)$", rendered, re.MULTILINE)
     assert text in [reader.load(value) for value in values]
+
+
+def test_nobody_waits_for_the_name_of_a_team() -> None:
+    named = Backend.model_validate({"dialect": "openai", "url": "https://llm.example.com"})
+    brought = {"finance": TeamBackends(backends={"ours": named})}
+    gateway = _gateway({"plain": {**PLAIN["plain"], "url": "http://name"}}).model_copy(
+        update={"team_backends": brought}
+    )
+    found = _resources(render(gateway, LAYOUT), "clusters.yaml")
+    assert found["resolved_finance.ours"]["wait_for_warm_on_init"] is False
+    assert found["resolved_plain"]["wait_for_warm_on_init"] is True
 
 
 @pytest.mark.parametrize("text", ["0X1f", "-0XFF", "+0X0"])

@@ -306,6 +306,50 @@ async def test_whatever_fails_the_next_change_is_seen(
     assert (sources.loads, len(puts.taken)) == (2, 1)
 
 
+BROUGHT = gateway(routing={"attempts": 3})  # stands for the one in force with what teams bring now
+
+
+@pytest.mark.parametrize("wrong", [WRONG, Refused("needs a restart: listener.port")])
+async def test_a_file_that_is_refused_keeps_no_team_from_changing(
+    wrong: Exception, sources: Sources, puts: Puts
+) -> None:
+    sources.gateway = wrong
+    reloader = Reloader(sources.load, [], puts, lambda _: BROUGHT)
+    await reloader.reload()
+    await reloader.reload()
+    assert (sources.loads, puts.taken, puts.revision.gateway) == (2, [BROUGHT], BROUGHT)
+
+
+async def test_what_was_just_refused_is_not_tried_twice(sources: Sources, puts: Puts) -> None:
+    puts.raises, sources.gateway = Refused("Envoy refuses the clusters"), BROUGHT
+    refused = counted("refused")
+    await Reloader(sources.load, [], puts, lambda _: BROUGHT).reload()
+    assert counted("refused") == refused + 1
+
+
+async def test_what_teams_bring_may_fail_to_be_read(sources: Sources, puts: Puts) -> None:
+    def fails(_: Gateway) -> Gateway:
+        raise RecursionError
+
+    sources.gateway = WRONG
+    refused = counted("refused")
+    await Reloader(sources.load, [], puts, fails).reload()
+    assert (puts.taken, counted("refused")) == ([], refused + 2)
+
+
+async def test_a_source_that_fails_does_not_end_the_watch(sources: Sources, puts: Puts) -> None:
+    async def fails() -> str:
+        raise ValueError("embedded null byte")
+
+    task = asyncio.ensure_future(Reloader(sources.load, [fails, sources.look], puts).run(at_once=False))
+    await sources.looked(4)
+    sources.digest = "1"
+    await sources.looked(8)
+    assert sources.loads == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 # ---- handing over -------------------------------------------------------------------------------------
 
 

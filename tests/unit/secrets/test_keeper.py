@@ -272,8 +272,17 @@ NOW = 1_800_000_000.0
 @given(lifetime=st.floats(2, 90_000), hint=st.none() | st.floats(1, 90_000))
 def test_a_token_is_renewed_well_before_its_end_and_not_at_once(lifetime: float, hint: float | None) -> None:
     wait = renewal(Secret("t", NOW + lifetime, None if hint is None else NOW + hint), NOW)
-    longest = max(1.0, min(0.8 * lifetime, lifetime if hint is None else hint))
+    longest = max(1.0, min(0.8 * lifetime, lifetime if hint is None else max(60.0, hint)))
     assert 0.9 * longest - 1e-6 <= wait <= longest + 1e-6
+
+
+@pytest.mark.parametrize("hint", [-1e9, 0.0, 1.0])
+def test_a_source_that_wants_to_be_asked_at_once_is_asked_once_a_minute(hint: float) -> None:
+    assert renewal(Secret("t", NOW + 3600, NOW + hint), NOW) >= 0.9 * 60
+
+
+def test_an_end_beyond_all_clocks_is_never_waited_for() -> None:
+    assert renewal(Secret("t", 1e300, 1e300), NOW) <= threading.TIMEOUT_MAX
 
 
 @given(failures=st.integers(1, 10_000))
