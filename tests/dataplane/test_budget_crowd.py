@@ -48,6 +48,8 @@ SETUPS = {
     "4 workers": (4, 1),
     "2 gateways": (2, 2),
 }
+DAILY = ("memory", "2 workers", "2 gateways")
+"""The others come with `make deep-budget` alone."""
 _USED = re.compile(r"Used ([0-9]+(?:\.[0-9]+)?)")
 
 
@@ -106,7 +108,7 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="module", params=SETUPS)
+@pytest.fixture(scope="module", params=SETUPS if ROUNDS > 1 else DAILY)
 def site(request: pytest.FixtureRequest, redis: RedisServer) -> Iterator[Site]:
     workers, gateways = SETUPS[request.param]
     redis.flush()
