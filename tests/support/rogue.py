@@ -68,8 +68,9 @@ class Trap:
 class _Trapped:
     """The stream as the honest processor sees it."""
 
-    def __init__(self, stream: Any, trap: Trap | None) -> None:
+    def __init__(self, stream: Any, trap: Trap | None, shown: list[bytes]) -> None:
         self._stream = stream
+        self._shown = shown
         self._trap = trap
         self._met = 0
         self._sprung = False
@@ -79,6 +80,8 @@ class _Trapped:
         if self._due:
             await self._spring(b"")  # the honest processor had no reply to the message
         message: ProcessingRequest = await self._stream.read()
+        if message is not grpc.aio.EOF and message.WhichOneof("request") == "response_body":
+            self._shown.append(message.response_body.body)
         if self._trap is not None and message is not grpc.aio.EOF and message.WhichOneof("request") == self._trap.at:
             self._met += 1
             self._due = self._met == self._trap.number
@@ -122,6 +125,7 @@ class RogueGateway:
         self.port = free_port()
         self.trap: Trap | None = None
         self.records: list[Mapping[str, object]] = []
+        self.shown: list[bytes] = []  # the pieces of answers that Envoy told, of all calls
         self.folder = Path(tempfile.mkdtemp(prefix="rogue-"))
         self._gateway = Gateway.model_validate({"listener": {"port": self.port}, **settings})
         self._environ = environ
@@ -239,7 +243,7 @@ class RogueGateway:
 
     async def _process(self, requests: object, stream: Any) -> None:
         try:
-            await self._processor.process(requests, _Trapped(stream, self.trap))
+            await self._processor.process(requests, _Trapped(stream, self.trap, self.shown))
         except CleanEnd:
             return
         except Crash as crash:
