@@ -506,10 +506,11 @@ class TestTheDiskFails:
         monkeypatch.setattr(module, "_MOST_PENDING", 5)
         async with running(broken, tmp_path, within=0.1) as holds:
             broken.down = True
-            for number in range(8):
+            for number in range(30):
                 holds.settle(hold(f"{number}"), used(1), b"")
                 await until(lambda: not holds._fresh)
-            assert (holds.pending, holds.lost) == (5, 3)
+            assert holds.pending + holds.lost == 30
+            assert 5 <= holds.pending <= 10  # as many again may be on their way to the store just then
 
     async def test_it_hangs(self, ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Calls go on, holds live on, and what calls used is booked; only the spool goes without."""
