@@ -5,19 +5,15 @@ of the surface that was called, in `_refuse`; whatever else goes wrong inside le
 the adapter fails the stream, which Envoy turns into a 5xx for this call and nothing else.
 """
 
-import asyncio
-import hashlib
-import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import ParamSpec, Protocol, TypeVar
 
 import orjson
 
-from extproc import beside, surfaces
+from extproc import surfaces
 from extproc.call import (
     PROCEED,
     UNCHANGED,
@@ -26,7 +22,6 @@ from extproc.call import (
     Call,
     Emit,
     Event,
-    Inspection,
     Origin,
     Pass,
     Phase,
@@ -35,7 +30,6 @@ from extproc.call import (
     Relay,
     Reply,
     Route,
-    Rules,
     Withhold,
 )
 from extproc.contract import SINK_CLUSTER, backend_of
@@ -43,19 +37,11 @@ from extproc.dialects import answers, listing, multipart, registry
 from extproc.dialects.form_texts import FormTexts
 from extproc.dialects.multipart import FormReader
 from extproc.guardrails.gate import Gate
-from extproc.guardrails.moderation import Request
 from extproc.headers import Headers, content_length
 from extproc.identity import passport
-from extproc.identity.directory import Directory
-from extproc.limits import standing
-from extproc.limits.demand import extent
-from extproc.limits.hold import Hold
-from extproc.limits.sums import Sums
-from extproc.limits.thresholds import Thresholds
 from extproc.model import (
     Caller,
     Catalogue,
-    Cause,
     Chain,
     CleanPrompt,
     CredentialKind,
@@ -66,6 +52,7 @@ from extproc.model import (
     PublicModel,
     StateReference,
 )
+from extproc.ports import Affinity, Holds, Journal, Roster, Screening, Shadows
 from extproc.redaction.profile import DetectionFailed
 from extproc.refusals import (
     BAD_REQUEST,
@@ -74,7 +61,6 @@ from extproc.refusals import (
     METHOD_NOT_ALLOWED,
     MODEL_NOT_FOUND,
     NOT_READY,
-    QUOTA,
     STORE_UNAVAILABLE,
     UNKNOWN_URL,
     UNSUPPORTED_MEDIA,
@@ -83,6 +69,7 @@ from extproc.refusals import (
     encode,
     envoys,
 )
+from extproc.reservation import Reservations
 from extproc.routing.attempt import Attempt, Meaning
 from extproc.stages import (
     binding,
@@ -97,7 +84,6 @@ from extproc.stages import (
     relay,
     route,
     shadow,
-    shortage,
     state,
     translation,
     usage,
@@ -105,85 +91,15 @@ from extproc.stages import (
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
 from extproc.stages.shadow import Copy
-from extproc.stages.state import Held
 from extproc.stages.traffic import Traffic
-from extproc.stores.counters import Answer, CountersUnavailable, Draw
+from extproc.stores.counters import CountersUnavailable
 from extproc.stores.ports import StoreUnavailable
 from extproc.surfaces import MULTIPART, Face, Place, Surface
 from extproc.telemetry import metrics
 from extproc.telemetry.records import access_record
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _JSON = (("content-type", "application/json"),)
-_CAP_HEADER = "x-sluice-output-cap"
-_MOMENT_S = 0.02  # in which what calls that have just ended did not use comes back
-_HASHED = 256 * 1024  # bytes at each end of a body by which a repeat is known
-_NO_ROOM = Refusal(QUOTA, "A limit has no room for what another model could use.")  # which no caller is told
 _STORE_DOWN = Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer. Try again in a moment.")
-
-
-class Affinity(Protocol):
-    """Which backend made a stored response or item, and for whom. Raises StoreUnavailable."""
-
-    async def recall(self, ids: Sequence[str]) -> Mapping[str, Held]: ...
-    async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None: ...
-
-
-class Roster(Protocol):
-    """Everybody who may call."""
-
-    def current(self) -> Directory:
-        """As far as it is known now. Raises StoreUnavailable where that is not enough to decide by."""
-
-    def used(self, key_id: str, now: float) -> None:
-        """Note that a key was used. Never blocks."""
-
-
-class Holds(Protocol):
-    """What calls have reserved in the counters of their limits."""
-
-    async def reserve(self, hold: Hold) -> Answer:
-        """All of it or nothing. Raises CountersUnavailable where that is what the limits want then."""
-
-    async def extend(self, hold: Hold, draws: Sequence[Draw]) -> Answer:
-        """Take more for a hold; `units` are what it shall have in all. Raises CountersUnavailable."""
-
-    def settle(self, hold: Hold, draws: Sequence[Draw], event: bytes) -> None:
-        """Put what was used in place of the hold, and tell it to the usage bus. Never blocks, never raises."""
-
-
-class Screening(Protocol):
-    """Looks through the texts of calls, beside the event loop where they are long. Raises Refused."""
-
-    async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do work on so many bytes of text."""
-
-    async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
-        """The prompt as it may be sent. What was found is noted."""
-
-    async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
-        """Ask the service that judges texts."""
-
-    async def hear(self, gate: Gate, seen: Inspection) -> None:
-        """Have judged what an answer said since the last time."""
-
-    async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
-        """A text of a form as it may be sent."""
-
-
-class Shadows(Protocol):
-    """Sends copies of calls to backends that serve none of them."""
-
-    def take(self, copy: Copy) -> None:
-        """Send a copy, if there is room. Never blocks, never raises."""
-
-
-class Journal(Protocol):
-    """Takes one record per call; never blocks, never raises."""
-
-    def write(self, record: Mapping[str, object]) -> None: ...
 
 
 def _nobody(_attempt: Attempt) -> None:
@@ -220,12 +136,9 @@ class Pipeline:
         self._screening = screening
         self._shadows = shadows
         self._traffic = Traffic()
-        self._sums = Sums()
-        self._thresholds = Thresholds()
+        self._reservations = Reservations(affinity, roster, health, holds, self._traffic)
         self._journal = journal
         self._dice = random.SystemRandom()
-        self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
-        self._numbers = itertools.count()
         self.in_flight = 0
         self._of_revision: Counter[str] = Counter()  # calls in flight, by the configuration that they began with
 
@@ -345,7 +258,7 @@ class Pipeline:
         call.pinned = True
         call.chain = chain = route.pinned(model, place, backend or "", caller.team, self._roster.current().stops)
         if call.method == "GET":  # to end what is made in the background is never refused
-            await self._reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
+            await self._reservations.reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
         call.phase = Phase.ROUTED
         self._traffic.sent(call, time.monotonic())
         legs = forward.legs(chain, place, call.query, None)
@@ -380,8 +293,8 @@ class Pipeline:
         call.notices = notices.of_model(model, route.written(place, prompt.model))
         clean = await self._clean(call, place, prompt)
         cache.key(caller, clean)
-        chain, cap = await self._chosen(call, caller, place, model, clean)
-        cap = await self._stand_ins(call, caller, place, clean, chain, cap)
+        chain, cap = await self._reservations.chosen(call, caller, place, model, clean)
+        cap = await self._reservations.stand_ins(call, caller, place, clean, chain, cap)
         await self._moderate(call, clean)
         chain = chain if cap is None else forward.same_cap_field(chain, place)
         call.spare = fallback.fitting(chain, call.spare, place, cap)
@@ -413,213 +326,6 @@ class Pipeline:
         if call.rules is not None and clean.questions:
             await self._screening.moderate(clean.questions, call.rules, call.inspection)
 
-    async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
-        leans_on = clean.prompt.state
-        if leans_on is not None:
-            known = await self._affinity.recall((*leans_on.ids, *leans_on.sealed))
-            holder = state.holder(caller, leans_on, known)
-            if holder is not None:
-                call.pinned = True
-                return route.pinned(model, place, holder, caller.team, self._roster.current().stops)
-        return await self._drawn(call, caller, place, model, clean)
-
-    async def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
-        """The targets in an order that is drawn for this call. Raises Refused."""
-        lacks = await beside.loop(len(clean.prompt.body), route.lacks, model, place, clean, caller.team)
-        conditions = route.Conditions(
-            self._dice.random,
-            self._health,
-            time.monotonic(),
-            caller.team,
-            None if model.affinity is None else binding.of(model.affinity, caller, call.bound, clean),
-            call.catalogue.attempts,
-            stops=self._roster.current().stops,
-            lacks=lacks,
-            retry_share=call.catalogue.retry_share,
-            traffic=self._traffic,
-        )
-        chain = route.chain(model, place, clean, conditions)
-        call.probes += () if chain.probe is None else (chain.probe,)
-        return chain
-
-    async def _chosen(
-        self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt
-    ) -> tuple[Chain, int | None]:
-        """The chain of the model that the call asks for, or of a larger one where it is too long for that; and its cap.
-
-        What the call can use is reserved. Raises Refused.
-        """
-        chain = await self._chain(call, caller, place, model, clean)
-        larger = fallback.offered(model, place, clean.prompt).get(Cause.CONTEXT_WINDOW)
-        if larger is None or call.pinned or not fallback.is_too_long(clean.prompt, model):
-            return await self._reserve(call, caller, place, clean, chain)
-        try:
-            other = await self._another(call, caller, place, larger, clean)
-            reserved = await self._reserve(call, caller, place, clean, other)
-        except Refused:
-            call.told, call.shadowed, call.warned = (), (), ()
-            return await self._reserve(call, caller, place, clean, chain)
-        if reserved[0] is other:
-            call.fallback = Cause.CONTEXT_WINDOW
-            call.notices += fallback.notice(call.fallback, other.model)
-        return reserved
-
-    async def _another(self, call: Call, caller: Caller, place: Place, name: str, clean: CleanPrompt) -> Chain:
-        """The chain of a model that stands in for the one that the call asks for. Raises Refused."""
-        model = route.model_for(caller, Place(place.surface, place.face), name, call.catalogue)
-        if call.named is None or model.owner != call.named.owner:
-            # What a team brings stands in for nothing else, nor the other way.
-            raise Refused(MODEL_NOT_FOUND, "The model is not the gateway's own.", "model")
-        return await self._drawn(call, caller, place, model, clean)
-
-    async def _stand_ins(
-        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain, cap: int | None
-    ) -> int | None:
-        """Add the chains of the models that may take over, where the caller may use them and there is room for it.
-
-        Returns the cap on the output to write: that of the call, or one that such a model needs.
-        """
-        offered = fallback.offered(chain.model, place, clean.prompt)
-        if not offered or call.pinned or call.fallback is not None or chain.model is not call.named:
-            return cap
-        chains: dict[str, Chain | None] = {}
-        for name in offered.values():
-            if name in chains:
-                continue
-            try:
-                chains[name] = other = await self._another(call, caller, place, name, clean)
-                terms = self._terms(call, caller, place, clean.prompt, other)
-                needed = await self._take_more(call, terms, fallback.longest(chain, place, clean.prompt))
-                cap = needed if cap is None else cap
-            except (Refused, CountersUnavailable):
-                chains[name] = None
-        found = {cause: chains[name] for cause, name in offered.items()}
-        call.spare = {cause: other for cause, other in found.items() if other is not None}
-        return cap
-
-    async def _take_more(self, call: Call, terms: budget.Terms, longest: int | None) -> int | None:
-        """Hold what a model may use that may take over, too; the cap to write. Raises Refused, CountersUnavailable.
-
-        `longest`: see fallback.longest.
-        """
-        if not terms.limits or call.named is None:
-            return None
-        budget.check_prices(terms)
-        held, other = call.hold, terms.chain.model
-        if held is not None and held.leased and other.bounds.hidden_output:
-            raise Refused.of(_NO_ROOM)
-        ask = budget.Ask(terms.extent.cap if longest is None else longest)
-        if held is not None and (held.leased or call.output_cap is not None):
-            ask = budget.Ask(held.cap, held.leased)
-        now = time.time_ns() // 1_000_000
-        wanted = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
-        wide = fallback.wider(held, call.named.name, wanted, other.name)
-        if held is None:
-            call.hold = wide  # from here on `end` gives back what may have been taken
-        lacking = fallback.more(held, wide)
-        if lacking:
-            answer = await (self._holds.reserve(wide) if held is None else self._holds.extend(wide, lacking))
-            if not answer.granted:
-                call.hold = held
-                raise Refused.of(_NO_ROOM)
-        call.hold = wide
-        return self._granted(call, terms, wide) if call.output_cap is None else call.output_cap
-
-    async def _reserve(
-        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain
-    ) -> tuple[Chain, int | None]:
-        """Take the most that the call can use from all of its limits, or refuse it.
-
-        Returns the chain, another model's where a limit names one to fall back to, and the cap on the output to
-        write into the request; None leaves what the caller sent.
-        """
-        call.chain = chain  # of a refused call, too, the record tells the model
-        if call.low_route and call.catalogue.tells_priority:
-            call.told = budget.priority_headers((), call.priority)
-        then = await self._take(call, self._terms(call, caller, place, clean.prompt, chain))
-        if not isinstance(then, shortage.Instead):
-            return chain, then
-        refused, told = Refused.of(then.refusal), call.told
-        if call.pinned:
-            raise refused
-        try:
-            chain = await self._another(call, caller, place, then.model, clean)
-            terms = self._terms(call, caller, place, clean.prompt, chain)
-            again = await self._take(call, terms)
-        except Refused:
-            call.told = told
-            raise refused from None
-        if isinstance(again, shortage.Instead):
-            call.told = told
-            raise refused
-        if not terms.limits:
-            call.told, call.shadowed, call.warned = (), (), ()
-        call.chain = chain
-        call.told += ((fallback.MODEL_HEADER, chain.model.name),)
-        return chain, again
-
-    def _terms(self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain) -> budget.Terms:
-        catalogue = call.catalogue
-        declared = (*catalogue.limits, *(caller.team.limits if caller.team else ()), *caller.limits)
-        limits = budget.applicable(declared, caller, chain, call.priority, call.low_route) if declared else ()
-        if not limits:
-            return budget.NO_TERMS
-        upload = catalogue.upload_cap if call.content_length is None else call.content_length
-        return budget.Terms(
-            limits=limits,
-            caller=caller,
-            chain=chain,
-            priority=call.priority,
-            extent=extent(place.surface, prompt, chain, upload),
-            cap=prompt.cap,
-            stream=prompt.stream,
-            once=budget.once(_digest(call, caller, prompt.body or call.pending)) if call.repeat else None,
-            background=prompt.background,
-        )
-
-    async def _take(self, call: Call, terms: budget.Terms) -> int | shortage.Instead | None:
-        """Reserve, for a shorter answer where need be; the cap to write. Raises Refused."""
-        if not terms.limits:
-            return None
-        budget.check_prices(terms)
-        ask = budget.Ask(terms.extent.cap)
-        while True:
-            now = time.time_ns() // 1_000_000
-            held = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
-            call.hold = held  # from here on `end` gives back what may have been taken
-            answer = await self._holds.reserve(held)
-            if answer.granted:
-                self._tell(call, held, answer, now)
-                return self._granted(call, terms, held)
-            call.hold = None
-            then = shortage.after_refusal(terms, held, answer, ask, now, call.catalogue.currency)
-            if isinstance(then, budget.Ask):
-                if then.patient != ask.patient:
-                    await asyncio.sleep(_MOMENT_S)
-                ask = then
-                continue
-            refusal = then if isinstance(then, Refusal) else then.refusal
-            self._tell(call, held, answer, now, refusal.limit)
-            if isinstance(then, Refusal):
-                raise Refused.of(refusal)
-            return then
-
-    def _tell(self, call: Call, held: Hold, answer: Answer, now: int, refused: str | None = None) -> None:
-        """What the answer to the caller, the record and the metrics say of the limits."""
-        told = budget.standings(held, answer)
-        call.told = standing.headers(told, call.face, call.catalogue.currency, now, refused)
-        if call.low_route and call.catalogue.tells_priority:
-            call.told += budget.priority_headers(told, call.priority)
-        call.shadowed = budget.shadow_refusals(held, answer)
-        call.warned = self._thresholds.crossed(held, answer) if answer.granted else ()
-
-    def _granted(self, call: Call, terms: budget.Terms, held: Hold) -> int | None:
-        cap = budget.cap_to_write(terms, held)
-        if cap is not None and cap != terms.cap.tokens:
-            call.output_cap = cap
-            call.told += ((_CAP_HEADER, str(cap)),)
-        return cap
-
     def _routed(self, call: Call, chain: Chain, prompt: Prompt) -> None:
         """From here on only facts are kept: the prompt itself is Envoy's, not ours."""
         call.chain = chain
@@ -631,7 +337,7 @@ class Pipeline:
         call.asked_usage = prompt.usage_edit is None
         call.phase = Phase.ROUTED
         self._traffic.sent(call, time.monotonic())
-        self._leave_probes(call, chain.targets[0].backend.name)
+        self._reservations.leave_probes(call, chain.targets[0].backend.name)
 
     def _copy(self, call: Call, place: Place, prompt: Prompt, body: bytes) -> None:
         """Have a share of the calls copied, as their model wants it. Whatever becomes of it, the call is not told."""
@@ -649,13 +355,6 @@ class Pipeline:
             self._shadows.take(Copy(call.request_id, name, target, place, body))
         else:
             metrics.count_shadow(name, backend, "unfit")
-
-    def _leave_probes(self, call: Call, but: str | None = None) -> None:
-        """Let other calls try what this one was to try and does not: else whoever is refused could keep it out."""
-        for backend in call.probes:
-            if backend != but:
-                self._health.unprobed(backend)
-        call.probes = tuple([backend for backend in call.probes if backend == but])
 
     async def _stream_form(self, call: Call, caller: Caller, place: Place, chunk: bytes, end: bool) -> Pass | Withhold:
         """A multipart body flows through; only its first bytes are held, until they name the model."""
@@ -677,8 +376,8 @@ class Pipeline:
         clean = CleanPrompt(Prompt(b"", named, None, images=call.form.images or 0))
         model = call.named = route.model_for(caller, place, named, call.catalogue)
         call.notices = notices.of_model(model, route.written(place, named))
-        chain = forward.same_form(await self._drawn(call, caller, place, model, clean), place)
-        reserved, _ = await self._reserve(call, caller, place, clean, chain)
+        chain = forward.same_form(await self._reservations.drawn(call, caller, place, model, clean), place)
+        reserved, _ = await self._reservations.reserve(call, caller, place, clean, chain)
         chain = forward.same_form(reserved, place)
         self._routed(call, chain, clean.prompt)
         held, call.pending = call.pending, b""
@@ -839,7 +538,7 @@ class Pipeline:
         passed: list[bytes] = []
         for event in answer.feed(chunk, end):
             tokens = answer.weigh(event)
-            if not await self._pays(call, tokens):
+            if not await self._reservations.pays(call, tokens):
                 return self._cut_short(call, answer, passed)
             passed.append(answer.passes(event))
             if answer.blocked:
@@ -855,23 +554,6 @@ class Pipeline:
     def _cut_short(self, call: Call, answer: answers.LeasedStream, passed: list[bytes]) -> Emit:
         call.cut_short = True
         return Emit(b"".join((*passed, answer.ending(call.estimated_input, call.asked_usage))), last=True)
-
-    async def _pays(self, call: Call, tokens: int) -> bool:
-        """Whether the lease covers so many tokens more, extended where need be. A dead store extends nothing."""
-        held, flowed = call.hold, call.flowed + tokens
-        if held is None or call.chain is None:
-            return False
-        if flowed <= held.demand.output:
-            call.flowed = flowed
-            return True
-        demand, draws = budget.longer(held, call.chain, flowed, self._sums, time.time_ns() // 1_000_000)
-        try:
-            answer = await self._holds.extend(held, draws)
-        except CountersUnavailable:
-            return False
-        if answer.granted:
-            held.demand, call.flowed = demand, flowed
-        return answer.granted
 
     async def _remember(self, call: Call, made: list[str]) -> None:
         """Before the client can use an id, the gateway must know whose it is. A dead store costs only that."""
@@ -912,7 +594,7 @@ class Pipeline:
         if not call.begun:
             return  # Envoy opened a stream and said nothing
         if call.backend is None and call.phase is not Phase.ANSWERED:
-            self._leave_probes(call)  # nobody waited for the outcome
+            self._reservations.leave_probes(call)  # nobody waited for the outcome
         if call.texts is not None:
             relay.note(call.texts, call.rules, call.inspection)
         duration = time.monotonic() - call.started
@@ -941,7 +623,7 @@ class Pipeline:
 
     def _refuse(self, call: Call, refusal: Refusal) -> Reply:
         if call.phase is Phase.IDENTIFIED:
-            self._leave_probes(call)
+            self._reservations.leave_probes(call)
         body, headers = encode(refusal, call.face, call.request_id)
         headers += (*call.notices, *call.told)
         call.refusal = refusal
@@ -969,14 +651,6 @@ def _unprefixed(path: str, prefix: str) -> tuple[str, bool]:
     """The path without the prefix for calls of low priority, and whether it had it."""
     found = bool(prefix) and path.startswith(prefix + "/")
     return (path[len(prefix) :], True) if found else (path, False)
-
-
-def _digest(call: Call, caller: Caller, body: bytes) -> str:
-    """Of a caller, its Idempotency-Key, the path and the body; of a large body the ends will do."""
-    ends = body if len(body) <= 2 * _HASHED else body[:_HASHED] + body[-_HASHED:]
-    facts = (caller.owner, call.repeat, call.path, str(call.content_length), str(len(body)))
-    head = "".join([f"{len(fact)} {fact} " for fact in facts])
-    return hashlib.blake2b(head.encode() + ends, digest_size=16).hexdigest()
 
 
 def _usable(call: Call, caller: Caller) -> list[PublicModel]:

@@ -1,0 +1,79 @@
+"""What the way of a call asks of the rest of its worker: the ports of `pipeline` and `reservation`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, Protocol, TypeVar
+
+from extproc.call import Inspection, Rules
+from extproc.guardrails.gate import Gate
+from extproc.guardrails.moderation import Request
+from extproc.identity.directory import Directory
+from extproc.limits.hold import Hold
+from extproc.model import CleanPrompt, Prompt
+from extproc.stages.shadow import Copy
+from extproc.stages.state import Held
+from extproc.stores.counters import Answer, Draw
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Affinity(Protocol):
+    """Which backend made a stored response or item, and for whom. Raises StoreUnavailable."""
+
+    async def recall(self, ids: Sequence[str]) -> Mapping[str, Held]: ...
+    async def remember(self, ids: Sequence[str], backend: str, model: str, owner: str) -> None: ...
+
+
+class Roster(Protocol):
+    """Everybody who may call."""
+
+    def current(self) -> Directory:
+        """As far as it is known now. Raises StoreUnavailable where that is not enough to decide by."""
+
+    def used(self, key_id: str, now: float) -> None:
+        """Note that a key was used. Never blocks."""
+
+
+class Holds(Protocol):
+    """What calls have reserved in the counters of their limits."""
+
+    async def reserve(self, hold: Hold) -> Answer:
+        """All of it or nothing. Raises CountersUnavailable where that is what the limits want then."""
+
+    async def extend(self, hold: Hold, draws: Sequence[Draw]) -> Answer:
+        """Take more for a hold; `units` are what it shall have in all. Raises CountersUnavailable."""
+
+    def settle(self, hold: Hold, draws: Sequence[Draw], event: bytes) -> None:
+        """Put what was used in place of the hold, and tell it to the usage bus. Never blocks, never raises."""
+
+
+class Screening(Protocol):
+    """Looks through the texts of calls, beside the event loop where they are long. Raises Refused."""
+
+    async def run(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do work on so many bytes of text."""
+
+    async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
+        """The prompt as it may be sent. What was found is noted."""
+
+    async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
+        """Ask the service that judges texts."""
+
+    async def hear(self, gate: Gate, seen: Inspection) -> None:
+        """Have judged what an answer said since the last time."""
+
+    async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
+        """A text of a form as it may be sent."""
+
+
+class Shadows(Protocol):
+    """Sends copies of calls to backends that serve none of them."""
+
+    def take(self, copy: Copy) -> None:
+        """Send a copy, if there is room. Never blocks, never raises."""
+
+
+class Journal(Protocol):
+    """Takes one record per call; never blocks, never raises."""
+
+    def write(self, record: Mapping[str, object]) -> None: ...

@@ -1,0 +1,287 @@
+"""What a call takes before it is sent: a chain of targets that may serve it, and the most that it can use.
+
+All of it or nothing: who is refused holds nothing. Only this file awaits the counters before a call is sent.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import random
+import time
+
+from extproc import beside
+from extproc.call import Call
+from extproc.limits import standing
+from extproc.limits.demand import extent
+from extproc.limits.hold import Hold
+from extproc.limits.sums import Sums
+from extproc.limits.thresholds import Thresholds
+from extproc.model import Caller, Cause, Chain, CleanPrompt, Prompt, PublicModel
+from extproc.ports import Affinity, Holds, Roster
+from extproc.refusals import MODEL_NOT_FOUND, QUOTA, Refusal, Refused
+from extproc.stages import binding, budget, fallback, route, shortage, state
+from extproc.stages.traffic import Traffic
+from extproc.stores.counters import Answer, CountersUnavailable
+from extproc.surfaces import Place
+
+_CAP_HEADER = "x-sluice-output-cap"
+_MOMENT_S = 0.02  # in which what calls that have just ended did not use comes back
+_HASHED = 256 * 1024  # bytes at each end of a body by which a repeat is known
+_NO_ROOM = Refusal(QUOTA, "A limit has no room for what another model could use.")  # which no caller is told
+
+
+class Reservations:
+    """Chooses for all calls of one worker."""
+
+    def __init__(
+        self, affinity: Affinity, roster: Roster, health: route.Health, holds: Holds, traffic: Traffic
+    ) -> None:
+        self._affinity = affinity
+        self._roster = roster
+        self._health = health
+        self._holds = holds
+        self._traffic = traffic
+        self._sums = Sums()
+        self._thresholds = Thresholds()
+        self._dice = random.SystemRandom()
+        self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
+        self._numbers = itertools.count()
+
+    async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
+        leans_on = clean.prompt.state
+        if leans_on is not None:
+            known = await self._affinity.recall((*leans_on.ids, *leans_on.sealed))
+            holder = state.holder(caller, leans_on, known)
+            if holder is not None:
+                call.pinned = True
+                return route.pinned(model, place, holder, caller.team, self._roster.current().stops)
+        return await self.drawn(call, caller, place, model, clean)
+
+    async def drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
+        """The targets in an order that is drawn for this call. Raises Refused."""
+        lacks = await beside.loop(len(clean.prompt.body), route.lacks, model, place, clean, caller.team)
+        conditions = route.Conditions(
+            self._dice.random,
+            self._health,
+            time.monotonic(),
+            caller.team,
+            None if model.affinity is None else binding.of(model.affinity, caller, call.bound, clean),
+            call.catalogue.attempts,
+            stops=self._roster.current().stops,
+            lacks=lacks,
+            retry_share=call.catalogue.retry_share,
+            traffic=self._traffic,
+        )
+        chain = route.chain(model, place, clean, conditions)
+        call.probes += () if chain.probe is None else (chain.probe,)
+        return chain
+
+    async def chosen(
+        self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt
+    ) -> tuple[Chain, int | None]:
+        """The chain of the model that the call asks for, or of a larger one where it is too long for that; and its cap.
+
+        What the call can use is reserved. Raises Refused.
+        """
+        chain = await self._chain(call, caller, place, model, clean)
+        larger = fallback.offered(model, place, clean.prompt).get(Cause.CONTEXT_WINDOW)
+        if larger is None or call.pinned or not fallback.is_too_long(clean.prompt, model):
+            return await self.reserve(call, caller, place, clean, chain)
+        try:
+            other = await self._another(call, caller, place, larger, clean)
+            reserved = await self.reserve(call, caller, place, clean, other)
+        except Refused:
+            call.told, call.shadowed, call.warned = (), (), ()
+            return await self.reserve(call, caller, place, clean, chain)
+        if reserved[0] is other:
+            call.fallback = Cause.CONTEXT_WINDOW
+            call.notices += fallback.notice(call.fallback, other.model)
+        return reserved
+
+    async def _another(self, call: Call, caller: Caller, place: Place, name: str, clean: CleanPrompt) -> Chain:
+        """The chain of a model that stands in for the one that the call asks for. Raises Refused."""
+        model = route.model_for(caller, Place(place.surface, place.face), name, call.catalogue)
+        if call.named is None or model.owner != call.named.owner:
+            # What a team brings stands in for nothing else, nor the other way.
+            raise Refused(MODEL_NOT_FOUND, "The model is not the gateway's own.", "model")
+        return await self.drawn(call, caller, place, model, clean)
+
+    async def stand_ins(
+        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain, cap: int | None
+    ) -> int | None:
+        """Add the chains of the models that may take over, where the caller may use them and there is room for it.
+
+        Returns the cap on the output to write: that of the call, or one that such a model needs.
+        """
+        offered = fallback.offered(chain.model, place, clean.prompt)
+        if not offered or call.pinned or call.fallback is not None or chain.model is not call.named:
+            return cap
+        chains: dict[str, Chain | None] = {}
+        for name in offered.values():
+            if name in chains:
+                continue
+            try:
+                chains[name] = other = await self._another(call, caller, place, name, clean)
+                terms = self._terms(call, caller, place, clean.prompt, other)
+                needed = await self._take_more(call, terms, fallback.longest(chain, place, clean.prompt))
+                cap = needed if cap is None else cap
+            except (Refused, CountersUnavailable):
+                chains[name] = None
+        found = {cause: chains[name] for cause, name in offered.items()}
+        call.spare = {cause: other for cause, other in found.items() if other is not None}
+        return cap
+
+    async def _take_more(self, call: Call, terms: budget.Terms, longest: int | None) -> int | None:
+        """Hold what a model may use that may take over, too; the cap to write. Raises Refused, CountersUnavailable.
+
+        `longest`: see fallback.longest.
+        """
+        if not terms.limits or call.named is None:
+            return None
+        budget.check_prices(terms)
+        held, other = call.hold, terms.chain.model
+        if held is not None and held.leased and other.bounds.hidden_output:
+            raise Refused.of(_NO_ROOM)
+        ask = budget.Ask(terms.extent.cap if longest is None else longest)
+        if held is not None and (held.leased or call.output_cap is not None):
+            ask = budget.Ask(held.cap, held.leased)
+        now = time.time_ns() // 1_000_000
+        wanted = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
+        wide = fallback.wider(held, call.named.name, wanted, other.name)
+        if held is None:
+            call.hold = wide  # from here on `end` gives back what may have been taken
+        lacking = fallback.more(held, wide)
+        if lacking:
+            answer = await (self._holds.reserve(wide) if held is None else self._holds.extend(wide, lacking))
+            if not answer.granted:
+                call.hold = held
+                raise Refused.of(_NO_ROOM)
+        call.hold = wide
+        return self._granted(call, terms, wide) if call.output_cap is None else call.output_cap
+
+    async def reserve(
+        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain
+    ) -> tuple[Chain, int | None]:
+        """Take the most that the call can use from all of its limits, or refuse it.
+
+        Returns the chain, another model's where a limit names one to fall back to, and the cap on the output to
+        write into the request; None leaves what the caller sent.
+        """
+        call.chain = chain  # of a refused call, too, the record tells the model
+        if call.low_route and call.catalogue.tells_priority:
+            call.told = budget.priority_headers((), call.priority)
+        then = await self._take(call, self._terms(call, caller, place, clean.prompt, chain))
+        if not isinstance(then, shortage.Instead):
+            return chain, then
+        refused, told = Refused.of(then.refusal), call.told
+        if call.pinned:
+            raise refused
+        try:
+            chain = await self._another(call, caller, place, then.model, clean)
+            terms = self._terms(call, caller, place, clean.prompt, chain)
+            again = await self._take(call, terms)
+        except Refused:
+            call.told = told
+            raise refused from None
+        if isinstance(again, shortage.Instead):
+            call.told = told
+            raise refused
+        if not terms.limits:
+            call.told, call.shadowed, call.warned = (), (), ()
+        call.chain = chain
+        call.told += ((fallback.MODEL_HEADER, chain.model.name),)
+        return chain, again
+
+    def _terms(self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain) -> budget.Terms:
+        catalogue = call.catalogue
+        declared = (*catalogue.limits, *(caller.team.limits if caller.team else ()), *caller.limits)
+        limits = budget.applicable(declared, caller, chain, call.priority, call.low_route) if declared else ()
+        if not limits:
+            return budget.NO_TERMS
+        upload = catalogue.upload_cap if call.content_length is None else call.content_length
+        return budget.Terms(
+            limits=limits,
+            caller=caller,
+            chain=chain,
+            priority=call.priority,
+            extent=extent(place.surface, prompt, chain, upload),
+            cap=prompt.cap,
+            stream=prompt.stream,
+            once=budget.once(_digest(call, caller, prompt.body or call.pending)) if call.repeat else None,
+            background=prompt.background,
+        )
+
+    async def _take(self, call: Call, terms: budget.Terms) -> int | shortage.Instead | None:
+        """Reserve, for a shorter answer where need be; the cap to write. Raises Refused."""
+        if not terms.limits:
+            return None
+        budget.check_prices(terms)
+        ask = budget.Ask(terms.extent.cap)
+        while True:
+            now = time.time_ns() // 1_000_000
+            held = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
+            call.hold = held  # from here on `end` gives back what may have been taken
+            answer = await self._holds.reserve(held)
+            if answer.granted:
+                self._tell(call, held, answer, now)
+                return self._granted(call, terms, held)
+            call.hold = None
+            then = shortage.after_refusal(terms, held, answer, ask, now, call.catalogue.currency)
+            if isinstance(then, budget.Ask):
+                if then.patient != ask.patient:
+                    await asyncio.sleep(_MOMENT_S)
+                ask = then
+                continue
+            refusal = then if isinstance(then, Refusal) else then.refusal
+            self._tell(call, held, answer, now, refusal.limit)
+            if isinstance(then, Refusal):
+                raise Refused.of(refusal)
+            return then
+
+    def _tell(self, call: Call, held: Hold, answer: Answer, now: int, refused: str | None = None) -> None:
+        """What the answer to the caller, the record and the metrics say of the limits."""
+        told = budget.standings(held, answer)
+        call.told = standing.headers(told, call.face, call.catalogue.currency, now, refused)
+        if call.low_route and call.catalogue.tells_priority:
+            call.told += budget.priority_headers(told, call.priority)
+        call.shadowed = budget.shadow_refusals(held, answer)
+        call.warned = self._thresholds.crossed(held, answer) if answer.granted else ()
+
+    def _granted(self, call: Call, terms: budget.Terms, held: Hold) -> int | None:
+        cap = budget.cap_to_write(terms, held)
+        if cap is not None and cap != terms.cap.tokens:
+            call.output_cap = cap
+            call.told += ((_CAP_HEADER, str(cap)),)
+        return cap
+
+    def leave_probes(self, call: Call, but: str | None = None) -> None:
+        """Let other calls try what this one was to try and does not: else whoever is refused could keep it out."""
+        for backend in call.probes:
+            if backend != but:
+                self._health.unprobed(backend)
+        call.probes = tuple([backend for backend in call.probes if backend == but])
+
+    async def pays(self, call: Call, tokens: int) -> bool:
+        """Whether the lease covers so many tokens more, extended where need be. A dead store extends nothing."""
+        held, flowed = call.hold, call.flowed + tokens
+        if held is None or call.chain is None:
+            return False
+        if flowed <= held.demand.output:
+            call.flowed = flowed
+            return True
+        demand, draws = budget.longer(held, call.chain, flowed, self._sums, time.time_ns() // 1_000_000)
+        try:
+            answer = await self._holds.extend(held, draws)
+        except CountersUnavailable:
+            return False
+        if answer.granted:
+            held.demand, call.flowed = demand, flowed
+        return answer.granted
+
+
+def _digest(call: Call, caller: Caller, body: bytes) -> str:
+    """Of a caller, its Idempotency-Key, the path and the body; of a large body the ends will do."""
+    ends = body if len(body) <= 2 * _HASHED else body[:_HASHED] + body[-_HASHED:]
+    facts = (caller.owner, call.repeat, call.path, str(call.content_length), str(len(body)))
+    head = "".join([f"{len(fact)} {fact} " for fact in facts])
+    return hashlib.blake2b(head.encode() + ends, digest_size=16).hexdigest()
