@@ -434,7 +434,8 @@ class Holds:
                 GRACE // 1000,
             )
             self._hurry = time.monotonic() + GRACE / 1000
-        for spool in self._spools if self._since else self._inherited:  # the first store has lost none of ours
+        is_first = not self._since and self._spool.is_empty  # it has lost none of ours: there were none
+        for spool in self._inherited if is_first else self._spools:
             if spool.since != since:
                 self._doubted[spool] = 0
             elif connections != self._connections:

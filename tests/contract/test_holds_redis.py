@@ -207,6 +207,7 @@ class TestItForgets:
         async with worker(server, tmp_path, life=1_500) as holds:
             await settled(holds, *NAMES, units=2)
             await holds.reserve(hold("open"))
+            await until(lambda: holds._since > 0)
             server.flush()
             await until(lambda: total(server) == {"tokens": 220, "calls": 1, "open": 1})
             assert told(events_of(server)) == {(name, False): 1 for name in NAMES}
@@ -221,6 +222,7 @@ class TestItForgets:
             for number, one in enumerate(ends):
                 (idler if number % 2 else busy).settle(one, [Draw(full, 1)], event(one.id))
             await until(lambda: idle(idler) and idle(busy))
+            await until(lambda: idler._since > 0 and busy._since > 0)  # else a flush is nothing that they could notice
             server.flush()
             flushed, waited = time.monotonic(), 0.0
             while not waited:
