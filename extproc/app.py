@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
 import time
@@ -17,29 +18,40 @@ from typing import TypeVar
 from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import ExternalProcessor
 from extproc.adapter.patience import Patience
-from extproc.adapter.server import Server
+from extproc.adapter.server import NOTICE, Server
+from extproc.answers import Answers
+from extproc.cache.agreement import agree
+from extproc.cache.policy import MOST_LARGEST, CacheRules
 from extproc.config import routing
+from extproc.config.fields import LocalSecret
 from extproc.config.revision import Revision
 from extproc.config.schema import MEMORY, Gateway
-from extproc.contract import SERVICES_SOCKET, STANDING
+from extproc.contract import SERVICES_SOCKET, STANDING, WITHOUT_NOTICE
 from extproc.cooling import Cooler
 from extproc.current import Current, models_of
 from extproc.holds import Holds
+from extproc.neighbours import Neighbours
 from extproc.pipeline import Pipeline
+from extproc.ports import Journal
 from extproc.roster import Roster
 from extproc.routing.health import Health
 from extproc.screening.detection import Detection
+from extproc.screening.embedding import ServiceEmbedder
 from extproc.screening.ner import LocalModel
 from extproc.screening.screening import Screening
 from extproc.screening.services import Services
+from extproc.semantic.embedding import Embedder, EmbeddingFailed
+from extproc.semantic.local import LocalEmbedder
 from extproc.shadow import Shadows
 from extproc.stores import snapshot, spool, sql
+from extproc.stores.answers import AnswerStore
 from extproc.stores.cooldowns import Cooldowns, MemoryCooldowns
 from extproc.stores.counters import Counters
+from extproc.stores.memory_answers import MemoryAnswers
 from extproc.stores.memory_counters import MemoryCounters
+from extproc.stores.memory_neighbours import MemoryNeighbours
+from extproc.stores.neighbours import NeighbourStore
 from extproc.stores.ports import Affinity, AffinityStore, DirectoryStore, StoreUnavailable
-from extproc.stores.redis.cooldowns import RedisCooldowns
-from extproc.stores.redis.counters import RedisCounters
 from extproc.telemetry import metrics
 from extproc.telemetry.records import RecordWriter
 
@@ -47,6 +59,7 @@ log = logging.getLogger(__name__)
 
 _SETTLE_WAIT = 5.0  # seconds
 SPOOL = "spool"  # in state_dir
+_NEIGHBOURS = 64 * 2**20  # bytes of questions that have been answered
 _BUS = 10_000  # events that wait on the usage bus of a gateway without Redis
 _DETECTION_WAIT = 5.0  # seconds for which the texts of one call may be looked through
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
@@ -111,10 +124,20 @@ def tune() -> None:
     sys.setswitchinterval(0.001)  # seconds that another thread may keep the calls waiting; Python's own is 5 ms
 
 
-def _on_signal(stop: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop)
+class _Stopping(asyncio.Event):
+    """Set by a signal; `notice` is for how many seconds Envoy is told, which may have been stopped before."""
+
+    notice = NOTICE
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.set)
+        loop.add_signal_handler(WITHOUT_NOTICE, self._at_once)
+
+    def _at_once(self) -> None:
+        self.notice = 0.0
+        self.set()
 
 
 def _roster(gateway: Gateway, store: DirectoryStore, keeps_snapshot: bool) -> Roster:
@@ -134,6 +157,8 @@ def _counters(gateway: Gateway) -> Counters:
     if stores.counters == MEMORY:
         bus = deque[tuple[str, bytes]](maxlen=_BUS)
         return MemoryCounters(lambda: time.time_ns() // 1_000_000, lambda slot, event: bus.append((slot, event)))
+    from extproc.stores.redis.counters import RedisCounters  # 60 ms of a start that others need not spend
+
     return RedisCounters(stores.counters, stores.counters_wait.total_seconds(), stores.counters_prefix)
 
 
@@ -142,6 +167,8 @@ def _cooldowns(gateway: Gateway) -> Cooldowns:
     stores = gateway.stores
     if stores.counters == MEMORY:
         return MemoryCooldowns(lambda: time.monotonic_ns() // 1_000_000)
+    from extproc.stores.redis.cooldowns import RedisCooldowns
+
     return RedisCooldowns(stores.counters, stores.counters_wait.total_seconds(), stores.counters_prefix)
 
 
@@ -152,9 +179,56 @@ def _holds(gateway: Gateway, warns: bool) -> Holds:
     return Holds(_counters(gateway), [spool.begin(root), *spool.inherit(root)], gateway.workers)
 
 
-def _signing_key(gateway: Gateway) -> bytes | None:
-    """What signs the identity that self-hosted backends get. The supervisor has checked that it is there."""
-    source = gateway.identity.signing_key
+def _answer_store(gateway: Gateway) -> AnswerStore:
+    stores, size = gateway.stores, int(gateway.cache.size)
+    if stores.answers_at == MEMORY:
+        return MemoryAnswers(lambda: time.time_ns() // 1_000_000, size)
+    from extproc.stores.redis.answers import RedisAnswers
+
+    return RedisAnswers(stores.answers_at, stores.counters_wait.total_seconds(), stores.counters_prefix, size)
+
+
+def _answers(gateway: Gateway) -> Answers | None:
+    """What is kept for calls that ask the same; also where no call is looked up yet, as that may change."""
+    key = _key(gateway.cache.key)
+    if key is None and gateway.stores.answers_at != MEMORY:
+        return None  # nobody may look there without one
+    return Answers(_answer_store(gateway), key or secrets.token_bytes(32), MOST_LARGEST)
+
+
+def _neighbour_store(gateway: Gateway) -> NeighbourStore:
+    stores = gateway.stores
+    size = min(int(gateway.cache.size), _NEIGHBOURS)
+    if stores.answers_at == MEMORY:
+        return MemoryNeighbours(lambda: time.time_ns() // 1_000_000, size)
+    from extproc.stores.redis.neighbours import RedisNeighbours
+
+    return RedisNeighbours(stores.answers_at, stores.counters_wait.total_seconds(), stores.counters_prefix, size)
+
+
+async def _neighbours(
+    gateway: Gateway, rules: CacheRules, key: bytes, socket: str, journal: Journal
+) -> Neighbours | None:
+    """What finds questions in other words; None where nothing makes vectors."""
+    tier = gateway.cache.semantic
+    embedder: Embedder
+    if tier.service is not None and tier.service_model is not None:
+        services = Services(_services_socket(socket), metrics.count_service)
+        embedder = ServiceEmbedder(services, tier.service, tier.service_model)
+    elif tier.model is not None:
+        embedder = local = LocalEmbedder(tier.model)
+        if rules.is_semantic:
+            try:
+                await local.load()  # a first call would not wait so long
+            except EmbeddingFailed as failed:
+                log.error("no question is found in other words: %s", failed)
+    else:
+        return None
+    return Neighbours(_neighbour_store(gateway), embedder, agree, journal, key)
+
+
+def _key(source: LocalSecret | None) -> bytes | None:
+    """A key that the supervisor has checked to be there."""
     if source is None:
         return None
     if source.file is not None:
@@ -198,7 +272,7 @@ async def _told(roster: Roster, journal: RecordWriter) -> None:
 
 
 async def run_worker(revision: Revision, socket: str, first: bool, later: "asyncio.Queue[Revision]") -> None:
-    """Serve on a Unix socket until SIGTERM or SIGINT; then drain as configured.
+    """Serve on a Unix socket until a signal; then drain as configured.
 
     `first`: of several workers, the one that does what only one need do. `later`: configurations that take over; what
     is set here from the first one, they have as it is.
@@ -208,11 +282,15 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     roster = _roster(gateway, stores.directory, keeps_snapshot=first)
     journal = RecordWriter()
     holds = _holds(gateway, warns=first)
-    stopping = asyncio.Event()
+    stopping = _Stopping()
     current = Current(revision, Path(socket).with_suffix(STANDING))
 
     screening = _screening(models_of(current.catalogue), socket)
     cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
+    answers = _answers(gateway)
+    neighbours = None
+    if answers is not None:
+        neighbours = await _neighbours(gateway, current.catalogue.cache, answers.key, socket, journal)
     shadows = Shadows(_services_socket(socket), journal, gateway.timeouts.call.total_seconds())
     pipeline = Pipeline(
         catalogue=lambda: current.catalogue,
@@ -223,26 +301,34 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
         holds=holds,
         screening=screening,
         journal=journal,
-        signing_key=_signing_key(gateway),
+        signing_key=_key(gateway.identity.signing_key),
         judge=cooler.judge,
         shadows=shadows,
+        answers=answers,
+        neighbours=neighbours,
     )
     server = _server(gateway, socket, pipeline, AccessLog(journal, cooler.take))
-    _on_signal(stopping.set)
+    stopping.listen()
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(
         *(roster.keep_fresh(), holds.run(), cooler.run(), _publish(pipeline, holds, journal, cooler, current)),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
+        *(() if answers is None else (answers.run(),)),
+        *(() if neighbours is None else (neighbours.run(),)),
     )
     tune()
     await server.start()
     await stopping.wait()
-    await server.stop(gateway.timeouts.drain.total_seconds())
+    await server.stop(gateway.timeouts.drain.total_seconds(), stopping.notice)
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
+    if answers is not None:
+        await answers.close(_SETTLE_WAIT)
+    if neighbours is not None:
+        await neighbours.close()
     for part in (cooler, shadows, screening):
         await part.close()
     await _told(roster, journal)

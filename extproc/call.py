@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from extproc.cache.control import Control
+from extproc.cache.lookup import Lookup
 from extproc.dialects.answers import Answer
 from extproc.dialects.meters import Meter
 from extproc.dialects.multipart import FormReader
@@ -138,6 +140,9 @@ class Call:
     rules: Rules | None = None  # policies that look through it
     inspection: Inspection = field(default_factory=Inspection)
     named: PublicModel | None = None  # the model that it asks for
+    versions: tuple[tuple[str, str], ...] = ()  # headers that a provider sees, and that may change its answer
+    control: Control | None = None  # what it asks of the cache; None: there is none
+    lookup: Lookup | None = None  # what the cache has to do with it; None: nothing
     chain: Chain | None = None
     probes: tuple[str, ...] = ()  # backends whose half-open circuit no other call may try meanwhile
     spare: Mapping[Cause, Chain] = field(default_factory=dict)  # of models that may take over, by what for

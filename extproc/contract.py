@@ -1,5 +1,7 @@
 """Names on which Envoy's files and the policy workers must agree. Nothing else may be shared between them."""
 
+import signal
+
 # Dynamic metadata that the policy returns and that Envoy's route and cluster filters read.
 ORDER = "sluice.order"  # the chain, in the form of the priority_group cluster specifier
 # Each by cluster: {path: ":path" there, deployed: the model's name there, model: that name where the body gets it,
@@ -28,6 +30,7 @@ CAP_KEY = "x-sluice-cap"  # the field in which chat completions bound their outp
 SERVICES_SOCKET = "services.sock"  # of Envoy, beside the workers' own
 SHADOW_HEADER = "x-sluice-shadow"  # to that socket: the cluster that gets the copy of a call
 STANDING = ".standing"  # in place of `.sock`, the file in which a worker tells which configuration it serves
+WITHOUT_NOTICE = signal.SIGUSR1  # has a worker drain when Envoy has stopped: nobody need learn of it before
 
 EXTPROC_CLUSTER = "extproc"
 SINK_CLUSTER = "sink"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from extproc.cache.policy import CacheRules
 from extproc.edits import Edit, Span
 from extproc.guardrails.moderation import Request
 from extproc.guardrails.policy import Guardrails
@@ -193,6 +194,7 @@ class PublicModel:
     order: Order = Order.WEIGHTS  # inside a group, of calls that are not bound
     shadow: Shadow | None = None
     fallback: Mapping[Cause, str] = field(default_factory=dict)  # public names of the models that serve instead
+    version: str = field(default="", kw_only=True)  # of what serves it: another where its answers may be others
 
     @property
     def surfaces(self) -> frozenset[Surface] | None:
@@ -305,6 +307,7 @@ class Catalogue:
     owned: Mapping[str, Mapping[str, PublicModel]] = field(default_factory=dict)  # models that teams bring, by team
     binding_headers: frozenset[str] = frozenset()  # those that bind calls of some model to a backend
     revision: str = ""  # of the configuration
+    cache: CacheRules = field(default_factory=CacheRules)
 
     def named(self, name: str, team: Team | None) -> PublicModel | None:
         """The model that a caller of a team means by a name: one that the team brings comes first."""
@@ -445,6 +448,7 @@ class Ending(StrEnum):
     COMPLETE = "complete"  # the whole answer passed
     REFUSED = "refused"  # the gateway said no
     ANSWERED = "answered"  # the gateway answered by itself
+    CACHED = "cached"  # the answer to another call served
     CUT = "cut"  # client left or upstream broke: Envoy's listener record tells which
     FAILED = "failed"  # the provider's final answer was an error
     LIMITED = "limited"  # the gateway ended the stream: there was nothing left to pay for more

@@ -14,6 +14,8 @@ from dataclasses import replace
 import orjson
 
 from extproc import surfaces
+from extproc.cache import control
+from extproc.caching import Caching
 from extproc.call import (
     PROCEED,
     UNCHANGED,
@@ -52,7 +54,7 @@ from extproc.model import (
     PublicModel,
     StateReference,
 )
-from extproc.ports import Affinity, Holds, Journal, Roster, Screening, Shadows
+from extproc.ports import Affinity, Answers, Holds, Journal, Neighbours, Roster, Screening, Shadows
 from extproc.redaction.profile import DetectionFailed
 from extproc.refusals import (
     BAD_REQUEST,
@@ -123,8 +125,10 @@ class Pipeline:
         signing_key: bytes | None = None,
         judge: Callable[[Attempt], None] = _nobody,
         shadows: Shadows | None = None,
+        answers: Answers | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        """`judge` is told how answers went that were watched as they flowed."""
+        """`judge` is told how answers went that were watched as they flowed. `answers` None: there is no cache."""
         self._catalogue = catalogue
         self._roster = roster
         self._signing_key = signing_key
@@ -137,6 +141,7 @@ class Pipeline:
         self._shadows = shadows
         self._traffic = Traffic()
         self._reservations = Reservations(affinity, roster, health, holds, self._traffic)
+        self._caching = Caching(answers, self._reservations, neighbours)
         self._journal = journal
         self._dice = random.SystemRandom()
         self.in_flight = 0
@@ -174,6 +179,8 @@ class Pipeline:
             call.rules = guard.rules(call.caller, call.catalogue)
             call.stripped, call.asking = forward.stripped(headers), forward.asking(headers)
             call.bound = binding.headers(headers, call.catalogue.binding_headers)
+            if call.catalogue.cache.on:
+                call.control, call.versions = control.read(headers), forward.versions(headers)
             if call.rules is not None:
                 call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
             call.phase = Phase.IDENTIFIED
@@ -287,13 +294,15 @@ class Pipeline:
         except (StoreUnavailable, CountersUnavailable):
             return self._refuse(call, _STORE_DOWN)
 
-    async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route:
+    async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route | Reply:
         prompt = registry.READERS[place.surface](body)
         model = call.named = route.model_for(caller, place, prompt.model, call.catalogue)
         call.notices = notices.of_model(model, route.written(place, prompt.model))
         clean = await self._clean(call, place, prompt)
-        cache.key(caller, clean)
-        chain, cap = await self._reservations.chosen(call, caller, place, model, clean)
+        served = await self._caching.served(call, caller, place, model, clean)
+        if isinstance(served, Reply):
+            return served
+        chain, cap = served
         cap = await self._reservations.stand_ins(call, caller, place, clean, chain, cap)
         await self._moderate(call, clean)
         chain = chain if cap is None else forward.same_cap_field(chain, place)
@@ -455,7 +464,11 @@ class Pipeline:
             call.ending = Ending.FAILED
             return translation.relayed(call, translation.error(call, headers))
         call.answer_ended = end
-        return Relay(BodyMode.NONE) if end else translation.relayed(call, relay.expect(call, headers))
+        if end:
+            return Relay(BodyMode.NONE)
+        expected = relay.expect(call, headers)
+        cache.begin(call)
+        return translation.relayed(call, expected)
 
     def _recognise(self, call: Call, origin: Origin) -> None:
         """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""
@@ -493,6 +506,8 @@ class Pipeline:
 
     async def _surface_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
         """A piece of an answer as the surface that was called has it."""
+        if call.lookup is not None:
+            call.lookup.feed(chunk)
         if call.answer is None:
             call.answer_ended = end and call.translated is not None
             return UNCHANGED
@@ -600,6 +615,8 @@ class Pipeline:
         duration = time.monotonic() - call.started
         outcome = usage.outcome(call, duration)
         used = self._account(call, outcome)
+        if call.lookup is not None:
+            self._caching.ended(call, outcome)
         record = access_record(call, outcome, time.time(), duration)
         if call.hold is not None:  # before anything else can fail: what is not settled is held until the worker ends
             draws = charge.settled(call.hold, used, outcome.backend, call.model)
@@ -624,6 +641,8 @@ class Pipeline:
     def _refuse(self, call: Call, refusal: Refusal) -> Reply:
         if call.phase is Phase.IDENTIFIED:
             self._reservations.leave_probes(call)
+        if call.lookup is not None and call.lookup.seat is not None:
+            call.lookup.seat.leave()
         body, headers = encode(refusal, call.face, call.request_id)
         headers += (*call.notices, *call.told)
         call.refusal = refusal

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
+from extproc.cache.entry import Entry
+from extproc.cache.lookup import Comparison, Match, Near, Offer
 from extproc.call import Inspection, Rules
 from extproc.guardrails.gate import Gate
 from extproc.guardrails.moderation import Request
@@ -64,6 +66,57 @@ class Screening(Protocol):
 
     async def clean_text(self, text: str, rules: Rules, seen: Inspection) -> str:
         """A text of a form as it may be sent."""
+
+
+class Seat(Protocol):
+    """The place of a call among those that ask the same at the same time."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it looks into the store; else another call of this worker makes the answer."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether, as its look told, another worker makes the answer."""
+
+    async def look(self) -> Entry | None:
+        """What the store has; nothing where it does not answer. It goes out before this first waits."""
+
+    async def wait(self, seconds: float) -> Entry | None:
+        """The answer that another call is making; None where that comes to nothing, or takes longer."""
+
+    def offer(self, offer: Offer) -> None:
+        """Keep the answer, and give it to those who wait. Never blocks, never raises."""
+
+    def leave(self) -> None:
+        """Whoever waits for its answer waits in vain."""
+
+
+class Answers(Protocol):
+    """The answers that are kept."""
+
+    @property
+    def key(self) -> bytes:
+        """What seals them, and what nobody without it can tell their digests from."""
+
+    def now(self) -> int:
+        """Milliseconds of Unix time."""
+
+    def seat(self, digest: str, shares: bool = True) -> Seat:
+        """A place for a call. `shares`: it waits for the answer to another, and others may wait for its own."""
+
+
+class Neighbours(Protocol):
+    """Questions that have been answered, for those that ask the same in other words. Nothing here raises."""
+
+    async def search(self, near: Near, threshold: float, seconds: float) -> Sequence[Match]:
+        """Those with the same answer, the nearest first; a few at most. What was learned is noted in `near`."""
+
+    async def remember(self, near: Near, digest: str, life: int) -> None:
+        """Let others find the question of a call whose answer is kept for `life` milliseconds."""
+
+    async def compare(self, made: Comparison, seconds: float) -> None:
+        """Tell whether the answer that would have served says what the real one does."""
 
 
 class Shadows(Protocol):

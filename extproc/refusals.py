@@ -62,6 +62,7 @@ IDEMPOTENCY_CONFLICT = Kind("idempotency_conflict", 409, Blame.CLIENT, retry=Tru
 # upstream
 UPSTREAM_RATE_LIMITED = Kind("upstream_rate_limited", 429, Blame.UPSTREAM, retry=True)
 UPSTREAM_UNAVAILABLE = Kind("upstream_unavailable", 503, Blame.UPSTREAM, retry=True)
+NOT_CACHED = Kind("not_cached", 504, Blame.CLIENT)
 UPSTREAM_TIMEOUT = Kind("upstream_timeout", 504, Blame.UPSTREAM, retry=True)
 STATEFUL_BACKEND_UNAVAILABLE = Kind("stateful_backend_unavailable", 503, Blame.UPSTREAM)
 # gateway

@@ -8,15 +8,17 @@ import hashlib
 import itertools
 import random
 import time
+from dataclasses import replace
 
 from extproc import beside
 from extproc.call import Call
 from extproc.limits import standing
-from extproc.limits.demand import extent
+from extproc.limits.demand import Extent, extent
 from extproc.limits.hold import Hold
+from extproc.limits.limit import Measure
 from extproc.limits.sums import Sums
 from extproc.limits.thresholds import Thresholds
-from extproc.model import Caller, Cause, Chain, CleanPrompt, Prompt, PublicModel
+from extproc.model import Caller, Cap, Cause, Chain, CleanPrompt, Prompt, PublicModel
 from extproc.ports import Affinity, Holds, Roster
 from extproc.refusals import MODEL_NOT_FOUND, QUOTA, Refusal, Refused
 from extproc.stages import binding, budget, fallback, route, shortage, state
@@ -191,6 +193,22 @@ class Reservations:
         call.chain = chain
         call.told += ((fallback.MODEL_HEADER, chain.model.name),)
         return chain, again
+
+    async def take_request(self, call: Call, caller: Caller, place: Place, model: PublicModel, prompt: Prompt) -> None:
+        """Reserve what a call uses that no backend serves: itself, and what services cost so far. Raises Refused.
+
+        It is over at once: of how many are open at one time it is none.
+        """
+        chain = Chain(model, ())
+        call.told, call.shadowed, call.warned = (), (), ()
+        if call.low_route and call.catalogue.tells_priority:
+            call.told = budget.priority_headers((), call.priority)
+        terms = self._terms(call, caller, place, prompt, chain)
+        limits = tuple([limit for limit in terms.limits if limit.measure is not Measure.CONCURRENT])
+        extent_here = Extent(aside=call.inspection.aside)
+        then = await self._take(call, replace(terms, limits=limits, extent=extent_here, cap=Cap(), once=None))
+        if isinstance(then, shortage.Instead):
+            raise Refused.of(then.refusal)
 
     def _terms(self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain) -> budget.Terms:
         catalogue = call.catalogue

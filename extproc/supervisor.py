@@ -144,10 +144,10 @@ class Child:
             with contextlib.suppress(OSError, ValueError):  # who reads our own output may have left
                 self._line(self.program.name, line.rstrip(b"\n"))
 
-    async def stop(self, patience: float) -> None:
-        """End it with SIGTERM, and with SIGKILL after `patience` seconds."""
+    async def stop(self, patience: float, signum: signal.Signals = signal.SIGTERM) -> None:
+        """End it with SIGTERM, or what it takes for that, and with SIGKILL after `patience` seconds."""
         self._stopping.set()
-        self._signal(signal.SIGTERM)
+        self._signal(signum)
         try:
             await asyncio.wait_for(self.gone.wait(), patience)
         except TimeoutError:

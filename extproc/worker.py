@@ -14,8 +14,11 @@ from collections.abc import Iterator
 
 import uvloop
 
-from extproc.app import run_worker
-from extproc.config.revision import Revision
+from extproc.imports import uncollected
+
+with uncollected():
+    from extproc.app import run_worker
+    from extproc.config.revision import Revision
 
 _PIECE = 1 << 16  # bytes
 

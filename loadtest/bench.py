@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,14 +41,16 @@ class Plan:
     concurrency: int
 
 
-def measure(plan: Plan, running: Setup, fake: psutil.Process, stream: bool, model: str = load.MODEL) -> Sample:
-    """Put a load on one setup, in a process of its own. Raises BenchError when a call did not succeed.
+def measure(
+    plan: Plan, running: Setup, fake: psutil.Process, stream: bool, model: str = load.MODEL, more: Sequence[str] = ()
+) -> Sample:
+    """Put a load on one setup, in a process of its own, with `more` options. Raises BenchError when a call failed.
 
     CPU and messages are taken over all calls, the warm-up's, too; rate and latency without it.
     """
     watched = (running.envoy, running.policy, fake)
     messages, cpu, began = running.messages(), [_cpu(process) for process in watched], time.monotonic()
-    done = _generate(plan, running.port, stream, model)
+    done = _generate(plan, running.port, ["--model", model, *["--stream"] * stream, *more])
     lasted = time.monotonic() - began
     envoy, policy, provided = (_cpu(process) - before for process, before in zip(watched, cpu, strict=True))
     return Sample(
@@ -64,9 +66,9 @@ def measure(plan: Plan, running: Setup, fake: psutil.Process, stream: bool, mode
     )
 
 
-def _generate(plan: Plan, port: int, stream: bool, model: str) -> load.Load:
-    options = ["--seconds", str(plan.seconds), "--concurrency", str(plan.concurrency), "--model", model]
-    command = python("loadtest.load", str(port), *options, *(["--stream"] if stream else []))
+def _generate(plan: Plan, port: int, what: Sequence[str]) -> load.Load:
+    options = ["--seconds", str(plan.seconds), "--concurrency", str(plan.concurrency)]
+    command = python("loadtest.load", str(port), *options, *what)
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=plan.seconds + 60, check=True)
     except subprocess.CalledProcessError as failed:

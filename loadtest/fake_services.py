@@ -1,12 +1,15 @@
 """Deterministic fakes of the services that policies ask: `python -m loadtest.fake_services --listen NAME=PORT`.
 
-One port serves all three: OpenAI's moderation, Azure Content Safety and a Presidio analyzer. What they think of a text
-stands in it: `[violence 0.7]` is that score for OpenAI, `[Violence 4]` that severity for Azure; names are those of
-NAMES. Records, scripts of faults and the control paths are those of `loadtest.fake_llm`.
+One port serves all of them: OpenAI's moderation and embeddings, Azure Content Safety and a Presidio analyzer. What they
+think of a text stands in it: `[violence 0.7]` is that score for OpenAI, `[Violence 4]` that severity for Azure; names
+are those of NAMES. Two texts are as near as they share words. Records, scripts of faults and the control paths are
+those of `loadtest.fake_llm`.
 """
 
 import argparse
 import asyncio
+import hashlib
+import math
 import re
 import signal
 import sys
@@ -41,6 +44,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
 
 NAME_SCORE = 0.85
 AZURE_LONGEST = 10_000  # characters of one text
+DIMENSIONS = 256  # of a vector
 
 _OPENAI_CATEGORIES = (
     *("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent"),
@@ -129,8 +133,34 @@ def _presidio(_request: Request, fields: Json) -> list[Json]:
     return [{"analysis_explanation": None, **one} for one in found]
 
 
+def _embeddings(_request: Request, fields: Json) -> Json:
+    given = fields["input"]
+    texts = given if isinstance(given, list) else [given]
+    if not all(texts) or not fields["model"]:
+        raise _Refused("input or model is empty")
+    data = [{"object": "embedding", "index": at, "embedding": vector(text)} for at, text in enumerate(texts)]
+    tokens = sum(len(text) // 4 + 1 for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": fields["model"], "usage": usage}
+
+
+def vector(text: str) -> list[float]:
+    """The sum of what each word points at, of length one."""
+    numbers = [0.0] * DIMENSIONS
+    for word in re.findall(r"\w+", text.lower()) or [text]:
+        drawn = hashlib.shake_256(word.encode()).digest(DIMENSIONS)
+        numbers = [number + byte - 127.5 for number, byte in zip(numbers, drawn, strict=True)]
+    length = math.hypot(*numbers)
+    return [round(number / length, 6) for number in numbers]
+
+
 _OPERATIONS: Mapping[str, Callable[[Request, Json], Json | list[Json]]] = MappingProxyType(
-    {"/v1/moderations": _openai, "/contentsafety/text:analyze": _azure, "/analyze": _presidio}
+    {
+        "/v1/moderations": _openai,
+        "/v1/embeddings": _embeddings,
+        "/contentsafety/text:analyze": _azure,
+        "/analyze": _presidio,
+    }
 )
 
 
@@ -150,7 +180,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.fake_services",
-        description="Deterministic fakes of OpenAI's moderation, Azure Content Safety and a Presidio analyzer.",
+        description="Deterministic fakes of OpenAI's moderation and embeddings, Azure Content Safety and Presidio.",
     )
     parser.add_argument(
         "--listen", action="append", default=[], metavar="NAME=PORT", help="a named instance (0: a free port)"

@@ -6,7 +6,9 @@ measures, so it does as little as it can: one request, built once, and answers r
 
 import argparse
 import asyncio
+import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -18,6 +20,7 @@ from extproc.identity.keys import QUICKSTART_KEY
 MODEL = "bench-model"
 EVENTS_WITH_TEXT = 28  # with the opening and the closing event and [DONE], a stream of about 30 events
 _PROMPT = "Say in a few words what a gateway does for the calls that pass it, and why. " * 13  # about 1 kB
+_DIGITS = 14
 _PATIENCE = 15.0  # seconds for answers that are due when the time is over
 
 WARM_UP = 0.3
@@ -43,16 +46,14 @@ class Load:
     cpu: float
 
 
-def request(stream: bool, model: str = MODEL) -> bytes:
-    """The one call that is repeated: JSON of 1 kB or a little more, answered by at most 28 tokens."""
-    body = orjson.dumps(
-        {
-            "model": model,
-            "messages": [{"role": "user", "content": _PROMPT}],
-            "max_tokens": EVENTS_WITH_TEXT,
-            "stream": stream,
-        }
-    )
+def request(stream: bool, model: str = MODEL, uncut: bool = False) -> bytes:
+    """The one call that is repeated: JSON of 1 kB or a little more, answered by 28 tokens.
+
+    They are all that it asks for; `uncut`: all that the fake has to say, so that the answer is a whole one.
+    """
+    length = {"x_fake": {"length": EVENTS_WITH_TEXT}} if uncut else {"max_tokens": EVENTS_WITH_TEXT}
+    said = [{"role": "user", "content": _PROMPT}]
+    body = orjson.dumps({"model": model, "messages": said, **length, "stream": stream})
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n"
         f"authorization: Bearer {QUICKSTART_KEY}\r\n"
@@ -62,38 +63,72 @@ def request(stream: bool, model: str = MODEL) -> bytes:
     return head.encode() + body
 
 
-class Answer:
-    """One HTTP/1.1 answer in pieces: status 200, a chunked body that holds no CR (JSON and events of the fake)."""
+def calls(call: bytes, distinct: bool) -> Iterator[bytes]:
+    """The same call again and again; `distinct`: each with a number in its prompt that no other has, in any run."""
+    if not distinct:
+        return itertools.repeat(call)
+    before, after = call.split(_PROMPT[:_DIGITS].encode(), 1)
+    first = time.time_ns() // 1000  # fewer than one in a microsecond are made
+    return (b"%b%0*d%b" % (before, _DIGITS, number % 10**_DIGITS, after) for number in itertools.count(first))
 
-    __slots__ = ("_head", "_tail")
+
+class Answer:
+    """One HTTP/1.1 answer in pieces: status 200, and a body whose length its head tells, or else a chunked one that
+    holds no CR (JSON and events of the fake).
+    """
+
+    __slots__ = ("_head", "_left", "_tail")
     _OK = b"HTTP/1.1 200 "
+    _LENGTH = b"\r\ncontent-length: "
     _END = b"\r\n0\r\n\r\n"  # RFC 9112, 7.1: the last chunk, without trailers
 
     def __init__(self) -> None:
-        self._head = b""
+        self._head: bytes | None = b""  # None once all of it has been read
+        self._left: int | None = None  # bytes of the body, where its length is known
         self._tail = b""
 
     def feed(self, piece: bytes) -> bool:
         """Whether the answer is complete. Raises LoadError for another status and for bytes after the end."""
-        if len(self._head) < len(self._OK):
-            self._head += piece[: len(self._OK) - len(self._head)]
-            if not self._OK.startswith(self._head):
-                raise LoadError(f"the answer was not a 200: {(self._head + piece)[:200]!r}")
+        if self._head is not None:
+            piece = self._begin(self._head + piece)
+            if self._head is not None:
+                return False
+        if self._left is not None:
+            self._left -= len(piece)
+            return self._is_over(self._left)
         window = self._tail + piece
         end = window.find(self._END)
         if end < 0:
             self._tail = window[1 - len(self._END) :]
             return False
-        if end + len(self._END) < len(window):
+        return self._is_over(end + len(self._END) - len(window))
+
+    def _is_over(self, left: int) -> bool:
+        if left < 0:
             raise LoadError("bytes came after the end of an answer")
-        return True
+        return left == 0
+
+    def _begin(self, head: bytes) -> bytes:
+        """Read the head, if all of it has come; returns what follows it."""
+        if not head.startswith(self._OK[: len(head)]):
+            raise LoadError(f"the answer was not a 200: {head[:200]!r}")
+        end = head.find(b"\r\n\r\n")
+        if end < 0:
+            self._head = head
+            return b""
+        self._head = None
+        at = head.find(self._LENGTH, 0, end)
+        if at < 0:
+            return head[end + 2 :]  # with the line feed that comes before the last chunk, where it is the only one
+        self._left = int(head[at + len(self._LENGTH) : end].partition(b"\r\n")[0])
+        return head[end + 4 :]
 
 
 class _Run:
     """The calls of all connections, and when they may go on."""
 
-    def __init__(self, request: bytes, concurrency: int) -> None:
-        self.request = request
+    def __init__(self, calls: Iterator[bytes], concurrency: int) -> None:
+        self.calls = calls
         self.latencies: list[float] = []
         self.stopping = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -123,7 +158,7 @@ class _Connection(asyncio.Protocol):
     def _call(self) -> None:
         self._answer = Answer()
         self._sent = time.perf_counter()
-        self._transport.write(self._run.request)
+        self._transport.write(next(self._run.calls))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -145,10 +180,10 @@ class _Connection(asyncio.Protocol):
             self._run.fail(LoadError(f"the gateway closed a connection: {error}"))
 
 
-async def put_on(port: int, call: bytes, seconds: float, concurrency: int) -> Load:
+async def put_on(port: int, calls: Iterator[bytes], seconds: float, concurrency: int) -> Load:
     """Call the gateway on a port of this machine with `concurrency` connections. Raises LoadError."""
     loop = asyncio.get_running_loop()
-    run = _Run(call, concurrency)
+    run = _Run(calls, concurrency)
     for _ in range(concurrency):
         await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port)
     await _unless_over(run, WARM_UP)
@@ -182,12 +217,14 @@ def main() -> None:
     parser.add_argument("port", type=int, help="of a gateway or provider on this machine")
     parser.add_argument("--stream", action="store_true", help="server-sent events instead of JSON")
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--uncut", action="store_true", help="answers that no cap ends")
+    parser.add_argument("--distinct", action="store_true", help="no call that has been made before")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--concurrency", type=int, default=32)
     options = parser.parse_args()
     try:
-        call = request(options.stream, options.model)
-        load = uvloop.run(put_on(options.port, call, options.seconds, options.concurrency))
+        made = calls(request(options.stream, options.model, options.uncut), options.distinct)
+        load = uvloop.run(put_on(options.port, made, options.seconds, options.concurrency))
     except (LoadError, OSError) as problem:
         parser.exit(1, f"{problem}\n")
     print(orjson.dumps(asdict(load)).decode())

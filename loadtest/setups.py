@@ -37,14 +37,19 @@ class StartError(Exception):
 # ---- Envoy's files -----------------------------------------------------------------------------------
 
 
-def settings(port: int, provider_port: int, folder: Path) -> Gateway:
-    """A gateway that serves one model by itself, and others in each of the WAYS, to whoever has the quickstart key."""
+def settings(port: int, provider_port: int, folder: Path, more: Mapping[str, Any] | None = None) -> Gateway:
+    """A gateway that serves one model by itself, and others in each of the WAYS, to whoever has the quickstart key.
+
+    `more`: sections beside these.
+    """
+    more = more or {}
     url = f"http://127.0.0.1:{provider_port}"
     return Gateway.model_validate(
         {
             "listener": {"port": port},
             "state_dir": str(folder),
-            "stores": {"database": f"sqlite:///{folder}/sluice.db"},
+            **more,
+            "stores": {"database": f"sqlite:///{folder}/sluice.db", **more.get("stores", {})},
             "keys": {"quickstart": True},
             "timeouts": {"drain": 1},
             "backends": {
@@ -161,9 +166,16 @@ class Setup:
         return sum(int(line.rpartition(": ")[2]) for line in text.splitlines())
 
 
-def setup(stack: ExitStack, name: str, folder: Path, provider_port: int, records: IO[bytes]) -> Setup:
-    """Start it and wait until it answers a call as it should. Raises StartError."""
-    gateway = settings(free_port(), provider_port, folder)
+def setup(
+    stack: ExitStack,
+    name: str,
+    folder: Path,
+    provider_port: int,
+    records: IO[bytes],
+    more: Mapping[str, Any] | None = None,
+) -> Setup:
+    """Start it and wait until it answers a call as it should. `more`: see settings(). Raises StartError."""
+    gateway = settings(free_port(), provider_port, folder, more)
     state = processes.state_of(gateway)
     running.prepare(gateway, state)
     layout = dataplane.Layout(
@@ -178,7 +190,7 @@ def setup(stack: ExitStack, name: str, folder: Path, provider_port: int, records
     models = [load.MODEL, *WAYS] if name == "C" else [load.MODEL]
     if not _comes_up(gateway.listener.port, models, [envoy] if policy is None else [envoy, policy]):
         log.seek(0)
-        raise StartError(f"{SETUPS[name]} does not answer:\n{log.read().decode(errors='replace')}")
+        raise StartError(f"{SETUPS.get(name, name)} does not answer:\n{log.read().decode(errors='replace')}")
     return Setup(
         gateway.listener.port,
         state,

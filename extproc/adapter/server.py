@@ -24,7 +24,11 @@ _PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 _OVERHEAD = 1 << 20
 """Bytes of a message beside the body: headers, attributes, framing."""
 
-_NOTICE = 1.0
+_LARGEST_PIECE = 32 * 2**20
+"""Bytes of an answer that Envoy may tell of at once, whatever it may hold back: what it has read by then. Those of a
+quick backend have been seen to be 6 MiB."""
+
+NOTICE = 1.0
 """Seconds between saying NOT_SERVING and refusing streams; Envoy asks four times in it."""
 
 
@@ -64,8 +68,8 @@ class Server:
         self._access_log = access_log
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", largest_body + _OVERHEAD),
-                ("grpc.max_send_message_length", largest_body + _OVERHEAD),
+                ("grpc.max_receive_message_length", max(largest_body, _LARGEST_PIECE) + _OVERHEAD),
+                ("grpc.max_send_message_length", -1),  # an answer that was kept may be larger than any that comes in
                 ("grpc.max_concurrent_streams", 100_000),
                 # Its windows would grow until Envoy's answers lie here, however slowly a client reads.
                 ("grpc.http2.bdp_probe", 0),
@@ -89,9 +93,12 @@ class Server:
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self, grace: float) -> None:
-        """Turn new calls away, give live ones `grace` seconds, then cut the rest with an error."""
+    async def stop(self, grace: float, notice: float = NOTICE) -> None:
+        """Turn new calls away, give live ones `grace` seconds, then cut the rest with an error.
+
+        `notice`: the seconds that Envoy has to learn of it.
+        """
         await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(_NOTICE)
+        await asyncio.sleep(notice)
         self._access_log.close()
         await self._server.stop(grace)

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
-from extproc.cli import apply, check, emergency, keys, limits, plan, redact, render, serve, teams, up
+from extproc.imports import uncollected
+
+with uncollected():
+    from extproc.cli import apply, cache, check, emergency, keys, limits, plan, redact, render, serve, teams, up
 
 app = typer.Typer(
     name="sluice",
@@ -30,6 +33,7 @@ app.command("redact")(redact.redact)
 app.add_typer(teams.app, name="teams")
 app.add_typer(keys.app, name="keys")
 app.add_typer(emergency.app, name="emergency")
+app.add_typer(cache.app, name="cache")
 
 
 def _version(wanted: bool) -> None:

@@ -18,6 +18,8 @@ from extproc.config.schema import Gateway
 from extproc.config.team_files import load_teams, offer
 from extproc.config.teams import TeamFile
 from extproc.screening import ner
+from extproc.semantic import local
+from extproc.semantic.embedding import EmbeddingFailed
 
 
 def check(config: ConfigOption = None) -> None:
@@ -32,7 +34,7 @@ def check(config: ConfigOption = None) -> None:
 
       SLUICE__LISTENER__PORT=9090 sluice check -c gateway.yaml
     """
-    from extproc import dataplane  # 47 MB that few verbs need
+    from extproc import dataplane  # 28 MB that few verbs need
 
     gateway, tree = placed_configuration(config)
     problems = [*map(str, safety_problems(gateway, tree)), *dataplane.credential_problems(gateway, os.environ)]
@@ -62,7 +64,10 @@ def check(config: ConfigOption = None) -> None:
 
 
 def _unloadable(gateway: Gateway) -> Iterator[tuple[Steps, str]]:
-    """Models of names that are there and cannot be loaded. To know takes seconds for each."""
+    """Models that are there and cannot be loaded. To know takes seconds for each."""
+    vectors = gateway.cache.semantic.model
+    if vectors is not None and (trouble := _no_vectors(vectors)):
+        yield ("cache", "semantic", "model"), trouble
     tried: dict[str, str] = {}
     for name, given in gateway.policies.redaction.items():
         model = given.names.model if given.names and given.mode != "off" else None
@@ -79,6 +84,15 @@ def _trouble(model: str) -> str:
     try:
         asyncio.run(ner.try_out(model))
     except ner.NamesFailed as failed:
+        return str(failed)
+    return ""
+
+
+def _no_vectors(folder: str) -> str:
+    """Why it cannot be loaded; empty where it can."""
+    try:
+        asyncio.run(local.try_out(folder))
+    except EmbeddingFailed as failed:
         return str(failed)
     return ""
 

@@ -81,6 +81,7 @@ def _call(record: dict[str, object]) -> str:
     parts += ["stream"] if record.get("stream") else []
     parts += [str(record["refusal"])] if "refusal" in record else []
     parts += _screened(record)
+    parts += _kept(record.get("cache"))
     parts += [_ENDINGS[ending]] if (ending := str(record.get("ending"))) in _ENDINGS else []
     parts += [f"key {record['key']}"] if "key" in record else []
     to = f" -> {record['backend']}" if "backend" in record else ""
@@ -98,6 +99,14 @@ def _screened(record: dict[str, object]) -> list[str]:
     if isinstance(verdicts, list):
         told += dict.fromkeys(f"{verdict['guardrail']}/{verdict['rule']}" for verdict in verdicts)
     return [*told, *([f"UNSCREENED {' '.join(failed)}"] if isinstance(failed, list) else [])]
+
+
+def _kept(cache: object) -> list[str]:
+    """Where an answer that was kept served, or would have."""
+    if not isinstance(cache, dict) or "age" not in cache:
+        return []
+    from_ = "would be from the cache" if cache.get("shadow") else "from the cache"
+    return [f"{from_}, {cache['age']} s old"]
 
 
 def _facts(record: dict[str, object]) -> str:

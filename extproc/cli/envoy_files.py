@@ -1,6 +1,6 @@
 """Envoy's files of one gateway: written before it starts, and made ready for a running one.
 
-Rendering takes 47 MB, which a process of its own has while it works.
+Rendering takes 28 MB, which a process of its own has while it works.
 """
 
 import asyncio

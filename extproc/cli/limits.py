@@ -31,7 +31,6 @@ from extproc.stages import budget
 from extproc.stores.counters import Counter, CountersUnavailable, Draw, Reading
 from extproc.stores.memory import one_key
 from extproc.stores.ports import DirectoryStore, UnknownKey
-from extproc.stores.redis.counters import RedisCounters
 
 _PATIENCE = 2.0  # seconds that a person waits for the counters
 _AT_ONCE = 100  # sums read in one step, which keeps calls waiting
@@ -287,6 +286,8 @@ def _readings(gateway: Gateway, counters: Sequence[Counter]) -> dict[str, Readin
 
 
 async def _read(gateway: Gateway, counters: Sequence[Counter]) -> dict[str, Reading]:
+    from extproc.stores.redis.counters import RedisCounters  # 60 ms that other verbs need not spend
+
     stores = gateway.stores
     store = RedisCounters(stores.counters, wait=_PATIENCE, prefix=stores.counters_prefix)
     found: dict[str, Reading] = {}

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from extproc import companion
 from extproc.cli.keys import JsonOption
 from extproc.cli.settings import ConfigOption, config_path, configuration, fail
 from extproc.cli.tables import print_table
@@ -229,7 +230,7 @@ def _findings(chosen: Profile, texts: Sequence[str]) -> Sequence[Sequence[Findin
 
 
 async def _named(tier: NameTier, texts: Sequence[str]) -> Sequence[Sequence[Finding]]:
-    ner.log.addHandler(logging.NullHandler())  # what is wrong with a model is told once, by us
+    companion.log.addHandler(logging.NullHandler())  # what is wrong with a model is told once, by us
     model = ner.LocalModel(tier.model or "")
     try:
         await model.load()

@@ -29,7 +29,7 @@ def render(
 
       sluice render -c gateway.yaml -o /etc/envoy --run /run/sluice --secrets /etc/envoy/secrets --with-secrets
     """
-    from extproc import dataplane  # 47 MB that few verbs need
+    from extproc import dataplane  # 28 MB that few verbs need
 
     gateway = configuration(config)
     sockets = run or gateway.state_dir / "run"

@@ -1,11 +1,13 @@
 """Running a gateway's processes in order, for `up` and `serve`."""
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import prometheus_client
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 _START_PATIENCE = 30.0  # seconds
 _STOP_MARGIN = 5.0
 _TOLD_TWICE_S = 1.0
+_VISIT_S = 1.0
 
 
 def taken(address: str, port: int) -> bool:
@@ -79,7 +82,11 @@ def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:
     server, thread = prometheus_client.start_http_server(gateway.metrics.port, gateway.metrics.address, registry)
 
     def stop() -> None:
-        server.shutdown()
+        ending = threading.Thread(target=server.shutdown)
+        ending.start()
+        with contextlib.suppress(OSError):  # a visitor: else it looks only twice a second whether it shall end
+            socket.create_connection((gateway.metrics.address, gateway.metrics.port), _VISIT_S).close()
+        ending.join()
         server.server_close()
         thread.join()
 
@@ -96,32 +103,34 @@ async def keep_secrets(gateway: Gateway, state: State) -> Keeper:
     return keeper
 
 
-async def start_workers(revision: Revision, state: State, line: Line, as_json: bool) -> list[Child]:
-    """All workers, once each answers on its socket."""
+def start_workers(revision: Revision, state: State, line: Line, as_json: bool) -> list[Child]:
+    """All workers, to be waited for by `all_answer` and ended by `stop_workers`."""
 
     def forget(pid: int) -> None:
         mark_process_dead(pid, str(state.metrics))
 
-    children = [Child(program, line, on_exit=forget) for program in workers(revision, state, as_json)]
+    return [Child(program, line, on_exit=forget) for program in workers(revision, state, as_json)]
+
+
+async def all_answer(children: list[Child], state: State) -> None:
+    """Wait until each worker answers on its socket. Raises StartError."""
     sockets = [state.worker_socket(number) for number in range(len(children))]
 
     async def listening() -> bool:
         return all([await _answers(str(path)) for path in sockets])
 
     if not await wait_until(listening, children, _START_PATIENCE):
-        await stop_workers(revision.gateway, children)
         raise StartError("The workers did not start; the lines above say why.")
-    return children
 
 
 class StartError(Exception):
     """A process did not come up."""
 
 
-async def stop_workers(gateway: Gateway, children: list[Child]) -> None:
+async def stop_workers(gateway: Gateway, children: list[Child], signum: signal.Signals = signal.SIGTERM) -> None:
     """Drain all at once: each lets its live streams end."""
     patience = gateway.timeouts.drain.total_seconds() + _STOP_MARGIN
-    await asyncio.gather(*(child.stop(patience) for child in children))
+    await asyncio.gather(*(child.stop(patience, signum) for child in children))
 
 
 async def _answers(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -15,7 +16,8 @@ from extproc.config.schema import Gateway
 from extproc.config.tree import Tree
 from extproc.metering import tokenizer
 
-_SHORTEST_SIGNING_KEY = 32  # bytes: RFC 7518, section 3.2
+_SHORTEST_KEY = 32  # bytes, of an HMAC with SHA-256: RFC 7518, section 3.2
+_FOR_VECTORS = ("numpy", "tokenizers")
 
 ConfigOption = Annotated[
     Path | None,
@@ -72,12 +74,16 @@ def safety_problems(gateway: Gateway, tree: Tree) -> list[Problem]:
             "Listen on 127.0.0.1, or remove `quickstart` and make keys with `sluice keys create`."
         )
         problems.append(tree.problem(("keys", "quickstart"), message))
-    source = gateway.identity.signing_key
-    if source is not None and (message := _signing_problem(source)):
-        problems.append(tree.problem(("identity", "signing_key"), message))
+    keys = {("identity", "signing_key"): gateway.identity.signing_key, ("cache", "key"): gateway.cache.key}
+    for steps, source in keys.items():
+        if source is not None and (message := _key_problem(source)):
+            problems.append(tree.problem(steps, message))
     for name, model in gateway.models.items():
         if model.tokenizer is not None and (message := _tokenizer_problem(model.tokenizer)):
             problems.append(tree.problem(("models", name, "tokenizer"), message))
+    vectors = gateway.cache.semantic.model
+    if vectors is not None and (message := _vectors_problem(vectors)):
+        problems.append(tree.problem(("cache", "semantic", "model"), message))
     problems += (tree.problem(*mistake) for mistake in profiles.mistakes(gateway.policies.redaction, os.environ))
     problems += (tree.problem(*mistake) for mistake in rules.mistakes(gateway))
     return problems
@@ -95,16 +101,23 @@ def _tokenizer_problem(path: Path) -> str:
     return ""
 
 
-def _signing_problem(source: LocalSecret) -> str:
-    """What is wrong with the key of the identity header, without the key; empty where nothing is."""
+def _vectors_problem(folder: str) -> str:
+    """Why no vectors can come of it; empty where they may. Whether it can be loaded `check` finds out."""
+    if any(find_spec(package) is None for package in _FOR_VECTORS):
+        return f"needs the extra `semantic` ({', '.join(_FOR_VECTORS)})"
+    return "" if Path(folder).is_dir() else f"there is no folder {folder}"
+
+
+def _key_problem(source: LocalSecret) -> str:
+    """What is wrong with a key, without the key; empty where nothing is."""
     try:
         value = source.file.read_bytes() if source.file is not None else os.environb.get(os.fsencode(source.env or ""))
     except OSError as error:
         return f"the file {source.file} cannot be read ({error.strerror})"
     if value is None:
         return f"the environment variable {source.env} is not set"
-    if len(value.rstrip(b"\r\n")) < _SHORTEST_SIGNING_KEY:
-        return f"it must have at least {_SHORTEST_SIGNING_KEY} bytes, such as `openssl rand -hex 32` makes"
+    if len(value.rstrip(b"\r\n")) < _SHORTEST_KEY:
+        return f"it must have at least {_SHORTEST_KEY} bytes, such as `openssl rand -hex 32` makes"
     return ""
 
 

@@ -18,6 +18,7 @@ from extproc.cli.reload import Files, reloading
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
+from extproc.contract import WITHOUT_NOTICE
 from extproc.gitops.team_backends import brought_to
 from extproc.identity import keys
 from extproc.stores.ports import StoreUnavailable
@@ -78,12 +79,14 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
     running.prepare(gateway, state)
     brought = brought_to(gateway, os.environ)
     gateway = await asyncio.to_thread(brought.merged, gateway)
-    await envoy_files.write_all(gateway, state)
     revision = Revision.of(gateway)
     console = Console(as_json)
     stopping = running.stop_event()
     async with AsyncExitStack() as started:  # what is started last is stopped first
         started.callback(running.serve_metrics(gateway, state))
+        workers = running.start_workers(revision, state, console.line, as_json)
+        started.push_async_callback(running.stop_workers, gateway, workers, WITHOUT_NOTICE)  # Envoy is gone by then
+        await envoy_files.write_all(gateway, state)  # while the workers load what they need
         keeper = await running.keep_secrets(gateway, state)
         started.callback(keeper.stop)
         others: list[Child] = []
@@ -91,8 +94,7 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
             fake = Child(processes.fake_backend(gateway.fake_backend.port), console.line)
             started.push_async_callback(fake.stop, _STOP_PATIENCE)
             others.append(fake)
-        workers = await running.start_workers(revision, state, console.line, as_json)
-        started.push_async_callback(running.stop_workers, gateway, workers)
+        await running.all_answer(workers, state)
         envoy = Child(processes.envoy(state), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)

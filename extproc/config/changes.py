@@ -25,6 +25,17 @@ _ANY = "*"
 _TAKES: Mapping[Takes, tuple[Steps, ...]] = {
     Takes.WORKERS: (
         ("areas",),
+        ("cache", "largest"),
+        ("cache", "max_temperature"),
+        ("cache", "mode"),
+        ("cache", "rules"),
+        ("cache", "scope"),
+        ("cache", "semantic", "mode"),
+        ("cache", "semantic", "price"),
+        ("cache", "semantic", "threshold"),
+        ("cache", "side_effects"),
+        ("cache", "ttl"),
+        ("cache", "wait"),
         ("default_models",),
         ("identity", "accept"),
         ("models", _ANY, "affinity"),

@@ -6,9 +6,10 @@ from dataclasses import replace
 from itertools import chain
 from urllib.parse import urlsplit
 
-from extproc.config import schema
+from extproc.config import schema, versions
 from extproc.config.backends import Backend as GivenBackend
 from extproc.config.byob import TeamBackends, own_name
+from extproc.config.cache import cache_rules
 from extproc.config.identity import Identity, Issuer
 from extproc.config.limits import compile_limit
 from extproc.config.models import Model
@@ -45,7 +46,12 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
     """The same, in no time, without the policies that look through texts."""
     backends = {name: _backend(name, given) for name, given in gateway.all_backends().items()}
     public = gateway.public_names()
-    models = {name: _model(name, given, backends) for name, given in gateway.models.items()}
+    models = {
+        name: replace(
+            _model(name, given, backends), version=versions.of_model(name, gateway.models, gateway.backends, public)
+        )
+        for name, given in gateway.models.items()
+    }
     owned = {team: _owned(team, brought, backends) for team, brought in gateway.team_backends.items()}
     limits = [compile_limit(name, given, public=public) for name, given in gateway.policies.limits.items()]
     return Catalogue(
@@ -63,6 +69,7 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
         attempts=gateway.routing.attempts,
         retry_share=gateway.routing.retry_share,
         tells_backend=gateway.routing.tell_backend,
+        cache=cache_rules(gateway.cache, gateway.timeouts.policy_longest, public),
         silence=_OF_IDLE * gateway.timeouts.idle.total_seconds(),
         owned=owned,
         binding_headers=_binding_headers(chain(models.values(), *(own.values() for own in owned.values()))),
@@ -98,7 +105,14 @@ def _shadow(name: str, model: Model, backends: Mapping[str, Backend]) -> Shadow 
 def _owned(team: str, brought: TeamBackends, backends: Mapping[str, Backend]) -> dict[str, PublicModel]:
     """The models that a team brings, whose targets name its own backends only."""
     own = {name: backends[own_name(team, name)] for name in brought.backends}
-    return {name: replace(_model(name, given, own), owner=team) for name, given in brought.models.items()}
+    return {
+        name: replace(
+            _model(name, given, own),
+            owner=team,
+            version=versions.of_model(name, brought.models, brought.backends, {}, owner=team),
+        )
+        for name, given in brought.models.items()
+    }
 
 
 def _binding_headers(models: Iterable[PublicModel]) -> frozenset[str]:

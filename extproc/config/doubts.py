@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping
 
+from extproc.config.cache import selector
 from extproc.config.limits import GatewayLimit, compile_limit
 from extproc.config.problems import Steps, did_you_mean
 from extproc.config.schema import MEMORY, Gateway
@@ -28,10 +29,13 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     yield from _forgotten(gateway)
     yield from _empty(gateway)
     yield from _uncommon(gateway)
+    yield from _kept_apart(gateway)
+    yield from _never_reached(gateway)
     yield from _without_default("redaction", gateway.policies.redaction)
     yield from _without_default("guardrails", gateway.policies.guardrails)
     if teams is not None:
         yield from _unnamed("redaction", gateway.policies.redaction, {team.redaction for team in teams.values()})
+        yield from _without_file(gateway, teams)
         yield from _unnamed("guardrails", gateway.policies.guardrails, {team.guardrails for team in teams.values()})
 
 
@@ -147,6 +151,33 @@ def _uncommon(gateway: Gateway) -> Iterator[Doubt]:
         for category in thresholds.keys() - CATEGORIES:
             steps = ("policies", "guardrails", name, "moderation", "thresholds", category)
             yield steps, f"is no category that is known here{did_you_mean(category, CATEGORIES)}"
+
+
+def _kept_apart(gateway: Gateway) -> Iterator[Doubt]:
+    """Answers that only some of the calls that ask the same can get, and a tier that nothing stands before."""
+    cache = gateway.cache
+    if cache.is_on and gateway.workers > 1 and gateway.stores.answers_at == MEMORY:
+        yield ("cache",), f"each of the {gateway.workers} workers keeps its own answers: name a Redis in stores.answers"
+    if not cache.is_on and cache.semantic.mode != "off":
+        yield ("cache", "semantic", "mode"), "changes nothing while `cache.mode` is off"
+
+
+def _never_reached(gateway: Gateway) -> Iterator[Doubt]:
+    """Rules of the cache of which an earlier one takes every call."""
+    public = gateway.public_names()
+    selectors = [selector(rule, public) for rule in gateway.cache.rules]
+    for number, later in enumerate(selectors):
+        earlier = next((place for place in range(number) if selectors[place].covers(later)), None)
+        if earlier is not None:
+            yield ("cache", "rules", number), f"is never reached: cache.rules[{earlier}] decides all such calls"
+
+
+def _without_file(gateway: Gateway, teams: Mapping[str, TeamFile]) -> Iterator[Doubt]:
+    """Teams that a rule of the cache speaks of, and that no file declares."""
+    for number, rule in enumerate(gateway.cache.rules):
+        for name in rule.teams or ():
+            if teams and name not in teams:
+                yield ("cache", "rules", number, "teams"), f"{name} has no team file{did_you_mean(name, teams)}"
 
 
 def _without_default(kind: str, policies: Mapping[str, object]) -> Iterator[Doubt]:

@@ -13,6 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from extproc.config import versions
 from extproc.config.fields import LocalSecret
 from extproc.config.problems import Steps, did_you_mean
 from extproc.config.redaction import ENTITY, Names, Redaction
@@ -93,7 +94,13 @@ def profile(name: str, given: Redaction, detectors: Detectors, environ: Mapping[
     policy = _policy(name, given, own, environ)
     asked, said = _settings(given, policy.input, own), _settings(given, policy.output, own)
     try:
-        return Profile(policy, detectors.of(asked), detectors.of(said), _reach(said.custom))
+        return Profile(
+            policy,
+            detectors.of(asked),
+            detectors.of(said),
+            _reach(said.custom),
+            version=versions.of_redaction(given, own, policy.hash_key),
+        )
     except ValueError as error:
         raise Unusable((), str(error)) from None
 

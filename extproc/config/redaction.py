@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema, model_validator
 
 from extproc.config.fields import Duration, LocalSecret, Name, Size, Strict
+from extproc.redaction.entities import REGIONS
 from extproc.redaction.names import SCORE
-from extproc.redaction.phones import REGIONS
 
 ENTITY = r"^[A-Za-z][A-Za-z0-9_]{0,62}$"
 InputAction = Literal["placeholder", "mask", "hash", "drop", "block", "flag", "off"]

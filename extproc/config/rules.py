@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from extproc.config import guardrails as given
+from extproc.config import versions
 from extproc.config.fields import nanos
 from extproc.config.problems import Steps
 from extproc.config.profiles import reach
@@ -55,6 +56,7 @@ def compiled(name: str, policy: given.Guardrails, services: Mapping[str, Service
         moderation=_moderation(moderation, services) if moderation and moderation.mode != "off" else None,
         on_error=OnError(policy.on_error),
         reach=_reach([rule for rule in said if rule.output]),
+        version=versions.of_guardrails(policy, services),
     )
 
 

@@ -15,6 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from extproc.config.backends import Backend, Cooling, cooling, cooling_problems
 from extproc.config.byob import Byob, TeamBackends, own_name, owner_of, reserved
+from extproc.config.cache import Cache
 from extproc.config.fields import Duration, ModelName, Name, Port, Size, Strict, has_port
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
@@ -22,7 +23,7 @@ from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
 from extproc.config.models import Model, fallback_problems
 from extproc.config.problems import did_you_mean
-from extproc.config.services import MODERATING, Service
+from extproc.config.services import EMBEDDING, MODERATING, Service
 
 DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
 
@@ -95,12 +96,23 @@ class Stores(Strict):
         le=timedelta(seconds=1),
         description="how long a call waits for the counters, at most 1s; then `on_error` of each limit decides",
     )
+    answers: Annotated[str, AfterValidator(_counters)] | None = Field(
+        default=None,
+        repr=False,
+        description="answers that are given again, see `cache`: memory:// (each worker its own), or a Redis; absent: "
+        "as `counters`",
+    )
     counters_prefix: str = Field(
         default="sluice",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$",
         max_length=64,
         description="what the names of all our keys in Redis begin with; the same for all gateways that count together",
     )
+
+    @property
+    def answers_at(self) -> str:
+        """Where answers are kept that are given again."""
+        return self.counters if self.answers is None else self.answers
 
 
 class Keys(Strict):
@@ -158,6 +170,7 @@ class Gateway(Strict):
     )
     models: dict[ModelName, Model] = Field(min_length=1, description="models by public name")
     routing: Routing = Field(default=Routing(), description="how calls find their backend")
+    cache: Cache = Field(default=Cache(), description="answers that are given again")
     default_models: dict[DefaultableSurface, ModelName] = Field(
         default_factory=dict, description="model for a surface whose calls may come without one"
     )
@@ -179,6 +192,7 @@ class Gateway(Strict):
             *self._limit_problems(),
             *self._counting_problems(),
             *self._service_problems(),
+            *self._cache_problems(),
             *(reserved(self, self.byob) if self.byob is not None else ()),
         ]
         if problems:
@@ -304,6 +318,18 @@ class Gateway(Strict):
         for category, threshold in given.thresholds.items():
             if is_openai and threshold > 1:
                 yield f"{where}.thresholds.{category}: must be at most 1, as OpenAI's scores are"
+
+    def _cache_problems(self) -> Iterator[str]:
+        cache, semantic = self.cache, self.cache.semantic
+        if cache.is_on and cache.key is None and self.stores.answers_at != MEMORY:
+            yield "cache: needs `key` where answers are kept in Redis: who can write there could make up any"
+        if cache.wait is not None and cache.wait > self.timeouts.policy_longest:
+            yield "cache.wait: is longer than `timeouts.policy_longest`"
+        for number, rule in enumerate(cache.rules):
+            yield from _unknown(f"cache.rules[{number}].models", "model", rule.models or (), self.public_names())
+        yield from self._asked("cache.semantic", semantic.service, EMBEDDING, "does not embed")
+        if semantic.has_source:
+            yield from self._wait_problems("cache.semantic", semantic.timeout)
 
     @property
     def limits_refused(self) -> str:

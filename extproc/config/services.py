@@ -1,4 +1,7 @@
-"""Services that policies ask: what judges texts, or finds names in them. Envoy calls them, with their credentials."""
+"""Services that policies ask: what judges texts, finds names in them, or makes vectors of them.
+
+Envoy calls them, with their credentials.
+"""
 
 from typing import Literal, Self
 
@@ -8,12 +11,16 @@ from extproc.config.fields import Credential, Strict, check_endpoint
 
 MODERATING = ("openai-moderation", "azure-content-safety")
 """What services speak that moderate."""
+EMBEDDING = ("openai-embeddings",)
+"""What services speak that turn texts into vectors."""
 
 
 class Service(Strict):
     """A service beside the models. It gets texts of calls: after redaction, but for one that finds what to redact."""
 
-    api: Literal["openai-moderation", "azure-content-safety", "presidio"] = Field(description="what it speaks")
+    api: Literal["openai-moderation", "azure-content-safety", "presidio", "openai-embeddings"] = Field(
+        description="what it speaks"
+    )
     url: str = Field(description="where it is: the base, as its own clients take it")
     credential: Credential | None = Field(default=None, description="what it wants to be shown")
 

@@ -1,6 +1,6 @@
 """The configuration as Envoy's files: bootstrap, listeners, routes, clusters, and secrets apart.
 
-Runs in a process of its own: the policy workers never import it (`envoy_data_plane` alone takes 47 MB).
+Runs in a process of its own: the policy workers never import it (`envoy_data_plane` alone takes 28 MB).
 """
 
 from collections.abc import Iterable
@@ -10,13 +10,18 @@ from pathlib import Path
 from extproc.config.schema import Gateway
 from extproc.secrets.named import secret_file
 
-from .bootstrap import dynamic_bootstrap, static_bootstrap
-from .clusters import all_clusters
-from .files import resources, to_yaml, write
-from .layout import Layout
-from .listener import all_listeners
-from .routes import gateway_routes
-from .secrets import CredentialError, credential_problems, remove_stale_secrets, secret_names, write_secrets
+from .plain import plain_types, remember_types
+
+with plain_types():
+    from .bootstrap import dynamic_bootstrap, static_bootstrap
+    from .clusters import all_clusters
+    from .files import resources, to_yaml, write
+    from .layout import Layout
+    from .listener import all_listeners
+    from .routes import gateway_routes
+    from .secrets import CredentialError, credential_problems, remove_stale_secrets, secret_names, write_secrets
+
+remember_types()
 
 __all__ = [
     "CredentialError",

@@ -7,14 +7,18 @@ NEXT_DIR what a running Envoy can take: clusters, routes, and `between.yaml`, th
 further configurations have. Where Envoy's other files would change, the exit status is 3, and nothing is written.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from extproc.config.schema import Gateway
+from extproc.imports import uncollected
 
-from . import CredentialError, Layout, between, remove_stale_secrets, render, write, write_secrets
+with uncollected():
+    from extproc.config.schema import Gateway
+
+    from . import CredentialError, Layout, between, remove_stale_secrets, render, write, write_secrets
 
 _NEEDS_RESTART = 3
 _AT_START_ONLY = ("listeners.yaml", "bootstrap.yaml")
@@ -22,6 +26,7 @@ _AT_START_ONLY = ("listeners.yaml", "bootstrap.yaml")
 
 
 def main() -> int:
+    gc.disable()  # it ends before there is anything to collect
     gateway, *older = (Gateway.model_validate_json(line) for line in sys.stdin.buffer)
     config, secrets, run, *rest = sys.argv[1:]
     sockets = tuple(f"{run}/worker-{number}.sock" for number in range(gateway.workers))

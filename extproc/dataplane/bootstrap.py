@@ -75,7 +75,7 @@ def _process(layout: Layout) -> Bootstrap:
 
 def _runtime() -> Struct:
     """Envoy's cap on regular expressions is for those of strangers; ours grow with the settings of the listener."""
-    settings: Struct = Struct.from_dict({"re2.max_program_size.error_level": 1_000})
+    settings: Struct = Struct.from_dict({"re2.max_program_size.error_level": 1_000.0})
     return settings
 
 

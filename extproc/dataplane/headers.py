@@ -6,7 +6,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 
 def remove(name: str) -> HeaderMutation:
@@ -16,6 +16,12 @@ def remove(name: str) -> HeaderMutation:
 def remove_prefix(prefix: str) -> HeaderMutation:
     """Every header whose (always lower-case) name starts with `prefix`."""
     matcher = StringMatcher(prefix=prefix)
+    return HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=matcher))
+
+
+def remove_matching(pattern: str) -> HeaderMutation:
+    """Every header whose (always lower-case) name is all of what the pattern (RE2) describes."""
+    matcher = StringMatcher(safe_regex=RegexMatcher(regex=pattern))
     return HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=matcher))
 
 

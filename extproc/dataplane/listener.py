@@ -44,7 +44,7 @@ from extproc.secrets.named import secret_file
 from . import edge, policy, tokens
 from .extensions import BodySizeLimit, http_filter, manager_filter
 from .files import watched
-from .headers import remove, remove_prefix
+from .headers import remove, remove_matching
 from .layout import Layout
 from .replies import local_replies
 from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sink_routes, unresolved_routes
@@ -179,10 +179,14 @@ def _inside(name: str, routes: RouteConfiguration) -> Listener:
     )
 
 
+_OURS = "x-sluice-([^c].*|c[^a].*|ca[^c].*)"
+"""All but x-sluice-cache and what begins so: in these callers ask something, and the clusters remove them."""
+
+
 def _client_headers() -> Mutations:
     """Headers that only the gateway may set. Spellings with underscores never get here: they are a 400."""
     return Mutations(
-        request_mutations=[remove_prefix("x-sluice-")],
+        request_mutations=[remove_matching(_OURS)],
         response_mutations=[
             remove(name) for name in (contract.DEPLOYED_HEADER, contract.AGAIN_HEADER, contract.LAST_HEADER)
         ],

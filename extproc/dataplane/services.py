@@ -47,6 +47,7 @@ _ROUTER = "envoy.filters.http.router"
 _CREDENTIAL_HEADER = {
     "openai-moderation": ("authorization", "Bearer "),
     "azure-content-safety": ("ocp-apim-subscription-key", ""),
+    "openai-embeddings": ("authorization", "Bearer "),
     "presidio": ("authorization", "Bearer "),
 }
 _ALLOW = files(__package__).joinpath("allow.lua").read_text(encoding="utf-8")
@@ -111,4 +112,4 @@ def _route(name: str, service: Service, gateway: Gateway) -> Route:
 def _base(service: Service) -> str:
     """What stands before the path of a question. OpenAI's own clients take a url with its /v1, which the path has."""
     path = urlsplit(service.url).path.rstrip("/")
-    return path.removesuffix("/v1") if service.api == "openai-moderation" else path
+    return path.removesuffix("/v1") if service.api.startswith("openai-") else path

@@ -111,3 +111,4 @@ class Guardrails:
     reach: int = 0  # characters of the longest phrase that an answer may not hold, see `redaction.output.OutputGuard`
     moderation: Moderation | None = None
     on_error: OnError = OnError.DENY  # where a text could not be looked through
+    version: str = ""  # another one where they may say anything else

@@ -55,7 +55,7 @@ class Extent:
 
     def at_most_output(self, chain: Chain, output: int) -> Demand:
         """With so many tokens of output in all."""
-        money = max(self._money(target, output) for target in chain.targets)
+        money = max((self._money(target, output) for target in chain.targets), default=0)
         return Demand(1, self.input, output, money + self.aside)
 
     def surely(self, chain: Chain, output: int = 0) -> Demand:

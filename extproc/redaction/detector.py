@@ -9,12 +9,10 @@ from extproc.redaction.automaton import PatternError
 from extproc.redaction.confirm import Claims, Rules
 from extproc.redaction.context import Words
 from extproc.redaction.custom import CustomRecognizer
-from extproc.redaction.entities import CONTEXT, DEFAULT, KNOWN, expanded
-from extproc.redaction.library import library
+from extproc.redaction.entities import CONTEXT, DEFAULT, KNOWN, REGIONS, expanded
 from extproc.redaction.normalise import Source, plain, with_gaps
 from extproc.redaction.overlaps import Finding
 from extproc.redaction.patterns import Candidate, Recognizer
-from extproc.redaction.phones import REGIONS
 from extproc.redaction.scan import Ends, HyperscanScanner, PlainScanner, Scanner, TriggerError, has_hyperscan
 
 __all__ = ["Detector", "Finding", "Settings", "of"]
@@ -43,6 +41,8 @@ class Detector:
 
     def __init__(self, settings: Settings | None = None, use_hyperscan: bool = has_hyperscan()) -> None:
         """Raises ValueError for an entity, a region or a pattern that it cannot have. Takes 0.1 s and more."""
+        from extproc.redaction.library import library  # a tenth of a second for who detects nothing, too
+
         settings = settings or Settings()
         entities = expanded(settings.entities)
         _refuse_unknown(entities)

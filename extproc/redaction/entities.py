@@ -84,6 +84,9 @@ OPTIONAL = (*NATIONAL, "DATE_TIME", "MAC_ADDRESS", "PASSWORD", "URL", "UUID")
 
 KNOWN = frozenset((*PERSONAL, *SECRETS, *OPTIONAL))
 
+REGIONS = ("US", "GB", "DE", "FR", "IL", "IN", "CA", "BR")
+"""Presidio's: where a telephone number without a country code may be from."""
+
 
 def expanded(entities: Iterable[str]) -> frozenset[str]:
     """The entities with the groups among them resolved."""

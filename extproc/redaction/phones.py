@@ -16,12 +16,10 @@ from typing import NamedTuple
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 from phonenumbers.phonemetadata import NumberFormat, PhoneMetadata
 
+from extproc.redaction.entities import REGIONS
 from extproc.redaction.normalise import Source
 from extproc.redaction.numbering import Table, table, together, values
 from extproc.redaction.patterns import ALNUM, Candidate, Recognizer, bounded, matches, run_of
-
-REGIONS = ("US", "GB", "DE", "FR", "IL", "IN", "CA", "BR")
-"""Presidio's: where a number without a country code may be from."""
 
 _RUN = b"0123456789 .-/()+"
 TRIGGER = run_of(r"[0-9](?:[ .\-/()]{0,3}[0-9]){6}", _RUN)

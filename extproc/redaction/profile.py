@@ -30,6 +30,7 @@ class Profile:
     input: Detector | None
     output: Detector | None
     reach: int = 0  # characters of the longest phrase that the output may hold, see `output.OutputGuard`
+    version: str = ""  # another one where it may do anything else
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input", _ranked(self.input, self.policy.input))

@@ -5,20 +5,17 @@ Both speak in lines of JSON. It says `{}` once the model is loaded. To `{"texts"
 exception while it looks through texts, it tells the name alone.
 """
 
-import ctypes
 import importlib
-import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import category
 
-import orjson
+from extproc.program import Answer, ModelUnusable, serve
 
 LONGEST_PIECE = 2_000
 """Characters that spaCy gets at once. It cannot be interrupted, and at these it may work for a third of a second."""
@@ -34,12 +31,6 @@ _NOT_FOR_NAMES = (
     *("textcat", "textcat_multilabel"),
 )
 _REMEDY = "A folder has to be the one with config.cfg in it, and model and spaCy of the same minor version"
-_PR_SET_PDEATHSIG = 1
-_NETWORK = frozenset(("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"))
-
-
-class ModelUnusable(Exception):
-    """The model is not there, or finds nothing. Says what to do."""
 
 
 class TooSlow(Exception):
@@ -69,7 +60,7 @@ class Model:
             try:
                 return {"spans": self._spans(texts, time.monotonic() + seconds)}
             except Exception as error:
-                return {"error": type(error).__name__}
+                return {"error": f"the model failed: {type(error).__name__}"}
 
     def _spans(self, texts: Sequence[str], deadline: float) -> list[list[tuple[int, int, str]]]:
         found: list[list[tuple[int, int, str]]] = [[] for _ in texts]
@@ -168,43 +159,12 @@ def tokenizable(text: str) -> str:
 # ---- the process ----
 
 
-def _die_with_parent() -> None:
-    """A read of standard input ends with the parent as well, but a model that never returns does not read."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def refuse_network(event: str, _: tuple[Any, ...]) -> None:
-    """An audit hook. A model may bring code of its own, and texts stay here."""
-    if event in _NETWORK:
-        raise PermissionError("a model of names has no network")
-
-
-def _own_output() -> BinaryIO:
-    """Standard output for answers alone; what a library prints goes to standard error."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: BinaryIO, what: dict[str, Any]) -> None:
-    answers.write(orjson.dumps(what) + b"\n")
-    answers.flush()
-
-
 def main() -> None:
-    _die_with_parent()
-    sys.addaudithook(refuse_network)
-    answers = _own_output()
-    try:
+    def load_named() -> Answer:
         model = load(sys.argv[1])
-    except ModelUnusable as unusable:
-        _say(answers, {"error": str(unusable)})
-        return
-    _say(answers, {})
-    for line in sys.stdin.buffer:
-        question = orjson.loads(line)
-        _say(answers, model.answer(question["texts"], question["seconds"]))
+        return lambda question: model.answer(question["texts"], question["seconds"])
+
+    serve(load_named)
 
 
 if __name__ == "__main__":

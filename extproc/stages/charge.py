@@ -21,9 +21,12 @@ def used(
 def _used(outcome: Outcome, target: Target | None, held: Hold | None, background: bool) -> Demand:
     """What a call has used of its backend. One that none took, or that failed there, used nothing.
 
+    A call that another one's answer served counts as a request.
     A request that a backend answered with a 4xx of the caller's making counts as a request. What is made in the
     background counts as held unless its usage was told: nobody says when it is done.
     """
+    if outcome.ending is Ending.CACHED:
+        return Demand(1, 0, 0, 0)
     failed = outcome.ending is not Ending.BLOCKED and (outcome.status >= 500 or outcome.status == 429)
     if target is None or failed:
         return Demand(0, 0, 0, 0)

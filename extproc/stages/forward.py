@@ -44,6 +44,12 @@ def free(headers: Headers) -> Mapping[str, str]:
     return {name: headers.get(name) or "" for name in headers if name in _FREE or name.startswith(_FREE_PREFIXES)}
 
 
+def versions(headers: Headers) -> tuple[tuple[str, str], ...]:
+    """All headers in which a caller tells a provider how to answer, with every value of each, by their names."""
+    names = sorted(name for name in headers if name == "openai-beta" or name.startswith("anthropic-"))
+    return tuple([(name, value) for name in names for value in headers.all(name)])
+
+
 def asking(headers: Headers) -> tuple[tuple[str, str], ...]:
     """The headers in which the caller asks for a version of its surface's own API."""
     return tuple([(name, headers.get(name) or "") for name in ASKING_HEADERS if name in headers])

@@ -11,6 +11,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from extproc.call import Inspection, Rules
+from extproc.guardrails.policy import Guardrails
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
 from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply
@@ -61,6 +62,16 @@ def rules(caller: Caller, catalogue: Catalogue) -> Rules | None:
     if redaction is None and guardrails is None:
         return None
     return Rules(redaction, guardrails, team.name if team else caller.owner)
+
+
+def policy_version(rules: Rules | None) -> str:
+    """Of what these policies do: two calls with the same one are held to the same."""
+    versions = ("", "") if rules is None else (_version(rules.redaction), _version(rules.guardrails))
+    return ".".join(versions)
+
+
+def _version(policy: Profile | Guardrails | None) -> str:
+    return "" if policy is None else policy.version
 
 
 def may_change(rules: Rules) -> bool:

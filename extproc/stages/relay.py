@@ -181,17 +181,22 @@ def judged(call: Call, refused: Refused, held: bytes) -> Emit:
 
 def _texts(rules: Rules | None, seen: Inspection, gate: Gate | None) -> AnswerTexts | None:
     """What changes the texts of the answer; None where they pass as they are."""
-    guards = () if rules is None else tuple(_guards(rules))
+    found = guards(rules)
     placeholders = seen.placeholders or None
     ear = None if gate is None else gate.ear
-    if not guards and not placeholders and ear is None:
+    if not found and not placeholders and ear is None:
         return None
-    texts = AnswerTexts(placeholders, guards, ear)
+    texts = AnswerTexts(placeholders, found, ear)
     try:
         _check_unread(rules, Inspection(placeholders=placeholders))
     except Refused:
         texts.strict = True
     return texts
+
+
+def guards(rules: Rules | None) -> tuple[OutputGuard, ...]:
+    """New ones for one answer: of what it may not say, and of what it may not say as it is."""
+    return () if rules is None else tuple(_guards(rules))
 
 
 def _guards(rules: Rules) -> Iterator[OutputGuard]:

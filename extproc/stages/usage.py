@@ -53,7 +53,7 @@ def _ending(call: Call) -> Ending:
 
 
 def _usage(call: Call, ending: Ending, duration: float) -> Usage:
-    if ending in (Ending.REFUSED, Ending.ANSWERED) or call.phase in (Phase.OPENED, Phase.IDENTIFIED):
+    if ending in (Ending.REFUSED, Ending.ANSWERED, Ending.CACHED) or call.phase in (Phase.OPENED, Phase.IDENTIFIED):
         return Usage()
     if call.meter is None:  # no answer began: an error, nobody waited for it, or nobody here could read it
         if ending not in (Ending.CUT, Ending.BLOCKED) or not (call.estimated_input or call.hold):

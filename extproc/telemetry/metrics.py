@@ -10,8 +10,10 @@ from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from extproc.cache.lookup import Lookup
 from extproc.call import Call
 from extproc.model import Outcome, Usage, UsageSource
+from extproc.redaction.policy import Mode
 
 # Answers of language models take minutes, agents' calls longer.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -92,6 +94,27 @@ SHADOW_TOKENS = Counter("sluice_shadow_tokens", "Tokens that copies of calls use
 SHADOW_DURATION = Histogram(
     "sluice_shadow_seconds", "Until the answer to a copy of a call was whole.", ["backend"], buckets=_SECONDS
 )
+CACHE = Counter(
+    "sluice_cache_calls", "Calls that the cache had to do with, by how it went and why.", ["model", "result", "reason"]
+)
+CACHE_SAVED = Counter(
+    "sluice_cache_saved_nano",
+    "What answers that were kept had cost, in billionths of the currency, by whether they served or only would have.",
+    ["team", "model", "mode"],
+)
+CACHE_SAVED_TOKENS = Counter(
+    "sluice_cache_saved_tokens", "Tokens of answers that served from the cache, or would have.", ["model", "mode"]
+)
+CACHE_UNKEPT = Counter("sluice_cache_unkept", "Answers that might not be kept, by why.", ["model", "reason"])
+CACHE_ERRORS = Counter("sluice_cache_errors", "What the cache could not do, by what that was.", ["step"])
+CACHE_EMBEDDINGS = Counter(
+    "sluice_cache_embeddings", "Texts of which the cache asked the vector, by what it was for.", ["purpose", "result"]
+)
+CACHE_SHADOW = Counter(
+    "sluice_cache_semantic_shadow",
+    "Answers to other words that would have served, by whether they say what the real ones do.",
+    ["model", "agrees"],
+)
 SCREENING_FAILED = Counter("sluice_screening_failed", "Calls that a policy could not look at.", ["what"])
 # Of the supervisor, and no worker. Each has labels: one without would show in every worker, too, as nothing.
 CONFIG_LOADED = Gauge(
@@ -117,6 +140,7 @@ _KINDS = (
 _TALLIED = (
     *(CALLS, REFUSALS, TOKENS, ATTEMPTS, FAILOVERS, COST, BROKEN, AFFINITY_LOST),
     *(LIMIT_REFUSALS, LIMIT_SHADOW_REFUSALS, LIMIT_WARNINGS, OVERSPENT, COUNTERS_ERRORS, LIMITS_LOCAL),
+    *(CACHE, CACHE_UNKEPT, CACHE_SAVED, CACHE_SAVED_TOKENS, CACHE_ERRORS, CACHE_EMBEDDINGS, CACHE_SHADOW),
     *(SERVICE_QUESTIONS, REDACTIONS, RESTORED, VERDICTS, SCREENING_FAILED),
     *(SHADOWS, SHADOW_TOKENS),
 )
@@ -156,11 +180,24 @@ def count_call(call: Call, outcome: Outcome, duration: float) -> None:
     _count_limits(outcome)
     _count_inspection(call)
     _count_routing(call, outcome)
+    if call.lookup is not None:
+        _count_cache(call, call.lookup, model)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
         for kind in _KINDS:
             if amount := getattr(usage, kind):
                 count(TOKENS, surface, model, backend, kind, usage.source.value, amount=amount)
+
+
+def _count_cache(call: Call, made: Lookup, model: str) -> None:
+    count(CACHE, model, made.result.value, made.reason)
+    if made.age is None:
+        return
+    mode = (Mode.SHADOW if made.in_shadow else made.policy.mode).value
+    count(CACHE_SAVED_TOKENS, model, mode, amount=made.saved_tokens)
+    if made.saved:
+        team = call.caller.team.name if call.caller and call.caller.team else _NONE
+        count(CACHE_SAVED, team, model, mode, amount=made.saved)
 
 
 def show_backends(conditions: Mapping[str, tuple[int, int]]) -> None:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import orjson
 
+from extproc.cache.lookup import Lookup
 from extproc.call import Call
 from extproc.guardrails.verdict import Verdict
 from extproc.limits.limit import Priority
@@ -46,6 +47,8 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "usage": usage_record(outcome.usage),
         **_limits(call, outcome),
         **_inspection(call),
+        "aside": call.inspection.aside or None,
+        "cache": _cache(call.lookup),
         "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
         "duration_ms": _milliseconds(duration),
         "client_retry": call.retries or None,
@@ -88,6 +91,22 @@ def _limits(call: Call, outcome: Outcome) -> dict[str, object]:
     }
 
 
+def _cache(made: Lookup | None) -> dict[str, object] | None:
+    """What the cache had to do with the call. Money is in nano-units."""
+    if made is None:
+        return None
+    told = {
+        "result": made.result.value,
+        "reason": made.reason or None,
+        "shadow": made.in_shadow or None,
+        "age": made.age,
+        "similarity": made.similarity,
+        "saved": made.saved,
+        "saved_tokens": made.saved_tokens or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _inspection(call: Call) -> dict[str, object]:
     """What policies found in the call: types, counts and places, never a value."""
     seen, rules = call.inspection, call.rules
@@ -110,7 +129,6 @@ def _inspection(call: Call) -> dict[str, object]:
         "redaction": {name: value for name, value in redaction.items() if value} or None,
         "guardrails": [_verdict(verdict) for verdict in seen.verdicts] or None,
         "unscreened": seen.failed or None,
-        "aside": call.inspection.aside or None,
     }
 
 

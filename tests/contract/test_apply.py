@@ -478,13 +478,13 @@ def test_a_command_that_is_killed_at_any_time_leaves_old_or_new(database: str, t
     started = time.monotonic()
     assert "300 new keys delivered" in _sluice(tmp_path, *APPLY)
     whole = time.monotonic() - started
-    seen = set()
+    seen, share = set(), 0.5  # of that time, until it is killed
     for number in range(3):
         _rename_keys(tmp_path / "teams", number)
         with closing(sql.open_stores(database)) as stores:
             before = stores.directory.revision()
         process = _start(tmp_path, *APPLY)
-        time.sleep(whole * (0.5 + 0.2 * number))
+        time.sleep(whole * share)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         plan = json.loads(_sluice(tmp_path, "plan", "--json"))
@@ -493,6 +493,7 @@ def test_a_command_that_is_killed_at_any_time_leaves_old_or_new(database: str, t
         minted = [step for step in plan["keys"] if step["action"] == "mint"]
         assert (len(minted), after) in ((300, before), (0, before + 1))
         seen.add(len(minted))
+        share += 0.2 if minted else -0.2
         _sluice(tmp_path, *APPLY)
         with closing(sql.open_stores(database)) as stores:
             working = set(digests(stores.directory).values())

@@ -31,6 +31,7 @@ from tests.support.holds import (
     idle,
     running,
     spent,
+    spent_becomes,
     stake,
     told,
     until,
@@ -238,8 +239,7 @@ class TestOpenCallsKeepWhatTheyHave:
             await ground.store.expire(SLOT)  # some other worker is there already
             assert await spent(ground.store, self.LIMIT) == 0
             broken.down = False
-            await asyncio.sleep(0.8)
-            assert (await spent(ground.store, self.LIMIT), await spent(ground.store, CALLS)) == (100, 1)
+            await spent_becomes(ground.store, (100, 1), self.LIMIT, CALLS)
             assert not (await holds.reserve(self.call("other", 1))).granted
             holds.settle(self.call("open"), [Draw(self.LIMIT, 60)], event("open"))
             await until(lambda: idle(holds))
@@ -252,11 +252,9 @@ class TestOpenCallsKeepWhatTheyHave:
             await holds.extend(self.call("open"), [Draw(self.LIMIT, 70), Draw(TOKENS, 5)])  # and of a sum that is new
             await asyncio.sleep(0.5)
             await ground.store.settle(SLOT, "open", [])
-            await forget(ground.store, "open")
             assert await spent(ground.store, self.LIMIT) == 0
-            await asyncio.sleep(1)
-            assert (await spent(ground.store, self.LIMIT), await spent(ground.store, CALLS)) == (70, 1)
-            assert await spent(ground.store, TOKENS) == 5
+            await forget(ground.store, "open")
+            await spent_becomes(ground.store, (70, 1, 5), self.LIMIT, CALLS, TOKENS)
 
     async def test_a_lease_goes_on_at_once(self, ground: Ground, tmp_path: Path) -> None:
         async with running(ground.store, tmp_path, life=60_000) as holds:
@@ -278,8 +276,7 @@ class TestOpenCallsKeepWhatTheyHave:
             broken.down = True
             await holds.reserve(Hold("open", (stake(self.LIMIT, 90, allow=True),), Demand()))
             broken.down = False
-            await asyncio.sleep(1)
-            assert await spent(ground.store, self.LIMIT) == 90
+            await spent_becomes(ground.store, (90,), self.LIMIT)
             assert not (await holds.reserve(self.call("other", 20))).granted
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from extproc.contract import WITHOUT_NOTICE
 from extproc.identity.keys import QUICKSTART_KEY
 from protos.ext_proc_pb2 import (
     BodyResponse,
@@ -488,9 +489,16 @@ def test_a_worker_lost_mid_stream(signum: int, lone: RunningGateway, strike: Cal
     assert b"[DONE]" not in answer.body
 
 
-@pytest.mark.parametrize("moment", ["before the body", "within the body", "before the answer", "mid-stream"])
+@pytest.mark.parametrize(
+    ("moment", "signum"),
+    [
+        *((moment, signal.SIGTERM) for moment in ("before the body", "within the body", "before the answer")),
+        ("mid-stream", signal.SIGTERM),
+        ("mid-stream", WITHOUT_NOTICE),
+    ],
+)
 def test_a_worker_told_to_end_ends_what_it_has_begun(
-    moment: str, lone: RunningGateway, fake: FakeProvider, strike: Callable[[int], None]
+    moment: str, signum: int, lone: RunningGateway, fake: FakeProvider, strike: Callable[[int], None]
 ) -> None:
     body = chat(stream=True, x_fake={"delay_ms": 300, "tokens_per_second": 20, "events": 20})
     data = request(CHAT, body, QUICKSTART_KEY)
@@ -503,7 +511,7 @@ def test_a_worker_told_to_end_ends_what_it_has_begun(
             until(lambda: fake.totals("openai")["calls"] == 1, what="the backend to be called")
         elif moment == "mid-stream":
             until(lambda: lone.envoy_stat("http.gateway.downstream_rq_2xx") > served, what="the answer to begin")
-        strike(signal.SIGTERM)
+        strike(signum)
         connection.send(data[cut:])
         answer = connection.answer()
     assert answer.whole

@@ -18,8 +18,8 @@ from tests.support.tokens import AUDIENCE, ENTRA, SigningKeys, bearer, claims_of
 
 MOODS = ["500", "html", "empty", "slow", "hangs up", "closed"]
 REFRESH = 1.0
-AT_ONCE = 1.0
-"""Seconds: what no call may take, however long the issuer takes."""
+AT_ONCE = 3.0
+"""Seconds: what no call may take on a busy machine; who waits for the issuer waits longer."""
 FETCH = 5.0
 """Seconds: the longest that a token's call waits where there has never been a key to check it with."""
 HEALED = 15.0

@@ -5,6 +5,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,14 +32,15 @@ _STOP_SECONDS = 60
 Json = dict[str, Any]
 
 
-def until(condition: Callable[[], Any], patience: float = 10.0, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], patience: float = 20.0, what: str = "it") -> Any:
     """The first true value of a condition that is asked again and again; fails the test when time is up."""
-    deadline = time.monotonic() + patience
+    deadline, pause = time.monotonic() + patience, 0.005
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)  # what is asked again and again is often a whole call
     raise AssertionError(f"waited {patience} s in vain for {what}")
 
 
@@ -120,6 +122,9 @@ class RunningGateway:
     def _ready(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError("it ended")
+        with socket.socket() as probe:  # asked first, as it costs next to nothing beside a client
+            if probe.connect_ex(("127.0.0.1", self.port)) != 0:
+                return False
         try:
             return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
         except httpx.HTTPError:
@@ -148,7 +153,7 @@ class RunningGateway:
         with self._arrived:
             return [line for line in self._lines if line.get("kind") == kind]
 
-    def record(self, request_id: str, kind: str = "call", patience: float = 10.0) -> Json:
+    def record(self, request_id: str, kind: str = "call", patience: float = 20.0) -> Json:
         """The record of one call, waited for."""
 
         def found() -> Json | None:

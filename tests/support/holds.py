@@ -51,6 +51,14 @@ async def spent(store: Counters, counter: Counter = TOKENS) -> int:
     return (await store.extend(SLOT, "nobody", [Draw(counter, 0)], 1)).readings[0].used
 
 
+async def spent_becomes(store: Counters, wanted: Sequence[int], *counters: Counter) -> None:
+    """Wait for what has been spent of some counters."""
+    limit = time.monotonic() + PATIENCE
+    while (found := [await spent(store, counter) for counter in counters]) != [*wanted]:
+        assert time.monotonic() < limit, found
+        await asyncio.sleep(0.01)
+
+
 async def until(what: Callable[[], bool]) -> None:
     limit = time.monotonic() + PATIENCE
     while not what():

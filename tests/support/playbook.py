@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self
 
 import grpc
 
+from extproc.answers import Answers as KeptAnswers
 from extproc.call import Call, Event, Origin, Reply
 from extproc.contract import SINK_CLUSTER, cluster_of
 from extproc.headers import Headers
@@ -21,6 +22,7 @@ from extproc.identity import keys
 from extproc.identity.directory import Directory, Key
 from extproc.limits.hold import Hold
 from extproc.model import Backend, Catalogue, Dialect, PublicModel, Target
+from extproc.neighbours import Neighbours
 from extproc.pipeline import Pipeline
 from extproc.refusals import Kind
 from extproc.routing.attempt import Attempt
@@ -287,6 +289,8 @@ class Policy:
     signing_key: bytes | None = None
     services: Answers = field(default_factory=Answers)
     judged: list[Attempt] = field(default_factory=list)
+    kept: KeptAnswers | None = None  # the answer cache
+    neighbours: Neighbours | None = None  # of questions in it
 
     def __post_init__(self) -> None:
         self.pipeline = Pipeline(
@@ -300,6 +304,8 @@ class Policy:
             journal=self.records,
             signing_key=self.signing_key,
             judge=self.judged.append,
+            answers=self.kept,
+            neighbours=self.neighbours,
         )
 
 

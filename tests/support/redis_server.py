@@ -69,7 +69,7 @@ class RedisServer:
     def flush(self) -> None:
         self.call("FLUSHALL")
 
-    def call(self, *words: str | int) -> Any:
+    def call(self, *words: str | bytes | int) -> Any:
         """One command on a connection of its own, and redis-py's reading of the answer."""
         with redis.Redis(port=self.port, socket_timeout=_PATIENCE) as client:
             return client.execute_command(*words)

@@ -95,7 +95,7 @@ class WaitingGateway:
             processor = ExternalProcessor(cast(Pipeline, Waiting()), patience)
             server = Server(str(self.state.worker_socket(0)), processor, AccessLog(Silent()), _LARGEST_BODY)
             await server.start()
-            stack.push_async_callback(server.stop, 0)
+            stack.push_async_callback(server.stop, 0, 0)
             await stack.enter_async_context(self.envoy())
             yield
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,39 @@ def test_an_answer_in_any_pieces_is_complete_at_its_end(cuts: list[int]) -> None
     complete = [answer.feed(ANSWER[start:end]) for start, end in pairwise(edges)]
     assert any(complete)
     assert not any(complete[: edges.index(len(ANSWER)) - 1])
+
+
+COUNTED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\nage: 0\r\n\r\n" + b'{"a":10}'
+
+
+@given(st.lists(st.integers(0, len(COUNTED)), max_size=4))
+def test_an_answer_whose_length_is_told_is_complete_at_its_end(cuts: list[int]) -> None:
+    answer = load.Answer()
+    edges = [0, *sorted(cuts), len(COUNTED)]
+    pieces = [COUNTED[start:end] for start, end in pairwise(edges) if start < end]
+    assert [answer.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def test_bytes_after_an_answer_whose_length_is_told_are_an_error() -> None:
+    with pytest.raises(load.LoadError, match="after the end"):
+        load.Answer().feed(COUNTED + b"H")
+
+
+def test_distinct_calls_are_as_long_as_the_first_and_never_the_same() -> None:
+    call = load.request(False)
+    assert list(islice(load.calls(call, False), 2)) == [call, call]
+    made = list(islice(load.calls(call, True), 1000))
+    assert len(set(made)) == 1000
+    assert {len(one) for one in made} == {len(call)}
+    bodies = [json.loads(one.partition(b"\r\n\r\n")[2]) for one in made[:2]]
+    assert bodies[0].keys() == json.loads(call.partition(b"\r\n\r\n")[2]).keys()
+    assert bodies[0]["messages"] != bodies[1]["messages"]
+
+
+def test_an_uncut_answer_is_bounded_by_no_cap() -> None:
+    body = json.loads(load.request(True, uncut=True).partition(b"\r\n\r\n")[2])
+    assert "max_tokens" not in body
+    assert body["x_fake"] == {"length": load.EVENTS_WITH_TEXT}
 
 
 @pytest.mark.parametrize("status", [b"503 Service Unavailable", b"2000 OK", b"100 Continue"])

@@ -8,6 +8,7 @@ import pytest
 from extproc.config import compile as compiled
 from extproc.config import rules
 from extproc.config.schema import Gateway
+from extproc.config.services import EMBEDDING
 from extproc.guardrails import policy
 from extproc.guardrails.content import rule_of
 from extproc.guardrails.policy import Action, Api, ContentRule, Guardrails, Images, Injection, Moderation, Structure
@@ -188,4 +189,4 @@ def test_the_words_of_the_configuration_are_those_of_the_rules() -> None:
     assert images == list(policy.Images)
     assert schema["Content"]["properties"]["action"]["enum"] == list(Action)
     assert schema["Content"]["properties"]["mode"]["enum"] == list(Mode)
-    assert schema["Service"]["properties"]["api"]["enum"] == [*Api, "presidio"]
+    assert schema["Service"]["properties"]["api"]["enum"] == [*Api, "presidio", *EMBEDDING]

@@ -103,3 +103,11 @@ def test_a_terminal_gets_colours(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert "\x1b[33m" in _call(capsys, status=500)
     assert "\x1b[33m" not in _call(capsys)
+
+
+def test_an_answer_that_was_kept_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    hit = _call(capsys, backend=None, usage=None, cache={"result": "hit", "age": 7, "saved": 1})
+    assert " 200 chat gpt-4o  14.2 ms, stream, from the cache, 7 s old, key app\n" in hit
+    assert "would be from the cache, 7 s old" in _call(capsys, cache={"result": "miss", "shadow": True, "age": 7})
+    for cache in ({"result": "miss"}, {"result": "bypass", "reason": "stored"}, 5, None):
+        assert "cache" not in _call(capsys, cache=cache)

@@ -474,6 +474,7 @@ SERVICES: dict[str, dict[str, object]] = {
     "azure": {"api": "azure-content-safety", "url": "https://c.example", "credential": {"env": "KEY"}},
     "names": {"api": "presidio", "url": "http://10.0.0.1:5002/deep/v1/", "credential": {"env": "KEY"}},
     "open": {"api": "presidio", "url": "http://presidio"},
+    "vectors": {"api": "openai-embeddings", "url": "https://api.openai.com/v1", "credential": {"env": "KEY"}},
 }
 
 
@@ -504,7 +505,7 @@ def test_each_service_has_a_route_to_its_own_cluster_and_none_to_another() -> No
     assert {prefix: route["cluster"] for prefix, route in routes.items()} == {
         f"/{name}/": contract.service_cluster_of(name) for name in SERVICES
     }
-    assert [route["prefix_rewrite"] for route in routes.values()] == ["/", "/", "/deep/v1/", "/"]
+    assert [route["prefix_rewrite"] for route in routes.values()] == ["/", "/", "/deep/v1/", "/", "/"]
     assert {route["timeout"] for route in routes.values()} == {"20s"}
     retries = [(route["retry_policy"]["retry_on"], route["retry_policy"]["num_retries"]) for route in routes.values()]
     assert set(retries) == {("connect-failure,reset-before-request", 1)}
@@ -518,6 +519,7 @@ def test_each_service_has_a_route_to_its_own_cluster_and_none_to_another() -> No
         ("azure", "ocp-apim-subscription-key", None),
         ("names", "authorization", "Bearer "),
         ("open", None, None),
+        ("vectors", "authorization", "Bearer "),
     ],
 )
 def test_a_service_is_shown_its_credential_and_what_it_needs(name: str, header: str | None, prefix: str | None) -> None:

@@ -218,7 +218,7 @@ def test_a_configuration_by_environment_alone_is_accepted(block: str) -> None:
 
 def test_there_is_one_such_configuration_for_each_provider_with_an_example() -> None:
     examples = {folder.parent.name for folder in ROOT.glob("examples/*/gateway.yaml")}
-    about_more = {"catalogue", "entra", "gitops", "limits", "redaction"}
+    about_more = {"cache", "catalogue", "entra", "gitops", "limits", "redaction"}
     assert len(ENVIRONMENTS) == len(examples - {"quickstart"} - about_more)
 
 
@@ -274,7 +274,7 @@ def test_every_header_of_limits_is_told_and_no_other() -> None:
     refusal = standing.refusal((*spent[0][:1], Reading(10, 1, 1), 10), 1, "m", "t", 0, "USD")
     made |= {name for name, _ in refusals.encode(refusal, Face.OPENAI, "r")[1] if name != "content-type"}
     made |= {name for name, _ in budget.priority_headers(spent, Priority.HIGH)} | {fallback.MODEL_HEADER}
-    source = (ROOT / "extproc/pipeline.py").read_text()
+    source = (ROOT / "extproc/reservation.py").read_text()
     assert told == made | set(re.findall(r'^_[A-Z]+_HEADER = "([a-z-]+)"$', source, re.MULTILINE))
 
 

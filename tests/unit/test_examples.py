@@ -15,6 +15,7 @@ from tests.support.gateway import RunningGateway
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/gateway.yaml"))
 SECRETS = {
+    "cache": [],
     "openai": ["OPENAI_API_KEY"],
     "azure-openai": ["AZURE_SWE_KEY", "AZURE_FRA_KEY"],
     "anthropic": ["ANTHROPIC_API_KEY"],

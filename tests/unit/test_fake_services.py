@@ -1,7 +1,9 @@
 """The fakes of services answer in the shapes of the real ones, and say of a text what stands in it."""
 
 import json
+import math
 from collections import deque
+from operator import mul
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from loadtest.fake_llm.recorder import Recorder
 from loadtest.fake_services import AZURE_LONGEST, NAMES, answer
 
 AZURE, OPENAI, PRESIDIO = "/contentsafety/text:analyze", "/v1/moderations", "/analyze"
+EMBEDDINGS = "/v1/embeddings"
 
 
 def told(path: str, question: object, query: str = "", script: tuple[Faults, ...] = ()) -> tuple[int, Any]:
@@ -20,6 +23,10 @@ def told(path: str, question: object, query: str = "", script: tuple[Faults, ...
     body = question if isinstance(question, bytes) else json.dumps(question).encode()
     given, _ = answer(Request("POST", path, query, {}, body), instance)
     return given.status, json.loads(given.body)
+
+
+def product(one: list[float], other: list[float]) -> float:
+    return float(sum(map(mul, one, other)))
 
 
 def test_openai_judges_each_text_by_its_marks() -> None:
@@ -32,6 +39,19 @@ def test_openai_judges_each_text_by_its_marks() -> None:
     assert len(bad["categories"]) == 13
     assert told(OPENAI, {"input": [{"type": "text", "text": "[sexual/minors 0.5]"}]})[1]["results"][0]["flagged"]
     assert not told(OPENAI, {"input": "one text"})[1]["results"][0]["flagged"]
+
+
+def test_openai_gives_texts_that_share_words_vectors_that_are_near() -> None:
+    texts = ["where is the town", "Where is the town?", "where is the city", "something else"]
+    status, given = told(EMBEDDINGS, {"input": texts, "model": "small"})
+    assert (status, given["model"], [one["index"] for one in given["data"]]) == (200, "small", [0, 1, 2, 3])
+    first, same, near, far = [one["embedding"] for one in given["data"]]
+    assert same == first
+    assert math.hypot(*near) == pytest.approx(1, abs=1e-3)
+    assert 0.9 > product(first, near) > 0.6 > 0.2 > product(first, far)
+    assert told(EMBEDDINGS, {"input": "where is the town", "model": "small"})[1]["data"][0]["embedding"] == first
+    assert told(EMBEDDINGS, {"input": "", "model": "small"})[0] == 400
+    assert told(EMBEDDINGS, {"input": "x"})[0] == 400
 
 
 def test_azure_tells_severities_of_the_categories_that_are_asked_for() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +22,14 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc import companion
+from extproc.program import ModelUnusable, refuse_network
 from extproc.redaction.overlaps import Finding
 from extproc.redaction.policy import NameTier
 from extproc.redaction.profile import DetectionFailed
 from extproc.screening import ner, ner_model
 from extproc.screening.ner import LocalModel, NamesFailed
-from extproc.screening.ner_model import LONGEST_PIECE, LONGEST_WORD, ModelUnusable, Piece
+from extproc.screening.ner_model import LONGEST_PIECE, LONGEST_WORD, Piece
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in"
@@ -39,8 +41,8 @@ PATIENCE = 30.0
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STAND_IN), str(ROOT)]))
-    monkeypatch.setattr(ner, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(ner, "_GRACE_S", 0.2)
+    monkeypatch.setattr(companion, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(companion, "_GRACE_S", 0.2)
 
 
 @pytest.fixture
@@ -169,13 +171,13 @@ async def test_the_same_trouble_is_told_once(
     model: LocalModel, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lives = []
-    spawn = ner._spawn
+    spawn = companion._spawn
 
-    async def counted(name: str) -> ner._Child:
-        lives.append(name)
-        return await spawn(name)
+    async def counted(words: Sequence[str]) -> companion._Child:
+        lives.append(words)
+        return await spawn(words)
 
-    monkeypatch.setattr(ner, "_spawn", counted)
+    monkeypatch.setattr(companion, "_spawn", counted)
     (folder / "damage").write_text("no config.cfg")
     with pytest.raises(NamesFailed):
         await model.load()
@@ -238,7 +240,7 @@ async def test_it_cannot_be_started(model: LocalModel, monkeypatch: pytest.Monke
 async def test_a_model_that_never_gets_loaded(model: LocalModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "pipeline").unlink()
     os.mkfifo(folder / "pipeline")  # to open it takes for ever
-    monkeypatch.setattr(ner, "_LOAD_S", 0.5)
+    monkeypatch.setattr(companion, "_LOAD_S", 0.5)
     with pytest.raises(NamesFailed, match=r"^the model did not answer in time$"):
         await model.load()
 
@@ -488,8 +490,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_is_spans_or_the_name_of_an_exception(folder: Path) -> None:
     model = ner_model.load(str(folder))
     assert model.answer(["", "Ada", "by Bob"], 10) == {"spans": [[], [(0, 3, "PERSON")], [(3, 6, "PERSON")]]}
-    assert model.answer(["Ada was BAD"], 10) == {"error": "ValueError"}
-    assert model.answer(["Ada"], -1) == {"error": "TooSlow"}
+    assert model.answer(["Ada was BAD"], 10) == {"error": "the model failed: ValueError"}
+    assert model.answer(["Ada"], -1) == {"error": "the model failed: TooSlow"}
     assert model.answer([], -1) == {"spans": []}
 
 
@@ -524,5 +526,5 @@ def test_spacy_missing_says_which_extra_has_it(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize("event", ["socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"])
 def test_the_network_is_refused_and_files_are_not(event: str) -> None:
     with pytest.raises(PermissionError):
-        ner_model.refuse_network(event, ())
-    ner_model.refuse_network("open", ())
+        refuse_network(event, ())
+    refuse_network("open", ())

@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "unreadable_text": (400, "client", False, "invalid_request_error", "invalid_request_error"),
     "upstream_rate_limited": (429, "upstream", True, "rate_limit_error", "rate_limit_error"),
     "upstream_unavailable": (503, "upstream", True, "api_error", "overloaded_error"),
+    "not_cached": (504, "client", False, "api_error", "timeout_error"),
     "upstream_timeout": (504, "upstream", True, "api_error", "timeout_error"),
     "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
     "not_ready": (503, "gateway", True, "api_error", "overloaded_error"),

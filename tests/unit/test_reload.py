@@ -66,11 +66,16 @@ def test_differences_are_as_deep_as_both_have_them() -> None:
         ({}, Takes.WORKERS),
         ({"models": {**BASE["models"], "m": {**BASE["models"]["m"], "enabled": False}}}, Takes.WORKERS),
         ({"policies": {"currency": "EUR"}}, Takes.WORKERS),
+        ({"cache": {"mode": "enforce", "rules": [{"models": ["m"], "ttl": "5m"}]}}, Takes.WORKERS),
         ({"models": {"m": BASE["models"]["m"]}}, Takes.ENVOY),
         ({"timeouts": {"connect": 1}}, Takes.ENVOY),
         ({"services": {"s": {"api": "openai-moderation", "url": "http://127.0.0.1:9"}}}, Takes.LISTENER),
         ({"policies": {"currency": "EUR"}, "workers": 2}, Takes.RESTART),
         ({"timeouts": {"call": 1}}, Takes.RESTART),
+        ({"cache": {"size": 2**20}}, Takes.RESTART),
+        ({"cache": {"key": {"env": "KEY"}}}, Takes.RESTART),
+        ({"cache": {"semantic": {"model": "folder"}}}, Takes.RESTART),
+        ({"stores": {"answers": "redis://host"}}, Takes.RESTART),
     ],
 )
 def test_whom_changes_concern(changes: dict[str, Any], concerned: Takes) -> None:

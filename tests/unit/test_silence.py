@@ -1,7 +1,6 @@
 """When an answer counts as stalled: only while somebody waits for the backend, and nobody else can be why."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,6 +8,7 @@ import pytest
 
 from extproc.adapter.silence import Watch
 from extproc.call import Silence
+from tests.support.leaping import hold_up, leaping
 
 SHORT_S = 0.05
 LONG_S = 10.0
@@ -45,6 +45,7 @@ async def soon(value: str, seconds: float = 0.0) -> str:
     return value
 
 
+@leaping
 async def test_silence_ends_the_answer_once() -> None:
     ended = Ended()
     async with watching(ended) as watch:
@@ -54,6 +55,7 @@ async def test_silence_ends_the_answer_once() -> None:
     assert ended.times == 1
 
 
+@leaping
 async def test_each_message_begins_it_anew() -> None:
     ended = Ended()
     async with watching(ended, seconds=0.4) as watch:
@@ -63,6 +65,7 @@ async def test_each_message_begins_it_anew() -> None:
     assert ended.times == 0
 
 
+@leaping
 async def test_time_that_we_take_ourselves_is_none_of_it() -> None:
     ended = Ended()
     async with watching(ended) as watch:
@@ -74,6 +77,7 @@ async def test_time_that_we_take_ourselves_is_none_of_it() -> None:
 
 
 @pytest.mark.parametrize("stopped", ["by the room", "by its end", "never begun"])
+@leaping
 async def test_nobody_is_blamed_where_it_cannot_be_told(stopped: str) -> None:
     ended = Ended()
     async with watching(ended, room=100) as watch:
@@ -89,6 +93,7 @@ async def test_nobody_is_blamed_where_it_cannot_be_told(stopped: str) -> None:
         await watch.close()
 
 
+@leaping
 async def test_all_the_room_may_be_taken() -> None:
     ended = Ended()
     async with watching(ended, room=100) as watch:
@@ -96,6 +101,7 @@ async def test_all_the_room_may_be_taken() -> None:
         await watch.wait(ended.began.wait())
 
 
+@leaping
 async def test_what_came_while_the_loop_was_held_up_is_read_first() -> None:
     """As gRPC hands it over: some turns of the loop after the first in which it could."""
     ended = Ended()
@@ -110,13 +116,14 @@ async def test_what_came_while_the_loop_was_held_up_is_read_first() -> None:
         waiting = asyncio.ensure_future(watch.wait(heard))
         await asyncio.sleep(0)
         passing = asyncio.ensure_future(pass_on())
-        time.sleep(4 * SHORT_S)  # not asyncio's: it is the loop that is held up
+        hold_up(4 * SHORT_S)
         assert await waiting == "came in time"
         await passing
         assert not watch.is_over
         await watch.wait(ended.began.wait())
 
 
+@leaping
 async def test_an_end_that_cannot_be_told_is_given_up_with_the_stream() -> None:
     ended = Ended(hangs=True)
     async with asyncio.timeout(LONG_S), watching(ended) as watch:
@@ -124,6 +131,7 @@ async def test_an_end_that_cannot_be_told_is_given_up_with_the_stream() -> None:
         assert watch.is_over
 
 
+@leaping
 async def test_an_end_that_fails_leaves_the_reading_alone() -> None:
     ended = Ended(fails=True)
     async with watching(ended) as watch:

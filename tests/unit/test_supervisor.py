@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -166,6 +167,15 @@ async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> 
         await running.stop(0.2)
         assert len(output.ended) == 1
     assert "child did not end in time and is killed" in caplog.text
+
+
+async def test_it_is_ended_by_the_signal_that_it_takes_for_that(caplog: pytest.LogCaptureFixture) -> None:
+    output = Output()
+    async with child(program(STUBBORN, restart=True), output) as running:
+        await until(lambda: output.texts, "its start")
+        await running.stop(20, signal.SIGUSR1)
+        assert len(output.ended) == 1
+    assert "is killed" not in caplog.text
 
 
 async def test_stopping_before_it_has_begun_ends_at_once() -> None:

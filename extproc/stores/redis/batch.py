@@ -17,9 +17,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from extproc.stores.counters import CountersUnavailable
+from extproc.stores.redis.replies import Replies, Reply, Value
 
 MOST_UNDER_WAY = 10_000
-"""The most commands that are under way. Beyond it callers are told at once rather than kept waiting."""
+"""The most commands that are under way, where nothing else is said. Beyond it callers are told at once rather than kept
+waiting."""
 
 _CONNECT_S = 1.0
 _PAUSE_S = (0.05, 0.5)
@@ -30,9 +32,6 @@ _GRACE_S = 0.002
 
 _RECONNECT = (b"-READONLY", b"-LOADING", b"-MASTERDOWN", b"-MOVED", b"-CLUSTERDOWN", b"-NOAUTH", b"-WRONGPASS")
 """Errors that another connection may not give: the server is not, or no longer, the one to ask."""
-
-Reply = bytes | list[int]
-"""The line of an error, or the numbers that a command gave."""
 
 
 class Unanswered(CountersUnavailable):
@@ -45,18 +44,29 @@ def words(*all_words: bytes) -> bytes:
 
 
 class SharedConnection:
-    """Asks commands whose replies are an error, a number, a list of numbers, or a text without line ends.
+    """Asks commands whose replies are an error, a number, a text, or a list of numbers and texts.
 
     `scripts` are loaded on every new connection and whenever the server has forgotten one. `wait`: seconds after
-    which a command without a reply counts as lost. `connected` is called on every new connection, before commands
-    that waited for it go out.
+    which a command without a reply counts as lost; with `is_wide`, after which nothing has come or gone, as commands
+    and replies may be so large that they take longer. `connected` is called on every new connection, before commands
+    that waited for it go out. `most`: commands that may be under way.
     """
 
-    def __init__(self, url: str, wait: float, scripts: Sequence[bytes], connected: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        wait: float,
+        scripts: Sequence[bytes],
+        connected: Callable[[], None],
+        most: int = MOST_UNDER_WAY,
+        is_wide: bool = False,
+    ) -> None:
         self._pool = ConnectionPool.from_url(
             url, protocol=2, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S, retry=Retry(NoBackoff(), 0)
         )
         self._wait = wait
+        self._most = most
+        self._is_wide = is_wide
         self._loads = [b"*3\r\n" + words(b"SCRIPT", b"LOAD", script) for script in scripts]
         self._connected = connected
         self._line: _Line | None = None
@@ -69,12 +79,15 @@ class SharedConnection:
         self._closed = False
         self.made = 0  # connections
 
-    async def ask(self, command: bytes) -> list[int]:
-        """The numbers of the reply. Raises Unanswered; or CountersUnavailable where nothing was carried out."""
-        reply = await self.send(command)
+    async def ask(self, command: bytes, within: float | None = None) -> list[Value]:
+        """What the reply holds. Raises Unanswered; or CountersUnavailable where nothing was carried out.
+
+        `within`: seconds for which this caller waits at most, if that is less than the connection may be silent.
+        """
+        reply = await self._reply(command, within)
         if isinstance(reply, bytes) and reply.startswith(b"-NOSCRIPT"):
             await self._load()
-            reply = await self.send(command)
+            reply = await self._reply(command, within)
         if isinstance(reply, bytes):
             if reply.startswith(_RECONNECT):
                 self._drop()
@@ -90,7 +103,7 @@ class SharedConnection:
             if self._down:
                 raise CountersUnavailable("Redis cannot be reached")
         under_way = len(self._queue) + (len(self._line.replies) if self._line else 0)
-        if under_way >= MOST_UNDER_WAY:
+        if under_way >= self._most:
             raise CountersUnavailable("too many commands are under way")
         loop = asyncio.get_running_loop()
         if not self._queue:
@@ -116,19 +129,41 @@ class SharedConnection:
 
     # ---- commands ----
 
+    async def _reply(self, command: bytes, within: float | None) -> Reply:
+        reply = self.send(command)
+        if within is None:
+            return await reply
+        try:
+            await asyncio.wait([reply], timeout=within - _GRACE_S)
+            if not reply.done():
+                await asyncio.wait([reply], timeout=_GRACE_S)
+            if not reply.done():
+                raise Unanswered("Redis does not answer in time")
+            return reply.result()
+        finally:
+            reply.cancel()
+
     def _flush(self) -> None:
         if self._line is None or not self._queue:
             return
         queue, self._queue = self._queue, []
         self._line.write([command for command, _ in queue], [reply for _, reply in queue])
-        self._later(self._wait - _GRACE_S, self._check, self._line, self._line.asked)
+        self._watch(self._line, self._line.asked, self._line.given)
 
-    def _check(self, line: "_Line", asked: int) -> None:
+    def _watch(self, line: "_Line", asked: int, given: int) -> None:
+        moved = line.moved(given) if self._is_wide else 0
+        self._later(self._wait - _GRACE_S, self._check, line, asked, given, moved)
+
+    def _check(self, line: "_Line", asked: int, given: int, moved: int) -> None:
         if line.answered < asked:
-            self._later(_GRACE_S, self._time_out, line, asked)
+            self._later(_GRACE_S, self._time_out, line, asked, given, moved)
 
-    def _time_out(self, line: "_Line", asked: int) -> None:
-        if line.answered < asked and line is self._line:
+    def _time_out(self, line: "_Line", asked: int, given: int, moved: int) -> None:
+        if line.answered >= asked or line is not self._line:
+            return
+        if self._is_wide and line.moved(given) > moved:
+            self._watch(line, asked, given)
+        else:
             self._drop()
 
     def _later(self, seconds: float, then: Callable[..., None], *what: object) -> None:
@@ -224,7 +259,8 @@ class _Line(asyncio.Protocol):
             asyncio.Transport, self._writer.transport
         )  # which the writer closes when it is collected
         self._lost = lost
-        self._rest = b""
+        self._said = Replies()
+        self._got = self.given = 0  # bytes, since the beginning
         self.replies: deque[asyncio.Future[Reply]] = deque()  # awaited, in the order of the commands
         self.asked = self.answered = 0  # commands, since the beginning
         self.is_lost = self._transport.is_closing()
@@ -235,33 +271,24 @@ class _Line(asyncio.Protocol):
     def write(self, commands: list[bytes], replies: list[asyncio.Future[Reply]]) -> None:
         self.replies.extend(replies)
         self.asked += len(replies)
-        self._transport.write(b"".join(commands))
+        data = b"".join(commands)
+        self.given += len(data)
+        self._transport.write(data)
+
+    def moved(self, given: int) -> int:
+        """Bytes that came, and of the first `given` those that went: what is asked later may go and nobody read it."""
+        return self._got + min(given, self.given - self._transport.get_write_buffer_size())
 
     def data_received(self, data: bytes) -> None:
+        self._got += len(data)
         try:
-            self._read(data)
+            for said in self._said.read(data):
+                reply = self.replies.popleft()
+                self.answered += 1
+                if not reply.done():
+                    reply.set_result(said)
         except (ValueError, IndexError):  # not what Redis says, or more than was asked
             self.abort()
-
-    def _read(self, data: bytes) -> None:
-        lines = (self._rest + data).split(b"\r\n")
-        last = len(lines) - 1  # which has not ended yet
-        at = 0
-        while at < last:
-            line, ends = lines[at], at + 1
-            if line.startswith(b"*"):
-                ends += int(line[1:])
-            elif line.startswith(b"$"):
-                ends += 1
-            if ends > last:
-                break
-            said = _reply(lines[at:ends])
-            reply = self.replies.popleft()
-            self.answered += 1
-            if not reply.done():
-                reply.set_result(said)
-            at = ends
-        self._rest = b"\r\n".join(lines[at:])
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._end()
@@ -277,20 +304,6 @@ class _Line(asyncio.Protocol):
             replies, self.replies = list(self.replies), deque()
             self._lost(self)
             _fail(replies, Unanswered("the connection to Redis was lost"))
-
-
-def _reply(lines: list[bytes]) -> Reply:
-    """An error's line as it is, numbers as a list; of a text nobody wants to know more than that it came."""
-    first = lines[0][:1]
-    if first == b"*":
-        return [int(number) for number in b"".join(lines).split(b":")[1:]]
-    if first == b":":
-        return [int(lines[0][1:])]
-    if first == b"-":
-        return lines[0]
-    if first in (b"$", b"+"):
-        return []
-    raise ValueError("not a reply of Redis")
 
 
 def _fail(replies: list[asyncio.Future[Reply]], error: CountersUnavailable) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from importlib import resources
+from typing import cast
 
 from extproc.stores.counters import (
     CALM,
@@ -27,7 +28,8 @@ from extproc.stores.counters import (
     Renewal,
     checked,
 )
-from extproc.stores.redis.batch import Reply, SharedConnection, Unanswered, words
+from extproc.stores.redis.batch import SharedConnection, Unanswered, words
+from extproc.stores.redis.replies import Reply
 
 _STEPS = {
     "reserve": ("common", "places", "draws", "endings", "sweep"),
@@ -132,7 +134,7 @@ class RedisCounters:
         await self._connection.close()
 
     async def _step(self, name: str, slot: str, hold: str, *rest: bytes) -> list[int]:
-        return await self._connection.ask(self._command(name, slot, hold, *rest))
+        return cast(list[int], await self._connection.ask(self._command(name, slot, hold, *rest)))
 
     def _command(self, name: str, slot: str, hold: str, *rest: bytes) -> bytes:
         head, done = _head(self._shas[name], self._prefix, slot)

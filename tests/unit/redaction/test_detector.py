@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from extproc.redaction.custom import read
 from extproc.redaction.detector import Detector, Finding, Settings, of
-from extproc.redaction.entities import DEFAULT, OPTIONAL, SECRETS
+from extproc.redaction.entities import DEFAULT, OPTIONAL, REGIONS, SECRETS
 from extproc.redaction.library import library
 from extproc.redaction.normalise import Source
-from extproc.redaction.phones import REGIONS
 from extproc.redaction.scan import PlainScanner, has_hyperscan
 from tests.unit.redaction.fragments import VALUES, texts
 

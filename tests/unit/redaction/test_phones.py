@@ -7,8 +7,9 @@ import phonenumbers
 import pytest
 from phonenumbers.phonemetadata import PhoneMetadata
 
+from extproc.redaction.entities import REGIONS
 from extproc.redaction.numbering import values
-from extproc.redaction.phones import REGIONS, international
+from extproc.redaction.phones import international
 from tests.unit.redaction.found import found
 
 

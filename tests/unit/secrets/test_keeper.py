@@ -143,9 +143,9 @@ def test_while_no_new_one_can_be_had_the_old_one_serves_to_its_end(
     short = Secret("t-1", expires_at=time.time() + 2, renew_at=time.time())
     source = start(kept, short, *[SecretError("nobody is there")] * 10_000)
     until(lambda: source.fetches > 2, what="some failures")
-    assert kept.value("a") == "t-1"
-    until(lambda: kept.value("a") == "", what="the end of the token")
     assert short.expires_at is not None
+    assert kept.value("a") == "t-1" or time.time() >= short.expires_at
+    until(lambda: kept.value("a") == "", what="the end of the token")
     assert time.time() >= short.expires_at
     assert sample("sluice_secret_fetched_timestamp_seconds", secret="backends.a") == 0
     assert sample("sluice_secret_refreshes_total", secret="backends.a", outcome="failed") > failed
@@ -229,10 +229,10 @@ def test_what_is_configured_no_more_is_fetched_no_more(kept: Kept) -> None:
     kept.configure(gateway(a=ENTRA, b=other))
     left = kept.file("b")
     kept.configure(gateway(a=ENTRA))
-    time.sleep(0.1)  # one under way may end
     fetches, left_at = kept.sources["other"].fetches, left.stat().st_mtime_ns
-    time.sleep(0.2)
-    assert (kept.sources["other"].fetches, left.stat().st_mtime_ns) == (fetches, left_at)
+    time.sleep(0.3)
+    assert kept.sources["other"].fetches <= fetches + 1, "one was under way"
+    assert left.stat().st_mtime_ns == left_at
     gauge = "sluice_secret_fetched_timestamp_seconds"
     assert REGISTRY.get_sample_value(gauge, {"secret": "backends.b"}) is None, "nobody waits for it"
     assert sample(gauge, secret="backends.a") > 0

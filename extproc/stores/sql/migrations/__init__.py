@@ -1,21 +1,23 @@
-"""Bringing a database to the newest schema, with Alembic, from inside the package."""
+"""Bringing a database to the newest schema, with Alembic, from inside the package.
+
+Alembic is loaded by who needs it: that takes a tenth of a second, which no worker should spend.
+"""
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from extproc.stores.ports import StoreUnavailable
 from extproc.stores.sql.engine import connect, transaction
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _NEWER = "the database was written by a newer version of Sluice. Use that version"
 _OLDER = "the database is missing, or its schema is older: run `sluice apply`, or start the gateway"
@@ -23,6 +25,9 @@ _OLDER = "the database is missing, or its schema is older: run `sluice apply`, o
 
 def upgrade(url: str) -> None:
     """Run what is missing; safe when several processes start at once. Raises StoreUnavailable."""
+    from alembic import command
+    from alembic.util import CommandError
+
     engine = connect(url)
     try:
         with _alone(url), transaction(engine) as connection:
@@ -37,6 +42,9 @@ def upgrade(url: str) -> None:
 
 def check_current(url: str) -> None:
     """Change nothing, and raise StoreUnavailable unless the database has the newest schema."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     if _is_missing(url):  # a connection would make the file
         raise StoreUnavailable(_OLDER)
     engine = connect(url)
@@ -51,7 +59,9 @@ def check_current(url: str) -> None:
         raise StoreUnavailable(_OLDER if known.issuperset(found) else _NEWER)
 
 
-def _config() -> Config:
+def _config() -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     return config

@@ -1,0 +1,592 @@
+"""Only what is complete is kept: recorded answers, whole and cut everywhere, and every way to end."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc import surfaces
+from extproc.cache.admission import REASONS, why_not
+from extproc.cache.question import SURFACES
+from extproc.dialects.endings import AnthropicEnding, ChatEnding, Ending, Reason, ResponsesEnding
+from extproc.dialects.sse import EventReader, data
+from extproc.dialects.translate.chat_to_anthropic import CHAT_TO_ANTHROPIC
+from extproc.dialects.translate.chat_to_gemini import CHAT_TO_GEMINI
+from extproc.dialects.translate.direction import Asked, Direction
+from extproc.dialects.translate.messages_to_chat import MESSAGES_TO_CHAT
+from extproc.dialects.translate.responses_to_chat import RESPONSES_TO_CHAT
+from extproc.dialects.withheld import document
+from extproc.model import Usage
+from extproc.refusals import GATEWAY_ERROR, Refusal, encode, stream_error
+from extproc.surfaces import Face, Surface
+from tests.support import cassettes
+
+Json = dict[str, Any]
+
+
+def told(surface: Surface, answer: Json | bytes, is_stream: bool = False, results: int = 1) -> str | None:
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    reason = why_not(surface, body, is_stream, results)
+    assert reason is None or reason in REASONS
+    return reason
+
+
+def stream(*events: Json | bytes) -> bytes:
+    texts = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]
+    return b"".join([b"data: " + text + b"\n\n" for text in texts])
+
+
+# ---- recorded answers -------------------------------------------------------------------------------------
+
+_END = re.compile(rb'"(?:finish_reason|stop_reason)": ?"(\w+)"')
+_NATURAL = {b"stop", b"tool_calls", b"end_turn", b"tool_use"}
+_CUTS = 60  # places where a recorded answer is cut, besides the borders of events
+
+
+def recorded() -> Iterator[Any]:
+    for folder in filter(None, (cassettes.OWN, cassettes.shared())):
+        for exchange in cassettes.load(folder):
+            place = surfaces.locate(exchange.path.partition("?")[0])
+            if place is not None and place.surface in SURFACES:
+                yield pytest.param(place.surface, exchange, id=f"{folder.parent.name}-{exchange.name}")
+
+
+RECORDED = list(recorded())
+
+
+def is_stream(exchange: cassettes.Exchange) -> bool:
+    return any(value.startswith("text/event-stream") for name, value in exchange.answer.headers if "ype" in name)
+
+
+def results_of(exchange: cassettes.Exchange) -> int:
+    """Choices or embeddings that were asked for."""
+    asked = exchange.fields
+    inputs = asked.get("prompt", asked.get("input"))
+    is_several = isinstance(inputs, list) and not isinstance(inputs[0], int)
+    return (len(inputs) if isinstance(inputs, list) and is_several else 1) * int(asked.get("n", 1))
+
+
+def is_complete(exchange: cassettes.Exchange) -> bool:
+    return exchange.answer.status == 200 and set(_END.findall(exchange.answer.body)) <= _NATURAL
+
+
+@pytest.mark.parametrize(("surface", "exchange"), RECORDED)
+def test_a_recorded_answer_is_kept_if_it_is_complete(surface: Surface, exchange: cassettes.Exchange) -> None:
+    results = results_of(exchange)
+    reason = told(surface, exchange.answer.body, is_stream(exchange), results)
+    assert (reason is None) == is_complete(exchange), reason
+    assert told(surface, exchange.answer.body, not is_stream(exchange), results) is not None
+
+
+def test_recorded_answers_of_every_surface_are_complete() -> None:
+    kept = {(one.values[0], is_stream(one.values[1])) for one in RECORDED if is_complete(one.values[1])}
+    streams = {Surface.CHAT, Surface.MESSAGES, Surface.RESPONSES}
+    assert kept >= {(surface, False) for surface in SURFACES} | {(surface, True) for surface in streams}
+
+
+COMPLETE = [one for one in RECORDED if is_complete(one.values[1])]
+
+
+@pytest.mark.parametrize(("surface", "exchange"), COMPLETE)
+def test_an_answer_that_is_cut_anywhere_is_not_kept(surface: Surface, exchange: cassettes.Exchange) -> None:
+    """At every border of events, at its end, and at places in between. White space may be missing behind JSON."""
+    body, results, dice = exchange.answer.body, results_of(exchange), random.Random(1)
+    events = EventReader().feed(body) if is_stream(exchange) else [body]
+    borders = [sum(map(len, events[:count])) for count in range(len(events))]
+    near_the_end = range(max(0, len(body.rstrip()) - _CUTS), len(body))
+    for at in {*borders, *near_the_end, *(dice.randrange(len(body)) for _ in range(_CUTS))}:
+        is_whole = not is_stream(exchange) and not body[at:].strip()
+        assert (told(surface, body[:at], is_stream(exchange), results) is None) == is_whole, at
+
+
+@pytest.mark.parametrize(("surface", "exchange"), COMPLETE)
+def test_nothing_may_follow_an_answer(surface: Surface, exchange: cassettes.Exchange) -> None:
+    body, results = exchange.answer.body, results_of(exchange)
+    for more in (b": ping\n\n", b"data: {}\n\n", b"{}", b"x", b"data: [DONE]\n\n", b"\0"):
+        assert told(surface, body + more, is_stream(exchange), results) is not None, more
+
+
+@pytest.mark.parametrize(("surface", "exchange"), [one for one in COMPLETE if is_stream(one.values[1])])
+def test_an_event_that_is_lost_or_comes_twice_is_noticed_where_it_frames(
+    surface: Surface, exchange: cassettes.Exchange
+) -> None:
+    """The last events tell the end; a message of Anthropic's has a frame around each block as well."""
+    events = EventReader().feed(exchange.answer.body)
+    frames = events[-1:] if surface is not Surface.MESSAGES else [one for one in events if b"_delta" not in data(one)]
+    for frame in frames:
+        if b"ping" not in frame:
+            assert told(surface, b"".join(one for one in events if one is not frame), True) is not None
+            assert told(surface, b"".join(frame + frame if one is frame else one for one in events), True) is not None
+
+
+@given(st.binary(max_size=80), st.booleans(), st.sampled_from(sorted(SURFACES)))
+def test_noise_is_never_kept(body: bytes, is_stream_: bool, surface: Surface) -> None:
+    assert told(surface, body, is_stream_) is not None
+
+
+_NAMES = (
+    *("choices", "content", "data", "delta", "embedding", "error", "filtered", "finish_reason", "incomplete_details"),
+    *("index", "item", "message", "object", "output", "response", "status", "stop_reason", "text", "type"),
+)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["stop", "message", "completed", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(_NAMES),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(ANY_JSON, st.sampled_from(sorted(SURFACES)))
+def test_nothing_that_is_json_makes_it_stumble(value: Any, surface: Surface) -> None:
+    body = json.dumps(value).encode()
+    told(surface, body)
+    told(surface, stream(body, body), True)
+    told(surface, stream({"type": "message_start"}, body, {"type": "message_stop"}), True)
+    told(surface, stream(body, b"[DONE]"), True)
+
+
+@pytest.mark.parametrize("surface", sorted(set(Surface) - SURFACES))
+def test_answers_of_other_surfaces_are_not_kept(surface: Surface) -> None:
+    assert told(surface, {"choices": []}) == "unreadable"
+    assert told(surface, stream({"choices": []}, b"[DONE]"), True) == "unreadable"
+
+
+# ---- chat completions and completions -----------------------------------------------------------------------
+
+
+def choice(index: int = 0, finish: Any = "stop", **said: Any) -> Json:
+    return {"index": index, "message": {"role": "assistant", "content": "Hi", **said}, "finish_reason": finish}
+
+
+def chat(*choices: Any, **more: Any) -> Json:
+    return {"id": "c", "object": "chat.completion", "choices": list(choices), **more}
+
+
+def chunk(index: int = 0, finish: Any = None, **said: Any) -> Json:
+    return {"object": "chat.completion.chunk", "choices": [{"index": index, "delta": said, "finish_reason": finish}]}
+
+
+HI = chunk(content="Hi")
+STOP = chunk(finish="stop")
+CALL: Json = {"tool_calls": [{"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("stop", None),
+        ("tool_calls", None),
+        ("function_call", None),
+        ("length", "cut"),
+        ("content_filter", "filtered"),
+        ("error", "error"),
+        ("eos_new", "unknown_end"),
+        ("end_turn", "unknown_end"),
+        ("", "unknown_end"),
+        (None, "incomplete"),
+        (1, "unreadable"),
+        (["stop"], "unreadable"),
+    ],
+)
+def test_a_choice_must_have_come_to_its_own_end(finish: object, reason: str | None) -> None:
+    assert told(Surface.CHAT, chat(choice(finish=finish))) == reason
+    assert told(Surface.CHAT, stream(HI, chunk(finish=finish), b"[DONE]"), True) == reason
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "function_call"])
+def test_a_completion_calls_no_tools(finish: str) -> None:
+    assert told(Surface.COMPLETIONS, {"choices": [{"index": 0, "text": "a", "finish_reason": finish}]}) == "unknown_end"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (chat(choice(content=None, **CALL), usage={}), None),
+        (chat(choice(content=None, function_call={"name": "f", "arguments": ""})), None),
+        (chat(choice(content="")), "empty"),
+        (chat(choice(content=None, reasoning_content="Hm.")), "empty"),
+        (chat(choice(refusal="No.")), "refused"),
+        (chat(choice(refusal=None)), None),
+        (chat(choice(), error=None), None),
+        (chat(choice(), error={"message": "late"}), "error"),
+        (chat(), "incomplete"),
+        (chat(choice(), choice(1)), "incomplete"),
+        (chat(choice(1)), "incomplete"),
+        (chat("odd"), "unreadable"),
+        (chat({"message": {"content": "Hi"}, "finish_reason": "stop"}), "unreadable"),
+        (chat({"index": 0, "message": "Hi", "finish_reason": "stop"}), "unreadable"),
+        (chat({"index": 0, "finish_reason": "stop"}), "empty"),
+        ({"choices": {}}, "unreadable"),
+        ({}, "unreadable"),
+        ({"object": "error", "message": "no", "choices": [choice()]}, "error"),
+        (b"[]", "unreadable"),
+        (b"", "unreadable"),
+        (b"<html>", "unreadable"),
+        (b'{"choices": [] }{', "unreadable"),
+    ],
+    ids=str,
+)
+def test_an_answer_in_json_is_kept_or_not(answer: Json | bytes, reason: str | None) -> None:
+    assert told(Surface.CHAT, answer) == reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (chat({**choice(), "content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}}), None),
+        (chat({**choice(), "content_filter_results": {"hate": {"filtered": True, "severity": "high"}}}), "filtered"),
+        (chat({**choice(), "content_filter_result": {"hate": {"filtered": True}}}), "filtered"),
+        (
+            chat(choice(), prompt_filter_results=[{"content_filter_results": {"jailbreak": {"filtered": True}}}]),
+            "filtered",
+        ),
+        (chat(choice(content='{"filtered": true}')), None),
+    ],
+    ids=str,
+)
+def test_what_a_filter_of_azures_took_out_is_not_kept(answer: Json, reason: str | None) -> None:
+    assert told(Surface.CHAT, answer) == reason
+    event = stream(HI, STOP, {**answer, "choices": [{**answer["choices"][0], "finish_reason": None}]}, b"[DONE]")
+    assert told(Surface.CHAT, event, True) == reason
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        ((HI, STOP, b"[DONE]"), None),
+        (({"choices": [], "prompt_filter_results": []}, HI, STOP, {"choices": [], "usage": {}}, b"[DONE]"), None),
+        ((chunk(**CALL), chunk(finish="tool_calls"), b"[DONE]"), None),
+        ((chunk(reasoning_content="Hm."), STOP, b"[DONE]"), "empty"),
+        ((chunk(refusal="No."), STOP, b"[DONE]"), "refused"),
+        ((HI, STOP), "incomplete"),
+        ((HI, b"[DONE]"), "incomplete"),
+        ((b"[DONE]",), "incomplete"),
+        ((HI, {"error": {"message": "late"}}), "error"),
+        ((HI, STOP, {"error": {"message": "late"}}, b"[DONE]"), "error"),
+        ((HI, STOP, b"[DONE]", b"[DONE]"), "unreadable"),
+        ((HI, STOP, b"[DONE]", HI), "unreadable"),
+        ((HI, b"{", STOP, b"[DONE]"), "unreadable"),
+        ((HI, b"1", STOP, b"[DONE]"), "unreadable"),
+        ((HI, chunk(1, content="Ho"), STOP, b"[DONE]"), "incomplete"),
+        ((HI, {"object": "ping"}, STOP, b"[DONE]"), "unreadable"),
+    ],
+    ids=str,
+)
+def test_a_stream_is_kept_or_not(events: tuple[Json | bytes, ...], reason: str | None) -> None:
+    assert told(Surface.CHAT, stream(*events), True) == reason
+
+
+def test_comments_are_kept_within_a_stream_and_not_behind_it() -> None:
+    body = b": hello\n\n" + stream(HI) + b": ping\n\n" + stream(STOP) + b"event: x\n\n" + stream(b"[DONE]")
+    assert told(Surface.CHAT, body, True) is None
+    assert told(Surface.CHAT, body + b": bye\n\n", True) == "incomplete"
+    assert told(Surface.CHAT, b"", True) is not None
+    assert told(Surface.CHAT, b": hello\n\n", True) is not None
+
+
+def test_every_input_of_a_completion_has_its_choice() -> None:
+    both = {"choices": [{"index": index, "text": "a", "finish_reason": "stop"} for index in (1, 0)]}
+    assert told(Surface.COMPLETIONS, both, results=2) is None
+    assert told(Surface.COMPLETIONS, both) == "incomplete"
+    assert told(Surface.COMPLETIONS, both, results=3) == "incomplete"
+    events = [{"choices": [one | {"finish_reason": None}]} for one in both["choices"]]
+    ends = [{"choices": [one | {"text": ""}]} for one in both["choices"]]
+    assert told(Surface.COMPLETIONS, stream(*events, *ends, b"[DONE]"), True, 2) is None
+    assert told(Surface.COMPLETIONS, stream(*events, ends[0], b"[DONE]"), True, 2) == "incomplete"
+
+
+# ---- Anthropic's messages -------------------------------------------------------------------------------------
+
+
+def message(stop: Any = "end_turn", **more: Any) -> Json:
+    return {"type": "message", "content": [{"type": "text", "text": "Hi"}], "stop_reason": stop, **more}
+
+
+def message_events(stop: Any = "end_turn") -> list[Json]:
+    return [
+        {"type": "message_start", "message": {"type": "message", "content": []}},
+        {"type": "ping"},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 1}},
+        {"type": "message_stop"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        ("end_turn", None),
+        ("stop_sequence", None),
+        ("tool_use", None),
+        ("max_tokens", "cut"),
+        ("model_context_window_exceeded", "cut"),
+        ("pause_turn", "incomplete"),
+        ("refusal", "refused"),
+        ("stop", "unknown_end"),
+        (None, "incomplete"),
+    ],
+)
+def test_a_message_must_have_come_to_its_own_end(stop: object, reason: str | None) -> None:
+    assert told(Surface.MESSAGES, message(stop)) == reason
+    assert told(Surface.MESSAGES, stream(*message_events(stop)), True) == reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (message(container=None), None),
+        (message(container={"id": "container_1"}), "stateful"),
+        (message(content=[]), "empty"),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "error"),
+        ({"type": "completion", "stop_reason": "end_turn"}, "unreadable"),
+    ],
+    ids=str,
+)
+def test_a_message_in_json_is_kept_or_not(answer: Json, reason: str | None) -> None:
+    assert told(Surface.MESSAGES, answer) == reason
+
+
+START, PING, BLOCK, DELTA, END, STOPS, LAST = message_events()
+OTHER = {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        ((START, BLOCK, DELTA, END, STOPS, LAST), None),
+        ((PING, START, BLOCK, DELTA, END, {"type": "new_tomorrow"}, STOPS, LAST), None),
+        ((START, STOPS, LAST), "empty"),
+        ((BLOCK, START, DELTA, END, STOPS, LAST), "unreadable"),
+        ((START, START, BLOCK, DELTA, END, STOPS, LAST), "unreadable"),
+        ((START, DELTA, END, STOPS, LAST), "unreadable"),
+        ((START, BLOCK, BLOCK, END, STOPS, LAST), "unreadable"),
+        ((START, BLOCK, END, DELTA, STOPS, LAST), "unreadable"),
+        ((START, BLOCK, END, END, STOPS, LAST), "unreadable"),
+        ((START, BLOCK, END, BLOCK, END, STOPS, LAST), "unreadable"),
+        ((START, BLOCK, OTHER, END, STOPS, LAST), "incomplete"),
+        ((START, BLOCK, DELTA, END, LAST), "incomplete"),
+        ((START, BLOCK, DELTA, END, STOPS), "incomplete"),
+        ((START, BLOCK, DELTA, END, STOPS, LAST, PING), "unreadable"),
+        ((START, BLOCK, DELTA, END, STOPS, LAST, LAST), "unreadable"),
+        ((START, BLOCK, DELTA, END, STOPS, LAST, b"[DONE]"), "unreadable"),
+        ((START, BLOCK, {"type": "error", "error": {"type": "overloaded_error"}}), "error"),
+        ((START, BLOCK, DELTA, END, {"type": "message_delta"}, LAST), "unreadable"),
+        ((START, BLOCK | {"index": "0"}, END, STOPS, LAST), "unreadable"),
+        (
+            (START, BLOCK, END, {"type": "message_delta", "delta": {"container": {"id": "c"}}}, STOPS, LAST),
+            "stateful",
+        ),
+        ((LAST,), "unreadable"),
+        ((), "incomplete"),
+    ],
+    ids=str,
+)
+def test_a_message_in_events_is_kept_or_not(events: tuple[Json | bytes, ...], reason: str | None) -> None:
+    assert told(Surface.MESSAGES, stream(*events), True) == reason
+
+
+# ---- Responses --------------------------------------------------------------------------------------------------
+
+
+def item(**more: Any) -> Json:
+    part = {"type": "output_text", "text": "Hi", "annotations": []}
+    return {"type": "message", "status": "completed", "role": "assistant", "content": [part], **more}
+
+
+def response(*items: Json, **more: Any) -> Json:
+    told_ = {"status": "completed", "error": None, "incomplete_details": None, "output": list(items)}
+    return {"id": "resp_1", "object": "response", **told_, **more}
+
+
+@pytest.mark.parametrize(
+    ("answer", "last", "reason"),
+    [
+        (response(item()), "completed", None),
+        (response({"type": "reasoning", "summary": []}, item(status=None)), "completed", None),
+        (response({"type": "function_call", "status": "completed", "arguments": "{}"}), "completed", None),
+        (response({"type": "reasoning", "summary": []}), "completed", "empty"),
+        (response(), "completed", "empty"),
+        (response(item(content=[])), "completed", "empty"),
+        (response(item(content=[{"type": "refusal", "refusal": "No."}])), "completed", "refused"),
+        (response(item(status="incomplete")), "completed", "incomplete"),
+        (response(item(), {"type": "reasoning", "encrypted_content": "gAAA"}), "completed", "stateful"),
+        (response(item(), status="in_progress"), "completed", "incomplete"),
+        (response(item(), status="queued"), "completed", "incomplete"),
+        (response(item(), status="cancelled"), "completed", "incomplete"),
+        (response(item(), status="new_tomorrow"), "completed", "unknown_end"),
+        (response(item(), status=None), "completed", "incomplete"),
+        (response(item(), status="incomplete"), "incomplete", "incomplete"),
+        (
+            response(item(), status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+            "incomplete",
+            "cut",
+        ),
+        (response(item(), incomplete_details={"reason": "content_filter"}), "incomplete", "filtered"),
+        (response(item(), incomplete_details={}), "completed", "incomplete"),
+        (response(item(), status="failed"), "failed", "error"),
+        (response(item(), error={"code": "server_error"}), "completed", "error"),
+    ],
+    ids=str,
+)
+def test_a_response_is_kept_or_not(answer: Json, last: str, reason: str | None) -> None:
+    begun = {"type": "response.created", "response": response(status="in_progress")}
+    events = stream(begun, {"type": f"response.{last}", "response": answer})
+    assert told(Surface.RESPONSES, answer) == reason
+    assert told(Surface.RESPONSES, events, True) == reason
+    assert told(Surface.RESPONSES, events + stream({"type": "response.output_text.delta"}), True) is not None
+
+
+def test_a_response_ends_with_all_of_it() -> None:
+    whole = {"type": "response.completed", "response": response(item())}
+    assert (
+        told(Surface.RESPONSES, stream({"type": "response.created", "response": response(item())}), True)
+        == "incomplete"
+    )
+    assert told(Surface.RESPONSES, stream({"type": "response.completed"}), True) == "unreadable"
+    assert told(Surface.RESPONSES, stream(whole, whole), True) == "unreadable"
+    assert told(Surface.RESPONSES, stream({"type": "error", "code": "server_error"}, whole), True) == "error"
+    assert told(Surface.RESPONSES, stream(), True) == "incomplete"
+
+
+# ---- embeddings ---------------------------------------------------------------------------------------------------
+
+
+def embeddings(*indices: Any, given_: Any = (0.5,)) -> Json:
+    return {"object": "list", "data": [{"index": index, "embedding": given_} for index in indices]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "results", "reason"),
+    [
+        (embeddings(0), 1, None),
+        (embeddings(0, 1, 2), 3, None),
+        (embeddings(2, 0, 1), 3, None),
+        (embeddings(0, given_="AAAA"), 1, None),
+        (embeddings(0, 1), 3, "incomplete"),
+        (embeddings(0, 1), 1, "incomplete"),
+        (embeddings(0, 0), 2, "incomplete"),
+        (embeddings(1, 2), 2, "incomplete"),
+        (embeddings(), 1, "incomplete"),
+        (embeddings("0"), 1, "unreadable"),
+        (embeddings(0, given_=[]), 1, "empty"),
+        (embeddings(0, given_=None), 1, "empty"),
+        ({"data": "x"}, 1, "incomplete"),
+        ({"data": [None]}, 1, "incomplete"),
+        ({"error": {"message": "no"}}, 1, "error"),
+    ],
+    ids=str,
+)
+def test_every_input_has_its_embedding(answer: Json, results: int, reason: str | None) -> None:
+    assert told(Surface.EMBEDDINGS, answer, results=results) == reason
+
+
+def test_embeddings_do_not_stream() -> None:
+    assert told(Surface.EMBEDDINGS, stream(embeddings(0)), True) == "unreadable"
+
+
+# ---- what the gateway itself makes of an answer -------------------------------------------------------------------
+
+USAGE = Usage(input=1, output=1)
+
+
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize(
+    ("surface", "ending", "events"),
+    [
+        (Surface.CHAT, ChatEnding, [HI]),
+        (Surface.COMPLETIONS, ChatEnding, [{"choices": [{"index": 0, "text": "Hi", "finish_reason": None}]}]),
+        (Surface.MESSAGES, AnthropicEnding, [START, BLOCK, DELTA]),
+        (
+            Surface.RESPONSES,
+            ResponsesEnding,
+            [
+                {"type": "response.created", "response": response(status="in_progress")},
+                {"type": "response.output_item.added", "output_index": 0, "item": item(status="in_progress")},
+            ],
+        ),
+    ],
+)
+def test_a_stream_that_the_gateway_ended_is_not_kept(
+    surface: Surface, ending: type[Ending], events: list[Json], reason: Reason
+) -> None:
+    follower = ending()
+    for event in events:
+        follower.follow(event)
+    body = stream(*events) + follower.close(USAGE, True, None, reason)
+    wanted = "cut" if reason is Reason.LENGTH else "refused" if surface is Surface.MESSAGES else "filtered"
+    assert told(surface, body, True) == wanted
+
+
+@pytest.mark.parametrize(
+    ("surface", "answer"),
+    [
+        (Surface.CHAT, chat(choice())),
+        (Surface.COMPLETIONS, {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}),
+        (Surface.MESSAGES, message()),
+        (Surface.RESPONSES, response(item())),
+        (Surface.EMBEDDINGS, embeddings(0)),
+    ],
+)
+def test_an_answer_of_which_nothing_may_be_said_is_not_kept(surface: Surface, answer: Json) -> None:
+    assert told(surface, answer) is None
+    assert told(surface, document(orjson.dumps(answer))) is not None
+
+
+@pytest.mark.parametrize("face", Face)
+@pytest.mark.parametrize("surface", sorted(SURFACES))
+def test_a_refusal_of_the_gateways_is_not_kept(surface: Surface, face: Face) -> None:
+    refusal = Refusal(GATEWAY_ERROR, "no")
+    assert told(surface, encode(refusal, face, "r")[0]) == "error"
+    if surface is not Surface.EMBEDDINGS:
+        assert told(surface, stream_error(refusal, face, "r"), True) == "error"
+
+
+# ---- answers of backends with another dialect -----------------------------------------------------------------------
+
+ASKED: Json = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi", "max_tokens": 9}
+GEMINI: Json = {
+    "candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": "Hi"}]}, "finishReason": "STOP"}],
+    "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2},
+    "modelVersion": "gemini-2.5-flash",
+    "responseId": "r",
+}
+BEGUN: Json = {"candidates": [{"index": 0, "content": {"role": "model", "parts": [{"text": "Hello, "}]}}]}
+
+
+def translated() -> Iterator[Any]:
+    """A direction, the surface, and a whole stream and a whole answer of the backend's."""
+    own = {exchange.name: exchange.answer.body for exchange in cassettes.load(cassettes.OWN)}
+    spoken = own["messages-streaming"], own["messages-basic"]
+    chatted = own["chat-streaming"], own["chat-image-to-text"]
+    yield pytest.param(CHAT_TO_ANTHROPIC, Surface.CHAT, *spoken, id="chat to anthropic")
+    yield pytest.param(CHAT_TO_GEMINI, Surface.CHAT, stream(BEGUN, GEMINI), orjson.dumps(GEMINI), id="chat to gemini")
+    yield pytest.param(MESSAGES_TO_CHAT, Surface.MESSAGES, *chatted, id="messages to chat")
+    yield pytest.param(RESPONSES_TO_CHAT, Surface.RESPONSES, *chatted, id="responses to chat")
+
+
+@pytest.mark.parametrize(("direction", "surface", "events", "whole"), list(translated()))
+def test_a_translated_answer_is_kept_if_the_backend_came_to_its_end(
+    direction: Direction, surface: Surface, events: bytes, whole: bytes
+) -> None:
+    asked = Asked(ASKED, "deployed", 1_800_000_000)
+    assert told(surface, direction.answer(asked).document(whole)) is None
+    cut = EventReader().feed(events)
+    for count in range(len(cut) + 1):
+        answer = direction.answer(asked)
+        body = b"".join([*(answer.event(event) for event in cut[:count]), answer.end()])
+        says_all = count == len(cut) or (cut[count:] == [b"data: [DONE]\n\n"] and surface is not Surface.CHAT)
+        assert (told(surface, body, True) is None) == says_all, (count, told(surface, body, True))
