@@ -226,6 +226,8 @@ class Answers:
             log.error("an answer could not be kept: %s", type(error).__name__)
         finally:
             self.land(flight, entry)
+            if entry is not None:  # whoever made it, others may be waiting for one that is slower
+                self.land(self._flights.get(digest), entry)
         if is_kept and entry is not None and offer.then is not None:
             try:
                 await offer.then(entry)

@@ -15,7 +15,7 @@ from extproc.call import Call, Phase, Reply
 from extproc.model import Caller, Chain, CleanPrompt, Ending, Outcome, PublicModel
 from extproc.ports import Answers, Neighbours, Seat
 from extproc.redaction.policy import Mode
-from extproc.refusals import NOT_CACHED, Refusal, Refused
+from extproc.refusals import IDEMPOTENCY_CONFLICT, NOT_CACHED, Refusal, Refused
 from extproc.reservation import Reservations
 from extproc.stages import cache
 from extproc.surfaces import Face, Place, Surface
@@ -41,6 +41,8 @@ class Caching:
         answers = self._answers
         made = call.lookup = None if answers is None else cache.lookup(call, caller, model)
         if made is None or answers is None:
+            if call.control is not None and call.control.only:
+                raise Refused.of(Refusal(NOT_CACHED, "No answer is kept: the cache is off for this call."))
             return await self._reservations.chosen(call, caller, place, model, clean)
         if not made.reason:
             size = len(clean.prompt.body)
@@ -104,24 +106,39 @@ class _One:
     clean: CleanPrompt
 
     async def chosen(self) -> Reserved:
-        """Go on as if there were no cache."""
-        return await self.reservations.chosen(self.call, self.caller, self.place, self.model, self._with_aside())
+        """What a backend may use, as if there were no cache. Who waits for this call's answer must get the model's."""
+        reserved = await self.reservations.chosen(self.call, self.caller, self.place, self.model, self._with_aside())
+        if reserved[0].model is not self.model and self.made.seat is not None:
+            self.made.seat.leave()
+        return reserved
 
     def _with_aside(self) -> CleanPrompt:
-        """With what has been spent on the call already, for which there must be room, too."""
-        spent, prompt = self.call.inspection.aside, self.clean.prompt
-        return replace(self.clean, prompt=replace(prompt, aside=prompt.aside + spent)) if spent else self.clean
+        """With what is spent on looking for other words, for which there must be room, too."""
+        near, prompt = self.made.near, self.clean.prompt
+        if near is None or not near.cost:
+            return self.clean
+        compared = 2 * self._compared if self.made.policy.semantic.mode is Mode.SHADOW else 0
+        return replace(self.clean, prompt=replace(prompt, aside=prompt.aside + near.cost + compared))
+
+    @property
+    def _compared(self) -> int:
+        """What the longest answer costs that is compared with another."""
+        return cache.cost(self.made.policy.semantic, "x" * COMPARED)
 
     async def only(self) -> Reply:
         """What is kept serves, or nothing does. Raises Refused."""
-        entry = None
+        entry, near = None, self.made.near
         if self.made.digest and self.made.policy.mode is Mode.ENFORCE:
             entry = await self.answers.seat(self.made.digest, shares=False).look()
-        reply = await self._near() if entry is None else await self._reply(entry)
+        reply = None if entry is None else await self._reply(entry)
+        if reply is None and near is not None:  # what the search costs is taken before it is spent, and stays spent
+            await self._take_a_request(near.cost)
+            reply = await self._near()
+        elif reply is not None:
+            await self._take_a_request()
         if reply is None:
             why = f" ({self.made.reason})" if self.made.reason else ""
             raise Refused.of(Refusal(NOT_CACHED, f"No answer is kept that may serve this call{why}."))
-        await self.reservations.take_request(self.call, self.caller, self.place, self.model, self.clean.prompt)
         return self._done(reply)
 
     async def looked(self) -> Reply | Reserved:
@@ -129,31 +146,34 @@ class _One:
         shares = self.made.policy.mode is Mode.ENFORCE and self.made.control.reads
         seat = self.answers.seat(self.made.digest, shares)
         self.made.seat = seat
-        if self.made.near is not None:
-            return await self._in_turn(seat)
         if not seat.is_first:
             reply = await self._awaited(seat)
-            return await self.chosen() if reply is None else await self._with_a_request(reply)
+            return (
+                await self._or_near(seat, await self.chosen()) if reply is None else await self._with_a_request(reply)
+            )
         look = asyncio.ensure_future(seat.look())
         try:
             reserved = await self.chosen()
         except Refused as refused:
+            if refused.refusal.limit is None and refused.refusal.kind is not IDEMPOTENCY_CONFLICT:
+                raise
             reply = await self._found(seat, await look)
-            if reply is None or refused.refusal.limit is None:
+            if reply is None:
                 raise
             return await self._with_a_request(reply)  # which has room, perhaps, where its tokens have none
         reply = await self._found(seat, await look)
-        return reserved if reply is None else self._done(reply)
+        return await self._or_near(seat, reserved) if reply is None else self._done(reply)
 
-    async def _in_turn(self, seat: Seat) -> Reply | Reserved:
-        """The answer to the same words, then that to others, which has its price, then what a backend may use."""
-        reply = await (self._found(seat, await seat.look()) if seat.is_first else self._awaited(seat))
+    async def _or_near(self, seat: Seat, reserved: Reserved) -> Reply | Reserved:
+        """The answer to other words, if there is one, in place of what is reserved.
+
+        The search has its price, and comes last: who has no room for it asks for none.
+        """
+        reply = await self._near()
         if reply is None:
-            reply = await self._near()
-            if reply is None:
-                return await self.chosen()
-            seat.leave()  # whoever waits for an answer to these words looks for others itself
-        return await self._with_a_request(reply)
+            return reserved
+        seat.leave()  # whoever waits for an answer to these words looks for others itself
+        return self._done(reply)
 
     async def _near(self) -> Reply | None:
         """The answer to a question that asks the same in other words, if that may serve."""
@@ -182,7 +202,7 @@ class _One:
         """
         near.entry = entry
         cache.serves(self.made, entry, self.answers.now(), Result.SEMANTIC)
-        self.call.inspection.aside += 2 * cache.cost(self.made.policy.semantic, "x" * COMPARED)
+        self.call.inspection.aside += 2 * self._compared
 
     async def _found(self, seat: Seat, entry: Entry | None) -> Reply | None:
         """What serves: an entry that was found, or that which another worker makes."""
@@ -195,8 +215,11 @@ class _One:
         return None if entry is None else await self._reply(entry)
 
     async def _with_a_request(self, reply: Reply) -> Reply:
-        await self.reservations.take_request(self.call, self.caller, self.place, self.model, self.clean.prompt)
+        await self._take_a_request()
         return self._done(reply)
+
+    async def _take_a_request(self, aside: int = 0) -> None:
+        await self.reservations.take_request(self.call, self.caller, self.place, self.model, self.clean.prompt, aside)
 
     async def _reply(self, entry: Entry, result: Result = Result.HIT) -> Reply | None:
         """The answer as this caller gets it; None where it may not serve."""

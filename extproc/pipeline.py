@@ -179,7 +179,7 @@ class Pipeline:
             call.rules = guard.rules(call.caller, call.catalogue)
             call.stripped, call.asking = forward.stripped(headers), forward.asking(headers)
             call.bound = binding.headers(headers, call.catalogue.binding_headers)
-            if call.catalogue.cache.on:
+            if call.catalogue.cache.on or "cache-control" in headers:
                 call.control, call.versions = control.read(headers), forward.versions(headers)
             if call.rules is not None:
                 call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
@@ -462,6 +462,7 @@ class Pipeline:
             call.sent = b""  # megabytes, and the answer may take minutes
         if call.status >= 400:
             call.ending = Ending.FAILED
+            cache.begin(call)
             return translation.relayed(call, translation.error(call, headers))
         call.answer_ended = end
         if end:

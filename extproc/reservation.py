@@ -194,8 +194,12 @@ class Reservations:
         call.told += ((fallback.MODEL_HEADER, chain.model.name),)
         return chain, again
 
-    async def take_request(self, call: Call, caller: Caller, place: Place, model: PublicModel, prompt: Prompt) -> None:
-        """Reserve what a call uses that no backend serves: itself, and what services cost so far. Raises Refused.
+    async def take_request(
+        self, call: Call, caller: Caller, place: Place, model: PublicModel, prompt: Prompt, aside: int
+    ) -> None:
+        """Reserve what a call uses that no backend serves: itself, and what services have cost and will (`aside`).
+
+        Raises Refused.
 
         It is over at once: of how many are open at one time it is none.
         """
@@ -205,7 +209,7 @@ class Reservations:
             call.told = budget.priority_headers((), call.priority)
         terms = self._terms(call, caller, place, prompt, chain)
         limits = tuple([limit for limit in terms.limits if limit.measure is not Measure.CONCURRENT])
-        extent_here = Extent(aside=call.inspection.aside)
+        extent_here = Extent(aside=call.inspection.aside + aside)
         then = await self._take(call, replace(terms, limits=limits, extent=extent_here, cap=Cap(), once=None))
         if isinstance(then, shortage.Instead):
             raise Refused.of(then.refusal)

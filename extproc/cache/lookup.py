@@ -124,6 +124,8 @@ class Lookup:
         self.size += len(chunk)
         if self.size > self.policy.largest:
             self.pieces = None
+            if self.seat is not None:
+                self.seat.leave()
         else:
             self.pieces.append(chunk)
 

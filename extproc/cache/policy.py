@@ -84,7 +84,7 @@ class CacheRules:
 
     default: CachePolicy = CachePolicy()
     rules: Sequence[tuple[Selector, CachePolicy]] = ()
-    wait: float = 30.0
+    wait: float = 20.0
 
     @property
     def on(self) -> bool:

@@ -124,8 +124,8 @@ class Cache(Strict):
     )
     wait: Duration | None = Field(
         default=None,
-        description="how long a call waits for the answer to another that asks the same just now; absent: 30s, or "
-        "`timeouts.policy_longest` if that is less",
+        description="how long a call waits for the answer to another that asks the same just now; at most, and where "
+        "that is less than 20s also if absent: two thirds of `timeouts.policy_longest`, half of `timeouts.idle`",
     )
     size: Size = Field(
         default=ByteSize(256 * 2**20),
@@ -157,8 +157,15 @@ class Cache(Strict):
         return any(mode in ("shadow", "enforce") for mode in (self.mode, *(rule.mode for rule in self.rules)))
 
 
+def longest_wait(decision: timedelta, idle: timedelta) -> timedelta:
+    """How long a call may wait for another. `decision`: that one may take, in which there is more to do, before and
+    behind. `idle`: so long nothing may come or go, and while a call waits nothing does.
+    """
+    return min(decision * 2 / 3, idle / 2)
+
+
 def cache_rules(given: Cache, longest: timedelta, public: Mapping[str, str]) -> CacheRules:
-    """What it comes to. `longest`: that a decision may take. `public`: a model's public name by each of its names."""
+    """What it comes to. `longest`: that a call may wait. `public`: a model's public name by each of its names."""
     usual = CachePolicy(
         mode=Mode(given.mode),
         ttl=given.ttl.total_seconds(),

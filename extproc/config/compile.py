@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from extproc.config import schema, versions
 from extproc.config.backends import Backend as GivenBackend
 from extproc.config.byob import TeamBackends, own_name
-from extproc.config.cache import cache_rules
+from extproc.config.cache import cache_rules, longest_wait
 from extproc.config.identity import Identity, Issuer
 from extproc.config.limits import compile_limit
 from extproc.config.models import Model
@@ -45,7 +45,7 @@ def catalogue(gateway: schema.Gateway, environ: Mapping[str, str] | None = None)
 def without_policies(gateway: schema.Gateway) -> Catalogue:
     """The same, in no time, without the policies that look through texts."""
     backends = {name: _backend(name, given) for name, given in gateway.all_backends().items()}
-    public = gateway.public_names()
+    public, times = gateway.public_names(), gateway.timeouts
     models = {
         name: replace(
             _model(name, given, backends), version=versions.of_model(name, gateway.models, gateway.backends, public)
@@ -69,8 +69,8 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
         attempts=gateway.routing.attempts,
         retry_share=gateway.routing.retry_share,
         tells_backend=gateway.routing.tell_backend,
-        cache=cache_rules(gateway.cache, gateway.timeouts.policy_longest, public),
-        silence=_OF_IDLE * gateway.timeouts.idle.total_seconds(),
+        cache=cache_rules(gateway.cache, longest_wait(times.policy_longest, times.idle), public),
+        silence=_OF_IDLE * times.idle.total_seconds(),
         owned=owned,
         binding_headers=_binding_headers(chain(models.values(), *(own.values() for own in owned.values()))),
     )

@@ -15,7 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from extproc.config.backends import Backend, Cooling, cooling, cooling_problems
 from extproc.config.byob import Byob, TeamBackends, own_name, owner_of, reserved
-from extproc.config.cache import Cache
+from extproc.config.cache import Cache, longest_wait
 from extproc.config.fields import Duration, ModelName, Name, Port, Size, Strict, has_port
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
@@ -323,8 +323,8 @@ class Gateway(Strict):
         cache, semantic = self.cache, self.cache.semantic
         if cache.is_on and cache.key is None and self.stores.answers_at != MEMORY:
             yield "cache: needs `key` where answers are kept in Redis: who can write there could make up any"
-        if cache.wait is not None and cache.wait > self.timeouts.policy_longest:
-            yield "cache.wait: is longer than `timeouts.policy_longest`"
+        if cache.wait is not None and cache.wait > longest_wait(self.timeouts.policy_longest, self.timeouts.idle):
+            yield "cache.wait: is longer than two thirds of `timeouts.policy_longest`, or than half of `timeouts.idle`"
         for number, rule in enumerate(cache.rules):
             yield from _unknown(f"cache.rules[{number}].models", "model", rule.models or (), self.public_names())
         yield from self._asked("cache.semantic", semantic.service, EMBEDDING, "does not embed")

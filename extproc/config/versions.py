@@ -23,7 +23,7 @@ from extproc.redaction.custom import CustomRecognizer
 _LENGTH = 16  # bytes
 _KEY_CONTEXT = b"sluice redaction policy"
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-_OF_BACKEND = {"dialect", "url", "api_version", "headers", "surfaces", "cap_field"}
+_OF_BACKEND = {"dialect", "url", "api_version", "headers", "surfaces", "cap_field", "identity_header"}
 _OF_MODEL = {"modality", *Bounded.model_fields}
 
 

@@ -37,6 +37,8 @@ def lookup(call: Call, caller: Caller, model: PublicModel) -> Lookup | None:
         made.pass_by("no_store")
     elif call.inspection.failed:
         made.pass_by("unscreened")
+    elif any(target.backend.wants_identity for group in model.groups for target in group):
+        made.pass_by("identity")
     return made
 
 
@@ -151,16 +153,19 @@ def headers(made: Lookup, entry: Entry) -> tuple[tuple[str, str], ...]:
 
 
 def begin(call: Call) -> None:
-    """Where the answer may be kept, its pieces are."""
+    """Where the answer may be kept, its pieces are; where not, those who wait for it learn so at once."""
     made = call.lookup
-    if made is None or not made.digest or not made.control.keeps or made.seat is None or call.status != 200:
+    if made is None or made.seat is None:
         return
-    if call.chain is None or call.chain.model is not call.named or call.fallback is not None:
-        return  # another model answers
-    if isinstance(call.answer, answers.Stream | answers.LeasedStream):
+    is_the_models = call.chain is not None and call.chain.model is call.named and call.fallback is None
+    if not made.control.keeps or call.status != 200 or not is_the_models:
+        made.seat.leave()
+    elif isinstance(call.answer, answers.Stream | answers.LeasedStream):
         made.begin(_STREAM)
     elif isinstance(call.answer, answers.Document):
         made.begin(_JSON)
+    else:
+        made.seat.leave()
 
 
 def kept(call: Call, outcome: Outcome, now: int) -> Callable[[], Entry | str] | None:

@@ -7,6 +7,7 @@ from extproc.limits.demand import UNITS, Extent
 from extproc.limits.hold import Hold
 from extproc.metering import prices
 from extproc.model import Demand, Ending, Outcome, Target, Usage, UsageSource
+from extproc.refusals import NOT_CACHED
 from extproc.stores.counters import MOST, Draw
 
 
@@ -21,11 +22,11 @@ def used(
 def _used(outcome: Outcome, target: Target | None, held: Hold | None, background: bool) -> Demand:
     """What a call has used of its backend. One that none took, or that failed there, used nothing.
 
-    A call that another one's answer served counts as a request.
+    A call that another one's answer served, or that only such a one might have served, counts as a request.
     A request that a backend answered with a 4xx of the caller's making counts as a request. What is made in the
     background counts as held unless its usage was told: nobody says when it is done.
     """
-    if outcome.ending is Ending.CACHED:
+    if outcome.ending is Ending.CACHED or outcome.refusal == NOT_CACHED.code:
         return Demand(1, 0, 0, 0)
     failed = outcome.ending is not Ending.BLOCKED and (outcome.status >= 500 or outcome.status == 429)
     if target is None or failed:

@@ -94,7 +94,7 @@ async def test_hostile_texts_take_no_more_than_others(rules: str) -> None:
         for unit in HOSTILE:
             began = time.monotonic()
             await model.findings(TIER, [(unit * 20_000)[:20_000]])
-            assert time.monotonic() - began < 5, unit
+            assert time.monotonic() - began < 15, unit
 
 
 async def test_words_that_are_new_do_not_stay_in_memory(rules: str) -> None:

@@ -47,7 +47,7 @@ def shared(redis: RedisServer, provider: FakeProvider) -> Iterator[Site]:
     settings = {
         "workers": 2,
         "stores": {"counters": redis.url, "counters_wait": "1s"},  # a busy machine must not make it a miss
-        "timeouts": {"policy": "1s", "policy_longest": "40s"},
+        "timeouts": {"policy": "1s", "policy_longest": "60s"},
         "backends": {"openai": {"dialect": "openai", "url": provider.url("openai")}},
         "models": dict.fromkeys(("gpt-4o", "exact", "spent", "narrow"), served),
         "cache": {"mode": "enforce", "key": {"env": "CACHE_KEY"}, "wait": "40s"},

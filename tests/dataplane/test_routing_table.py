@@ -209,7 +209,7 @@ def _settled(site: Site, statuses: Mapping[str, str]) -> list[float]:
 
     def unchanged() -> list[float] | None:
         now = read()
-        time.sleep(1.2)
+        time.sleep(2)
         return now if read() == now else None
 
     settled: list[float] = until(unchanged, what="the metrics to be told")

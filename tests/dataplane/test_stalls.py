@@ -374,6 +374,7 @@ def test_a_backend_that_goes_on_falling_silent_is_tried_last(site: Site) -> None
     for _ in stalls:
         assert b"upstream_timeout" in call(site, "weak").body
         time.sleep(0.3)  # until Envoy has told what it knows
+    until(lambda: 'sluice_circuit_state{backend="weak"} 2.0' in site.gateway.metrics(), what="the open circuit")
     assert call(site, "weak", x_fake={"events": 4}).body.endswith(DONE)
     assert (len(site.fake.calls("weak")), len(site.fake.calls("spare"))) == (2, 1)
 

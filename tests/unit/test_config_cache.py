@@ -156,9 +156,20 @@ def test_it_is_on_where_any_call_may_be_answered(cache: dict[str, Any], on: bool
 
 
 def test_a_call_waits_no_longer_than_a_decision_may_take() -> None:
-    assert _rules({}).wait == 30
-    assert _rules({}, timeouts={"policy_longest": "10s"}).wait == 10
-    assert _rules({"wait": "7s"}, timeouts={"policy_longest": "10s"}).wait == 7
+    """And leaves time for what else there is to decide."""
+    assert _rules({}).wait == 20
+    assert _rules({}, timeouts={"policy_longest": "9s"}).wait == 6
+    assert _rules({"wait": "5s"}, timeouts={"policy_longest": "9s"}).wait == 5
+    with pytest.raises(ValidationError, match=r"cache\.wait: is longer than two thirds"):
+        _gateway({"wait": "7s"}, timeouts={"policy_longest": "9s"})
+
+
+def test_a_call_waits_no_longer_than_a_silent_one_may_live() -> None:
+    """Nothing flows on its stream, while that of the call that it waits for is lively."""
+    assert _rules({}, timeouts={"idle": "9s"}).wait == 4.5
+    assert _rules({"wait": "4s"}, timeouts={"idle": "9s"}).wait == 4
+    with pytest.raises(ValidationError, match=r"cache\.wait: is longer than .* half of `timeouts\.idle`"):
+        _gateway({"wait": "5s"}, timeouts={"idle": "9s"})
 
 
 NAMES = st.one_of(st.none(), st.frozensets(st.sampled_from("abc"), min_size=1))

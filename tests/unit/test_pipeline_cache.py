@@ -12,7 +12,7 @@ from extproc.answers import Answers
 from extproc.cache.policy import CachePolicy, CacheRules, Scope, Selector
 from extproc.call import Call, Emit, Phase, Relay, Reply, Route
 from extproc.limits.limit import Limit, Measure
-from extproc.model import Bounds, Catalogue, Price, Team
+from extproc.model import Bounds, Catalogue, Price, Target, Team
 from extproc.redaction.policy import Action, Mode
 from extproc.stores.answers import AnswersUnavailable, Found
 from extproc.stores.memory_answers import MemoryAnswers
@@ -471,3 +471,73 @@ async def test_a_poisoned_entry_is_a_miss() -> None:
     for text, said in (("one", "1"), ("two", "2")):
         assert isinstance(await gateway.call(chat(text), whole(said)), Route)
         assert (await gateway.call(chat(text))).body == whole(said)
+
+
+class TestNobodyWaitsInVain:
+    """Calls that ask the same go on as soon as it is known that there will be nothing to share."""
+
+    @pytest.mark.parametrize(
+        ("status", "kind", "said"),
+        [
+            (500, "application/json", b""),
+            (200, "audio/mpeg", b""),
+            (200, "application/json", b" " * 2_000),
+        ],
+        ids=["error", "opaque", "too large"],
+    )
+    async def test_what_turns_out_to_be_none_to_keep(self, status: int, kind: str, said: bytes) -> None:
+        gateway = Gateway(CacheRules(replace(ENFORCED, largest=1_024)))
+        leader, _ = await gateway.begun()
+        waiting = asyncio.ensure_future(gateway.begun())
+        await asyncio.sleep(0)
+        await answer(status=status, content_type=kind).tell(gateway.policy.pipeline, leader)
+        if said:
+            await ResponseBody(said, end=False).tell(gateway.policy.pipeline, leader)
+        call, order = await waiting  # while the leader's answer still flows
+        assert isinstance(order, Route)
+        gateway.end(call)
+        gateway.end(leader)
+
+    async def test_one_who_went_alone_ends_the_wait_of_the_others(self) -> None:
+        gateway = Gateway(CacheRules(ENFORCED, wait=0.02))
+        slow, _ = await gateway.begun()
+        impatient, order = await gateway.begun()
+        assert isinstance(order, Route)
+        gateway.rules = CacheRules(ENFORCED)
+        waiting = asyncio.ensure_future(gateway.begun())
+        await asyncio.sleep(0)
+        await gateway.answered(impatient, whole())
+        call, order = await waiting
+        assert isinstance(order, Reply)
+        gateway.end(call)
+        assert isinstance(await gateway.call(), Reply)
+        gateway.end(slow)
+
+    async def test_a_repeat_with_its_idempotency_key_gets_the_answer(self) -> None:
+        gateway = Gateway(limits=(limit(Measure.REQUESTS, 10),))
+        await gateway.call()
+        head = request(idempotency_key="once", cache_control="no-cache")
+        running, order = await gateway.begun(head=head)
+        assert isinstance(order, Route)
+        again = await gateway.call(head=request(idempotency_key="once"))
+        assert (again.status, told(again)["x-sluice-cache"]) == (200, "hit")
+        gateway.end(running)
+
+
+async def test_only_if_cached_holds_where_the_cache_is_off() -> None:
+    gateway = Gateway(CacheRules())
+    reply = await gateway.call(head=request(cache_control="only-if-cached"))
+    assert (reply.status, gateway.record["refusal"]) == (504, "not_cached")
+    assert isinstance(await gateway.call(head=request(cache_control="no-cache")), Route)
+    assert "cache" not in gateway.record
+
+
+async def test_what_a_backend_says_that_knows_the_caller_is_for_nobody_else() -> None:
+    plain = catalogue()
+    knows = replace(plain.models["gpt-4o"].groups[0][0].backend, wants_identity=True)
+    models = {"gpt-4o": replace(plain.models["gpt-4o"], groups=((Target(knows, "gpt-4o"),),))}
+    gateway = Gateway()
+    gateway.policy.pipeline._catalogue = lambda: replace(plain, models=models, cache=gateway.rules)
+    for _ in range(2):
+        assert isinstance(await gateway.call(), Route)
+    assert gateway.record["cache"] == {"result": "bypass", "reason": "identity"}

@@ -294,8 +294,6 @@ class TestPrice:
         price = 2 * 12
         assert gateway.used == [("requests", 1), ("tokens", 0), ("money", price)]
         assert (gateway.record["aside"], gateway.record["cost"]) == (price, price)
-        hold = gateway.policy.holds.settled[-1][0]
-        assert hold.demand.money == price
 
     async def test_the_hold_of_a_miss_has_room_for_it(self) -> None:
         gateway = Semantically(limits=self.LIMITS)
@@ -304,11 +302,21 @@ class TestPrice:
         assert call.hold.extent.aside == PRICE
         gateway.end(call)
 
-    async def test_a_call_that_is_refused_has_still_cost_it(self) -> None:
+    async def test_a_call_that_is_refused_has_asked_for_none(self) -> None:
         gateway = Semantically(limits=(limit(Measure.MONEY, 1),))
         reply = await gateway.asks(ASKED)
         assert reply.status == 429
-        assert gateway.record["aside"] == PRICE
+        assert "aside" not in gateway.record
+        assert not gateway.embedding.asked
+
+    @pytest.mark.parametrize("measure", [Measure.REQUESTS, Measure.MONEY])
+    async def test_nor_has_one_that_only_what_is_kept_may_serve(self, measure: Measure) -> None:
+        """Else a loop of such calls would spend without end."""
+        gateway = Semantically(limits=(limit(measure, 2 * PRICE if measure is Measure.MONEY else 2),))
+        for _ in range(5):
+            reply = await gateway.call(chat(ASKED), head=request(cache_control="only-if-cached"))
+        assert reply.status == 429
+        assert len(gateway.embedding.asked) == 2
 
     async def test_without_limits_the_record_tells_it(self) -> None:
         gateway = Semantically()
