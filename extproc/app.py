@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -227,6 +228,31 @@ async def _neighbours(
     return Neighbours(_neighbour_store(gateway), embedder, agree, journal, key)
 
 
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """What is kept for calls that ask the same, or the same in other words; None where that cannot be."""
+
+    answers: Answers | None
+    neighbours: Neighbours | None
+
+    async def run(self) -> None:
+        """What either does for as long as the worker serves."""
+        await asyncio.gather(*[part.run() for part in (self.answers, self.neighbours) if part is not None])
+
+    async def close(self) -> None:
+        if self.answers is not None:
+            await self.answers.close(_SETTLE_WAIT)
+        if self.neighbours is not None:
+            await self.neighbours.close()
+
+
+async def _cache(gateway: Gateway, rules: CacheRules, socket: str, journal: RecordWriter) -> _Cache:
+    answers = _answers(gateway)
+    if answers is None:
+        return _Cache(None, None)
+    return _Cache(answers, await _neighbours(gateway, rules, answers.key, socket, journal))
+
+
 def _key(source: LocalSecret | None) -> bytes | None:
     """A key that the supervisor has checked to be there."""
     if source is None:
@@ -287,10 +313,7 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
 
     screening = _screening(models_of(current.catalogue), socket)
     cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
-    answers = _answers(gateway)
-    neighbours = None
-    if answers is not None:
-        neighbours = await _neighbours(gateway, current.catalogue.cache, answers.key, socket, journal)
+    cache = await _cache(gateway, current.catalogue.cache, socket, journal)
     shadows = Shadows(_services_socket(socket), journal, gateway.timeouts.call.total_seconds())
     pipeline = Pipeline(
         catalogue=lambda: current.catalogue,
@@ -304,8 +327,8 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
         signing_key=_key(gateway.identity.signing_key),
         judge=cooler.judge,
         shadows=shadows,
-        answers=answers,
-        neighbours=neighbours,
+        answers=cache.answers,
+        neighbours=cache.neighbours,
     )
     server = _server(gateway, socket, pipeline, AccessLog(journal, cooler.take))
     stopping.listen()
@@ -315,8 +338,7 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
         *(roster.keep_fresh(), holds.run(), cooler.run(), _publish(pipeline, holds, journal, cooler, current)),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
-        *(() if answers is None else (answers.run(),)),
-        *(() if neighbours is None else (neighbours.run(),)),
+        cache.run(),
     )
     tune()
     await server.start()
@@ -325,11 +347,7 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
-    if answers is not None:
-        await answers.close(_SETTLE_WAIT)
-    if neighbours is not None:
-        await neighbours.close()
-    for part in (cooler, shadows, screening):
+    for part in (cache, cooler, shadows, screening):
         await part.close()
     await _told(roster, journal)
     stores.close()

@@ -264,7 +264,7 @@ def _message_events(events: Iterable[Object]) -> None:
 
 # ---- Responses --------------------------------------------------------------------------------------
 
-_LAST = frozenset(("response.completed", "response.failed", "response.incomplete"))
+_LAST = ("response.completed", "response.failed", "response.incomplete")  # a tuple: what comes may be unhashable
 
 
 def _response(answer: object) -> None:

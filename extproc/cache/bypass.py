@@ -34,12 +34,19 @@ REASONS = frozenset(
 
 _PLAIN = frozenset((None, "function", "custom"))
 """Types of tools that are the caller's own."""
-_AT_THE_PROVIDER = ("background", "container", "conversation", "deferred", "previous_response_id")
+_AT_THE_PROVIDER = (
+    *("background", "container", "conversation", "deferred", "previous_response_id"),
+    # Of servers that speak OpenAI's dialect and remember: Gemini, Dify, Letta, Open WebUI and the like.
+    *("agent_id", "assistant_id", "cachedContent", "cached_content", "chat_id", "conversation_id"),
+    *("session_id", "thread_id"),
+)
 """Top-level fields that make a call lean on what the provider keeps, or leave something there to be fetched."""
+_SEARCHES = ("builtin_tools", "connectors", "search", "searchParameters", "search_mode", "web_search_enabled")
+"""Those that have the provider look for something each time, beside `tools.SWITCHES`."""
 _JUDGED = frozenset(
     (
         *("audio", "best_of", "functions", "include", "input", "messages", "metadata", "modalities", "n", "prompt"),
-        *("store", "temperature", "tools", *_AT_THE_PROVIDER, *tools.SWITCHES),
+        *("store", "temperature", "tools", *_AT_THE_PROVIDER, *_SEARCHES, *tools.SWITCHES),
     )
 )
 """Top-level fields that are looked at here."""
@@ -76,6 +83,8 @@ def _asked(surface: Surface, given: Object, policy: CachePolicy) -> str | None:
         return "temperature"
     if _is_stored(surface, given):
         return "stored"
+    if any(given.get(name) not in (None, False, []) for name in _SEARCHES):
+        return "hosted_tools"
     return _made(given)
 
 

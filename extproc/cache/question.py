@@ -71,7 +71,11 @@ def read(surface: Surface, body: bytes, policy: CachePolicy) -> Question:
     if place is None:
         return Question(exact, results=results)
     text = _cut(tree, place)
-    return Question(exact, orjson.dumps([place, tree], option=orjson.OPT_SORT_KEYS), text, results)
+    try:
+        rest = orjson.dumps([place, tree], option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # one level deeper than the form itself
+        return Question(exact, results=results)
+    return Question(exact, rest, text, results)
 
 
 # ---- the canonical form -----------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def kept(call: Call, outcome: Outcome, now: int) -> Callable[[], Entry | str] | 
     body = made.body() if made is not None else None
     if made is None or body is None or outcome.ending is not Ending.COMPLETE or outcome.backend is None:
         return None
-    if call.texts is not None and (call.texts.unread or call.texts.blocked):
+    if call.inspection.failed or (call.texts is not None and (call.texts.unread or call.texts.blocked)):
         return None
     usage, model, rules = outcome.usage, call.model or "", call.rules
     kind, results, hides, json_output = made.content_type, made.results, call.hides_usage, call.json_output

@@ -560,7 +560,8 @@ def test_secrets_stand_in_their_own_files_only(tmp_path: Path) -> None:
     write_secrets(gateway, {"KEY": "from-the-environment"}, directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     texts = {path.stem.rpartition("-")[0]: path.read_text() for path in directory.iterdir()}
-    assert texts.keys() == {"backend_env", "backend_file", "service_judge", "service_azure", "service_names"}
+    services = {f"service_{name}" for name in ("judge", "azure", "names", "vectors")}
+    assert texts.keys() == {"backend_env", "backend_file", *services}
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
     assert "from-the-environment" in texts["backend_env"]
     assert str(key) in texts["backend_file"]
@@ -605,6 +606,7 @@ def test_every_missing_secret_is_named_at_once(tmp_path: Path) -> None:
         "services.judge.credential",
         "services.azure.credential",
         "services.names.credential",
+        "services.vectors.credential",
         "listener.tls.certificate",
         "listener.tls.private_key",
         "listener.tls.client_certificates.authority",

@@ -541,3 +541,19 @@ async def test_what_a_backend_says_that_knows_the_caller_is_for_nobody_else() ->
     for _ in range(2):
         assert isinstance(await gateway.call(), Route)
     assert gateway.record["cache"] == {"result": "bypass", "reason": "identity"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_a_policy_could_not_look_at_is_not_kept(when: str) -> None:
+    """Also where it was asked after the look, or about the answer: it may be back for the next call, and refuse."""
+    gateway = Gateway()
+    for _ in range(2):
+        call, order = await gateway.begun()
+        assert isinstance(order, Route)
+        if when == "before":
+            call.inspection.failed.append("moderation")
+        await answer().tell(gateway.policy.pipeline, call)
+        call.inspection.failed.append("moderation")
+        await ResponseBody(whole()).tell(gateway.policy.pipeline, call)
+        gateway.end(call)
+        await gateway.settled()

@@ -360,3 +360,10 @@ ANY_JSON = st.recursive(
 @given(st.sampled_from(sorted(PLAIN)), st.dictionaries(st.sampled_from(_NAMES), ANY_JSON, max_size=6))
 def test_nothing_that_is_json_makes_it_stumble(surface: Surface, body: Body) -> None:
     why(surface, PLAIN[surface] | body, CachePolicy(side_effects=("a*",)))
+
+
+@pytest.mark.parametrize("name", [*bypass._AT_THE_PROVIDER, *bypass._SEARCHES])
+def test_fields_of_servers_that_remember_or_search(name: str) -> None:
+    reason = "stateful" if name in bypass._AT_THE_PROVIDER else "hosted_tools"
+    assert why(Surface.CHAT, {**CHAT, name: "x"}) == reason
+    assert why(Surface.CHAT, {**CHAT, name: None}) is None
