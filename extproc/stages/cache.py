@@ -23,6 +23,7 @@ from extproc.surfaces import Place, Surface
 HEADER = "x-sluice-cache"
 OF_A_BACKEND = frozenset({"x-sluice-output-cap", fallback.MODEL_HEADER})
 """Headers that say nothing where none is asked."""
+_SKEW_MS = 5_000  # that the clocks of two gateways may differ by
 _STREAM, _JSON = "text/event-stream", "application/json"
 
 
@@ -104,6 +105,8 @@ def _tenant(caller: Caller, scope: Scope) -> str:
 
 def fits(made: Lookup, entry: Entry, now: int) -> bool:
     """Whether an entry is young enough for the caller. `now` in milliseconds of Unix time."""
+    if entry.made > now + _SKEW_MS:
+        return False  # nobody can say how old it is
     age = max(0, now - entry.made) / 1000
     asked = made.control.max_age
     return made.control.reads and age <= made.policy.ttl and (asked is None or age <= asked)

@@ -205,6 +205,14 @@ class TestHit:
         assert isinstance(await gateway.call(said=whole("new"), head=head), Route)
         assert (await gateway.call()).body == whole("new")
 
+    async def test_one_from_the_future_has_no_age(self) -> None:
+        gateway = Gateway()
+        gateway.clock.now += 3_600_000
+        await gateway.call(said=whole("later"))
+        gateway.clock.now -= 3_600_000
+        assert isinstance(await gateway.call(said=whole("now")), Route)
+        assert (await gateway.call()).body == whole("now")
+
     async def test_it_ends(self) -> None:
         gateway = Gateway(CacheRules(replace(ENFORCED, ttl=60)))
         await gateway.call()
