@@ -219,7 +219,12 @@ class _One:
         return self._done(reply)
 
     async def _take_a_request(self, aside: int = 0) -> None:
-        await self.reservations.take_request(self.call, self.caller, self.place, self.model, self.clean.prompt, aside)
+        prompt = self.clean.prompt
+        try:
+            await self.reservations.take_request(self.call, self.caller, self.place, self.model, prompt, aside)
+        except Refused:
+            self.made.serves_nobody()
+            raise
 
     async def _reply(self, entry: Entry, result: Result = Result.HIT) -> Reply | None:
         """The answer as this caller gets it; None where it may not serve."""
@@ -242,6 +247,6 @@ class _One:
         call.chain, call.fallback, call.output_cap, call.shadowed = None, None, None, ()
         call.stream = self.clean.prompt.stream
         call.status, call.ending, call.phase = 200, Ending.CACHED, Phase.ANSWERED
-        told = (*call.notices, *[header for header in call.told if header[0] not in cache.OF_A_BACKEND])
+        told = [header for header in (*call.notices, *call.told) if header[0] not in cache.OF_A_BACKEND]
         named = (("request-id", call.request_id),) if call.face is Face.ANTHROPIC else ()
         return replace(reply, headers=(*reply.headers, *named, *told))

@@ -203,6 +203,7 @@ class Reservations:
 
         It is over at once: of how many are open at one time it is none.
         """
+        route.check_stops(model, self._roster.current().stops)
         chain = Chain(model, ())
         call.told, call.shadowed, call.warned = (), (), ()
         if call.low_route and call.catalogue.tells_priority:

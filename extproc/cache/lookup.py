@@ -113,6 +113,10 @@ class Lookup:
         """The call is none for the cache after all."""
         self.digest, self.reason, self.result = "", reason, Result.BYPASS
 
+    def serves_nobody(self) -> None:
+        """The call is refused after all: nothing was saved."""
+        self.result, self.age, self.saved, self.saved_tokens, self.similarity = Result.MISS, None, None, 0, None
+
     def begin(self, content_type: str) -> None:
         """An answer begins that may be kept."""
         self.content_type, self.pieces, self.size = content_type, [], 0

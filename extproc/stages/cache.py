@@ -10,6 +10,7 @@ from extproc.cache.lookup import Lookup, Near, Result
 from extproc.cache.policy import CachePolicy, Scope, Semantic
 from extproc.cache.question import Bypass, Partition
 from extproc.call import Call
+from extproc.contract import FALLBACK_HEADER
 from extproc.dialects import answers, json_spans, registry
 from extproc.metering import estimate
 from extproc.model import Caller, CleanPrompt, Ending, Outcome, PublicModel
@@ -21,7 +22,7 @@ from extproc.stores.answers import Labels
 from extproc.surfaces import Place, Surface
 
 HEADER = "x-sluice-cache"
-OF_A_BACKEND = frozenset({"x-sluice-output-cap", fallback.MODEL_HEADER})
+OF_A_BACKEND = frozenset({"x-sluice-output-cap", fallback.MODEL_HEADER, FALLBACK_HEADER})
 """Headers that say nothing where none is asked."""
 _SKEW_MS = 5_000  # that the clocks of two gateways may differ by
 _STREAM, _JSON = "text/event-stream", "application/json"

@@ -125,8 +125,7 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     late: dict[Why, dict[str, Target]] = {Why.SPENT: {}, Why.FAILING: {}}
     cooling: list[Standing] = []
     probe: str | None = None
-    if ("model", model.name) in given.stops:
-        raise Refused(STOPPED, "The operators of the gateway have taken this model out of service. Ask them.", "model")
+    check_stops(model, given.stops)
     fit = _Fit(place, given, lacks(model, place, clean, given.team) if given.lacks is None else given.lacks)
     for group in model.groups:
         able = [target for target in group if fit.takes(target.backend)]
@@ -272,6 +271,13 @@ def _distance(target: Target, binding: str) -> float:
     name = f"{len(binding)} {binding} {target.backend.name}/{target.model}"
     number = int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest())
     return -log((number + 1) / 2**64) / target.weight
+
+
+def check_stops(model: PublicModel, stops: Collection[tuple[str, str]]) -> None:
+    """Raises Refused where operators have stopped the model, or all that serves it."""
+    backends = {("backend", target.backend.name) for group in model.groups for target in group}
+    if ("model", model.name) in stops or (backends and backends <= set(stops)):
+        raise Refused(STOPPED, "The operators of the gateway have taken this model out of service. Ask them.", "model")
 
 
 def pinned(

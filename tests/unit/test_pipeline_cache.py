@@ -565,3 +565,20 @@ async def test_what_a_policy_could_not_look_at_is_not_kept(when: str) -> None:
         await ResponseBody(whole()).tell(gateway.policy.pipeline, call)
         gateway.end(call)
         await gateway.settled()
+
+
+@pytest.mark.parametrize("stop", [[("model", "gpt-4o")], [("backend", "one"), ("backend", "legacy")]])
+async def test_what_is_stopped_answers_nobody(stop: list[tuple[str, str]]) -> None:
+    """Neither those who ask for what is kept alone, nor those who wait for another call."""
+    gateway = Gateway()
+    await gateway.call()
+    leader, _ = await gateway.begun(chat("Another"))
+    gateway.policy.roster.directory = replace(DIRECTORY, stops=frozenset(stop))
+    waiting = asyncio.ensure_future(gateway.begun(chat("Another")))
+    await asyncio.sleep(0)
+    await gateway.answered(leader, whole())
+    call, order = await waiting
+    gateway.end(call)
+    for reply in (order, await gateway.call(), await gateway.call(head=request(cache_control="only-if-cached"))):
+        assert reply.status in (403, 503)
+    assert gateway.record["cache"] == {"result": "miss"}
