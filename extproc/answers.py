@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CLAIM_MS = 3_000
 """How long a claim is good for that nobody renews: so long calls wait for a worker that was killed."""
 _RENEW_S = CLAIM_MS / 3000
+_RENEWED = 200
+"""Claims that are renewed at once: one after the other they would run out where there are many."""
 _LOOK_S = (0.02, 0.1)
 """Between two looks whether another worker has the answer: at first, and at most."""
 _MOST_KEEPING = 64
@@ -128,11 +130,15 @@ class Answers:
         """Keep the claims of calls that are under way; for ever."""
         while True:
             await asyncio.sleep(_RENEW_S)
-            for flight in [flight for flight in self._flights.values() if flight.leads]:
-                try:
-                    flight.leads = await self._store.renew(flight.digest, flight.claim, CLAIM_MS)
-                except AnswersUnavailable:
-                    break
+            leading = [flight for flight in self._flights.values() if flight.leads]
+            for at in range(0, len(leading), _RENEWED):
+                await asyncio.gather(*[self._renew(flight) for flight in leading[at : at + _RENEWED]])
+
+    async def _renew(self, flight: _Flight) -> None:
+        try:
+            flight.leads = await self._store.renew(flight.digest, flight.claim, CLAIM_MS)
+        except AnswersUnavailable:
+            metrics.count(metrics.CACHE_ERRORS, "renew")
 
     async def close(self, within: float) -> None:
         """Keep what is just being kept, for so many seconds at most."""

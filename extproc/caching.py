@@ -131,7 +131,10 @@ class _One:
         if self.made.digest and self.made.policy.mode is Mode.ENFORCE:
             entry = await self.answers.seat(self.made.digest, shares=False).look()
         reply = None if entry is None else await self._reply(entry)
-        if reply is None and near is not None:  # what the search costs is taken before it is spent, and stays spent
+        serves = self.made.policy.mode is self.made.policy.semantic.mode is Mode.ENFORCE
+        if (
+            reply is None and near is not None and serves
+        ):  # what the search costs is taken before it is spent, and stays spent
             await self._take_a_request(near.cost)
             reply = await self._near()
         elif reply is not None:
@@ -181,8 +184,9 @@ class _One:
         if near is None or self.neighbours is None or made.in_shadow or not made.digest:
             return None
         tier = made.policy.semantic
-        spent.aside += near.cost
-        for match in await self.neighbours.search(near, cache.threshold(made), tier.timeout):
+        matches = await self.neighbours.search(near, cache.threshold(made), tier.timeout)
+        spent.aside += near.cost if near.vector is not None else 0
+        for match in matches:
             entry = await self.answers.seat(match.digest, shares=False).look()
             if entry is None or not cache.fits(made, entry, self.answers.now()):
                 continue

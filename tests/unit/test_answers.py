@@ -203,6 +203,37 @@ class TestTwoWorkers:
             assert seat.follows
             first.leave()
 
+    async def test_many_claims_are_renewed_at_once(
+        self, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_RENEW_S", 0.01)
+        under_way, most = 0, 0
+        renew = store.renew
+
+        async def slow(digest: str, claim: str, life: int) -> bool:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+            if digest.startswith("1"):
+                raise AnswersUnavailable("slow")
+            return await renew(digest, claim, life)
+
+        monkeypatch.setattr(store, "renew", slow)
+        one = worker(store, clock)
+        seats = [one.seat(f"{number:064}"[::-1]) for number in range(300)]
+        for seat in seats:
+            await seat.look()
+        async with running(one):
+            for _ in range(4):
+                clock.now += module.CLAIM_MS // 2
+                await asyncio.sleep(0.1)
+        assert 100 < most <= 200
+        assert (await store.look(f"{299:064}"[::-1])).made_by_another
+        for seat in seats:
+            seat.leave()
+
     async def test_nobody_waits_for_a_store_that_is_down(self, store: Store, clock: Clock) -> None:
         one, two = worker(store, clock), worker(store, clock)
         await leads(one)
