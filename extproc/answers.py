@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from extproc import beside
 from extproc.cache.entry import Entry, seal, unseal
 from extproc.cache.lookup import Offer
+from extproc.outage import Outage
 from extproc.stores.answers import AnswerStore, AnswersUnavailable, Found
 from extproc.telemetry import metrics
 
@@ -115,6 +116,7 @@ class Answers:
         self.now = clock
         self._flights: dict[str, _Flight] = {}
         self._working: set[asyncio.Task[None]] = set()
+        self._outage = Outage("answers")
 
     def seat(self, digest: str, shares: bool = True) -> Seat:
         """A place for a call. `shares`: it waits for the answer to another, and others may wait for its own."""
@@ -151,10 +153,13 @@ class Answers:
     async def found(self, digest: str, claim: str) -> Found | None:
         """What the store says; None where it says nothing."""
         try:
-            return await self._store.look(digest, claim, CLAIM_MS if claim else 0)
-        except AnswersUnavailable:
+            found = await self._store.look(digest, claim, CLAIM_MS if claim else 0)
+        except AnswersUnavailable as trouble:
             metrics.count(metrics.CACHE_ERRORS, "look")
+            self._outage.begin(trouble)
             return None
+        self._outage.end()
+        return found
 
     async def opened(self, digest: str, found: Found) -> Entry | None:
         """The entry that was found, if it is one."""
@@ -232,9 +237,10 @@ class Answers:
             log.error("an answer could not be kept: %s", type(error).__name__)
         finally:
             self.land(flight, entry)
-            if entry is not None:  # whoever made it, others may be waiting for one that is slower
-                self.land(self._flights.get(digest), entry)
-        if is_kept and entry is not None and offer.then is not None:
+        if not is_kept or entry is None:
+            return
+        self.land(self._flights.get(digest), entry)  # others may be waiting for one that is slower
+        if offer.then is not None:
             try:
                 await offer.then(entry)
             except Exception as error:  # as above: its text may hold that of the answer

@@ -184,8 +184,10 @@ class _One:
         if near is None or self.neighbours is None or made.in_shadow or not made.digest:
             return None
         tier = made.policy.semantic
+        spent.aside += near.cost  # before anything is awaited: whoever leaves meanwhile has spent it
         matches = await self.neighbours.search(near, cache.threshold(made), tier.timeout)
-        spent.aside += near.cost if near.vector is not None else 0
+        if near.vector is None:
+            spent.aside -= near.cost
         for match in matches:
             entry = await self.answers.seat(match.digest, shares=False).look()
             if entry is None or not cache.fits(made, entry, self.answers.now()):

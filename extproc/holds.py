@@ -21,6 +21,7 @@ from itertools import chain
 from typing import ParamSpec, TypeVar
 
 from extproc.limits.hold import Hold
+from extproc.outage import Outage
 from extproc.stages.budget import SLOT
 from extproc.stores.counters import GRACE, Answer, Counters, CountersUnavailable, Draw, MemoryLost, Reading
 from extproc.stores.memory_counters import MemoryCounters
@@ -41,7 +42,6 @@ _PAUSE_S = (0.05, 1.0)  # before a second try, and the most before any
 _AGAIN_AT_ONCE, _BREATH_S = 32, 0.01  # the same of what is said again, and a pause, for the sake of live calls
 _LOOK_S = 0.25  # between two looks whether the connection is another one
 _RENEW_S = 1.0  # between two renewals, each of a part of the holds, and the most until a lost memory is noticed
-_TELL_S = 60.0  # between two warnings that the store does not answer
 _KEEP_S = 1.0  # between two notes of how far the store is
 _DOUBT_MS = 60_000  # what a fail-over may have lost at most
 
@@ -73,28 +73,6 @@ class _Pace:
             return 0.0
         pause, self._pause = self._pause, min(2 * self._pause, _PAUSE_S[1])
         return pause * random.uniform(0.5, 1)  # noqa: S311 - lest all workers come back at once
-
-
-class _Outage:
-    """Tells operators when the store stops answering, and when it is back; of many in a row not all."""
-
-    def __init__(self) -> None:
-        self._is_on = self._is_told = False
-        self._told_at = -math.inf
-
-    def begin(self, trouble: CountersUnavailable) -> None:
-        if self._is_on:
-            return
-        now = time.monotonic()
-        self._is_on, self._is_told = True, now - self._told_at >= _TELL_S
-        if self._is_told:
-            self._told_at = now
-            log.warning("the store of the counters does not answer: %s", trouble)
-
-    def end(self) -> None:
-        if self._is_on and self._is_told:
-            log.warning("the store of the counters answers again")
-        self._is_on = False
 
 
 @dataclass(slots=True)
@@ -153,7 +131,7 @@ class Holds:
         self._connections = 0
         self._since = max(spool.since for spool in spools)  # when the store began to remember, 0 where nobody knows
         self._hurry = 0.0  # until when a store is told what it lost, and not trusted, by the monotonic clock
-        self._outage = _Outage()
+        self._outage = Outage("counters")
         self.unspooled = self.lost = 0
 
     # ---- for calls ----

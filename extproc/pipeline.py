@@ -609,6 +609,13 @@ class Pipeline:
         self._of_revision[call.catalogue.revision] -= 1
         if not call.begun:
             return  # Envoy opened a stream and said nothing
+        try:
+            self._settle(call)
+        finally:
+            if call.lookup is not None and call.lookup.seat is not None:
+                call.lookup.seat.leave()
+
+    def _settle(self, call: Call) -> None:
         if call.backend is None and call.phase is not Phase.ANSWERED:
             self._reservations.leave_probes(call)  # nobody waited for the outcome
         if call.texts is not None:

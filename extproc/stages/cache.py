@@ -1,6 +1,6 @@
 """Which answer that is kept may serve a call, and what of its own answer may be kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import orjson
 
@@ -25,6 +25,7 @@ HEADER = "x-sluice-cache"
 OF_A_BACKEND = frozenset({"x-sluice-output-cap", fallback.MODEL_HEADER, FALLBACK_HEADER})
 """Headers that say nothing where none is asked."""
 _SKEW_MS = 5_000  # that the clocks of two gateways may differ by
+_SAID = frozenset({"arguments", "content", "name", "refusal", "text"})
 _STREAM, _JSON = "text/event-stream", "application/json"
 
 
@@ -139,10 +140,27 @@ def shown(call: Call, entry: Entry, surface: Surface, json_output: bool) -> byte
 
 
 def said(entry: Entry, surface: Surface, json_output: bool) -> str:
-    """What an answer says, in one text. Takes its time for a long one."""
+    """What an answer says, in one text: words and calls of tools. Takes its time for a long one."""
+    if entry.content_type == _JSON:
+        return "\n".join(_words(orjson.loads(entry.body)))
     ear = Ear()
     _changed(entry.body, entry.content_type, surface, AnswerTexts(None, (), ear), json_output, hides=False)
     return "\n".join(ear.take())
+
+
+def _words(value: object) -> Iterator[str]:
+    """The texts of a whole answer, and nothing of what is told beside them."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _words(one)
+    elif isinstance(value, dict):
+        for name, held in value.items():
+            if name == "input":  # of a tool
+                yield orjson.dumps(held).decode()
+            elif name in _SAID and isinstance(held, str):
+                yield held
+            else:
+                yield from _words(held)
 
 
 def headers(made: Lookup, entry: Entry) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from extproc import holds as module
+from extproc import outage
 from extproc.limits.hold import Hold, Stake
 from extproc.model import Demand
 from extproc.stores import spool
@@ -303,7 +304,7 @@ class TestOperatorsAreTold:
                 await asyncio.sleep(0.3)
                 broken.down = False
                 await until(lambda: idle(holds) and not holds._outage._is_on)
-        said = [record.message for record in caplog.records if record.name == module.__name__]
+        said = [record.message for record in caplog.records if record.name == outage.__name__]
         assert said == [
             "the store of the counters does not answer: switched off",
             "the store of the counters answers again",
@@ -312,7 +313,7 @@ class TestOperatorsAreTold:
     async def test_of_the_next_outage_after_a_while(
         self, broken: Broken, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_TELL_S", 0.0)
+        monkeypatch.setattr(outage, "_TELL_S", 0.0)
         async with running(broken, tmp_path) as holds:
             for _ in range(2):
                 broken.down = True

@@ -249,6 +249,18 @@ class TestTwoWorkers:
         assert await two.seat(DIGEST).look() is None
 
 
+async def test_operators_are_told_of_a_store_that_is_down(
+    store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = worker(store, clock)
+    for store.down in (True, True, False, False):
+        await answers.seat(DIGEST, shares=False).look()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the store of the answers does not answer: down",
+        "the store of the answers answers again",
+    ]
+
+
 class TestKeeping:
     async def test_nothing_is_kept_over_a_purge(self, store: Store, clock: Clock) -> None:
         answers = worker(store, clock)

@@ -8,12 +8,15 @@ import orjson
 import pytest
 
 from extproc.cache.agreement import agree
+from extproc.cache.entry import Entry
 from extproc.cache.policy import CachePolicy, CacheRules, Semantic
 from extproc.call import Relay, Reply, Route
 from extproc.limits.limit import Measure
 from extproc.neighbours import Neighbours
 from extproc.redaction.policy import Action, Mode
+from extproc.stages import cache
 from extproc.stores.memory_neighbours import MemoryNeighbours
+from extproc.surfaces import Surface
 from tests.support.embedding import Embedding
 from tests.support.playbook import KEY, OTHER_KEY, RequestHeaders, ResponseBody, answer, request
 from tests.support.policies import EMAIL, redaction
@@ -392,3 +395,32 @@ class TestShadow:
         gateway.embedding.fails = True
         await gateway.answered(call, whole("Somewhere else."))
         assert {record["kind"] for record in gateway.policy.records} == {"call"}
+
+
+@pytest.mark.parametrize(
+    ("surface", "body", "said"),
+    [
+        (
+            Surface.CHAT,
+            {"choices": [{"message": {"role": "assistant", "content": "Yes"}, "finish_reason": "stop"}]},
+            "Yes",
+        ),
+        (
+            Surface.CHAT,
+            {"choices": [{"message": {"tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}}]},
+            "look\n{}",
+        ),
+        (Surface.MESSAGES, {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]}, "Yes"),
+        (
+            Surface.MESSAGES,
+            {"content": [{"type": "tool_use", "name": "look", "input": {"at": 3}}]},
+            'look\n{"at":3}',
+        ),
+        (Surface.RESPONSES, {"output": [{"content": [{"type": "output_text", "text": "Yes"}]}]}, "Yes"),
+    ],
+)
+def test_answers_are_compared_by_what_they_say(surface: Surface, body: dict[str, Any], said: str) -> None:
+    told_beside = {"usage": {"prompt_tokens_details": {"cached_tokens": 0}}, "model": "m", "id": "i"}
+    whole_body = orjson.dumps({**body, **told_beside})
+    entry = Entry(whole_body, "application/json", 1, "m", "one", 1, 1)
+    assert cache.said(entry, surface, json_output=False) == said
