@@ -16,7 +16,10 @@ from extproc.cache.wording import (
     FRONTED,
     GREETINGS,
     MORE_VERBS,
+    NAMES,
+    PASTS_OF_BE,
     PLEASE,
+    QUANTIFIERS,
     RELATIONS,
     REQUESTS,
     SAME_WORD,
@@ -62,44 +65,104 @@ _BOUNDS = (
     "every",
     "most",
 )
-_MEASURES = {
-    "tall": "height",
-    "old": "age",
-    "long": "length",
-    "heavy": "weight",
-    "wide": "width",
-    "large": "size",
-}
+_MEASURES = {"tall": "height", "old": "age"}
+_GERUNDS = tuple(
+    tuple(words.split())
+    for words in (
+        "how do i go about",
+        "instructions for",
+        "what is the procedure for",
+        "what is the process for",
+        "what are the steps for",
+    )
+)
+"""They ask how it is done where an `-ing` follows."""
+_INFINITIVES = tuple(
+    tuple(words.split())
+    for words in (
+        *(f"how {word} {who}" for word in ("do", "can") for who in ("i", "1")),
+        "how to",
+        "steps to",
+        "what is the procedure to",
+        "what is the way to",
+        "what is the process to",
+        "what are the steps to",
+    )
+)
+"""They ask how it is done where a verb follows that one does, rather than is."""
+_STATES = frozenset(
+    (
+        *("look", "feel", "know", "sound", "seem", "smell", "taste", "compare", "rank", "die", "be", "have", "do"),
+        *("like", "differ", "owe", "sleep", "live", "exist", "act", "behave", "come", "appear", "think", "see", "hear"),
+        *(
+            "trust",
+            "want",
+            "measure",
+            "afford",
+            "remain",
+            "work",
+            "forget",
+            "stand",
+            "stay",
+            "sit",
+            "score",
+            "possibly",
+        ),
+        *(
+            "perform",
+            "turn",
+            "spend",
+            "benefit",
+            "not",
+            "ever",
+            "even",
+            "still",
+            "go",
+            "fit",
+            "qualify",
+            "matter",
+            "breathe",
+            "age",
+            "help",
+        ),
+    )
+)
 _WHOLES = (
-    ("how do i go about", HOW),
-    *((f"how {word} {who}", HOW) for word in ("do", "can", "could", "might", "would") for who in ("i", "1")),
-    ("how to", HOW),
-    ("steps to", HOW),
-    ("instructions for", HOW),
-    ("what do i need to do to", HOW),
-    ("what do i have to do to", HOW),
-    *((f"what is the {noun} {link}", HOW) for noun in ("way", "procedure", "process") for link in ("to", "of", "for")),
-    *((f"what is the steps {link}", HOW) for link in ("to", "of", "for")),
-    ("is it possible to", "can i"),
     ("is it possible for me to", "can i"),
-    ("is there a way to", "can i"),
-    ("is there any way to", "can i"),
-    ("is i able to", "can i"),
+    ("is there any way to", "is there a way to"),
     ("is i allowed to", "may i"),
     ("do i have to", "must i"),
     ("do i need to", "must i"),
-    ("how many people live in", "what is the population of"),
     ("who is the author of", "who write<"),
     ("who wrote", "who write<"),
-    ("define", "what is the meaning of"),
-    ("what is the definition of", "what is the meaning of"),
-    ("what is meant by", "what is the meaning of"),
-    ("what is the cost of", "what is the price of"),
 )
 _FRAMES = tuple((tuple(words.split()), tuple(instead.split())) for words, instead in _WHOLES)
 _GREETINGS = tuple(tuple(SAME_WORD.get(word, word) for word in phrase) for phrase in GREETINGS)
 _DETERMINERS = frozenset(("the", "a", "my", "your", "his", "her", "our", "their"))
-_TOLD = tuple(tuple(words.split()) for words in ("tell me", "give me"))
+_NO_THINGS = frozenset(("it", "this", "that", "he", "she", "they", "you", "we", "i", "people"))
+_TOLD_OF = frozenset(("of", "for", "between"))
+_CLAUSES = frozenset(
+    (
+        *("say", "said", "think", "thought", "know", "knew", "believe", "remember", "tell", "told", "claim", "that"),
+        *WH,
+        *("if", "and", "or", "because", "before", "after", "while", "since", "until"),
+    )
+)
+"""Where one of these is inside, what stood in front may belong to another part once it stands behind."""
+_ASKED_FOR_ME = frozenset(("tell", "give", "show", "write"))
+_ASKED_AT_ONCE = frozenset(("explain", "summarize", "outline"))
+_ASKED_WITH_THE = frozenset(("list", "translate", "describe"))
+_WRITINGS = frozenset(("poem", "story", "song", "haiku", "joke", "limerick", "essay", "summary", "email", "speech"))
+_OPINIONS = frozenset(("suggest", "recommend"))
+_OWNED = frozenset(
+    (
+        *("capital", "population", "president", "minister", "king", "queen", "mayor", "currency", "owner", "author"),
+        *("founder", "height", "age", "anthem", "definition", "meaning", "mother", "father", "wife", "husband"),
+        *("brother", "sister", "son", "daughter"),
+    )
+)
+_OWNED_PAIRS = frozenset((("boiling", "point"), ("melting", "point"), ("freezing", "point"), ("phone", "number")))
+"""Of which there is one relation only: a photo of Anna and Anna's photo are two."""
 
 
 def normal(sentences: Sequence[Sentence]) -> tuple[str, ...]:
@@ -124,7 +187,7 @@ def _normal(sentence: Sentence) -> list[str]:
 
 def _is_idle(words: Sequence[str], at: int) -> bool:
     """Whether it is the comma of a list before its `and`."""
-    return words[at] == "," and (at + 1 == len(words) or words[at + 1] in {"and", "or"})
+    return words[at] == "," and (at + 1 == len(words) or ("," in words[:at] and words[at + 1] in {"and", "or"}))
 
 
 # ---- what stands around it ----
@@ -140,25 +203,46 @@ def _bare(words: list[str]) -> tuple[list[str], bool, bool]:
         words = _without_greeting(words)
         if words and words[0] in PLEASE:
             words = _after_mark(words[1:])
-        if (size := _begins(words, REQUESTS)) and words[size : size + 1] and _is_asked_for(words[size:]):
+        if (size := _begins(words, REQUESTS)) and _is_asked_for(words[:size], words[size:]):
             words, is_request = words[size:], True
-        if (size := _begins(words, ASKING)) and _asks_on(_after_mark(words[size:])):
+        if (size := _begins(words, ASKING)) and _asks_on(words[:size], _after_mark(words[size:]), is_request):
             words, is_indirect, is_request = _after_mark(words[size:]), True, False
         elif words[:2] == ["how", "come"]:
             words, is_indirect = ["why", *words[2:]], True
-        if (size := _begins(words, _TOLD)) and words[size : size + 1] in (["the"], ["my"], ["a"]):
-            words, is_request = ["what", "is", *words[size:]], False
-        elif words[:2] == ["list", "the"]:
-            words, is_request = ["what", "is", *words[1:]], False
+        if words[:3] == ["tell", "me", "the"] and _TOLD_OF & {*words}:
+            words, is_request = ["what", "is", *words[2:]], False
+        elif words[:2] == ["list", "the"] and _TOLD_OF & {*words}:
+            words, is_request = ["what", "are", *words[1:]], False
     return _without_end(words, is_request), is_indirect, is_request
 
 
-def _is_asked_for(words: Sequence[str]) -> bool:
-    return words[0] in ASKED_FOR or words[0] in PLEASE or words[0] in WH
+def _is_asked_for(request: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether it asks to do it, rather than whether one can, or would, or what one thinks of it."""
+    if not words or words[0] in PLEASE or words[0] in WH:
+        return bool(words)
+    if words[0] not in ASKED_FOR or (words[0] in _OPINIONS and "would" in request):
+        return False
+    if "please" in request or words[-1] == "please" or request[-1] != "you":
+        return True
+    verb, behind = words[0], words[1] if len(words) > 1 else ""
+    if behind == "me":
+        return verb in _ASKED_FOR_ME and "will" not in request
+    if {"would", "will"} & {*request}:
+        return False
+    is_thing = verb in _ASKED_WITH_THE and behind in {"the", "this", "these"}
+    is_written = verb == "write" and behind == "a" and bool({*words[2:5]} & _WRITINGS)
+    return verb in _ASKED_AT_ONCE or is_thing or is_written or (verb in _OPINIONS and behind == "a")
 
 
-def _asks_on(words: Sequence[str]) -> bool:
-    return bool(words) and (words[0] in WH or words[0] in {"if", "whether"})
+def _asks_on(asking: Sequence[str], words: Sequence[str], is_request: bool) -> bool:
+    """Whether a question follows; `tell me when it rains` may ask to be told then."""
+    if not words or (words[0] in {"when", "if", "whether"} and asking[-1] == "me" and not is_request):
+        return False
+    if asking[0] == "show" and words[0] != "how":
+        return False
+    if "you" in asking and "know" in asking and words[:2] == ["how", "to"]:  # it may ask whether one is able to
+        return False
+    return words[0] in WH or words[0] in {"if", "whether"}
 
 
 def _begins(words: Sequence[str], phrases: Sequence[tuple[str, ...]]) -> int:
@@ -197,7 +281,7 @@ def _unfronted(words: list[str]) -> list[str]:
     """A part in front of a comma at the end, where it can stand as well: `in Python, how ...`."""
     if words and words[0] in FRONTED and words.count(",") == 1:
         at = words.index(",")
-        if 1 < at < len(words) - 1:
+        if 1 < at < len(words) - 1 and not _CLAUSES & {*words[at + 2 :]}:
             return [*words[at + 1 :], *words[:at]]
     return words
 
@@ -237,20 +321,25 @@ def _without_third(words: list[str]) -> list[str]:
 def _framed(words: list[str]) -> list[str]:
     for frame, instead in _FRAMES:
         if tuple(words[: len(frame)]) == frame:
-            rest = words[len(frame) :]
-            if instead == (HOW,) and rest and rest[0] in _INGS:
-                rest = [_INGS[rest[0]], *rest[1:]]
-            return [*instead, *rest]
+            words = [*instead, *words[len(frame) :]]
+    if len(words) == 2 and words[0] == "define" and words[1] not in _NO_THINGS:  # one defines a budget by making it
+        return ["what", "is", "the", "definition", "of", words[1]]
+    if (size := _begins(words, _INFINITIVES)) and words[size + 1 :] and words[size] not in _STATES:
+        return [HOW, *words[size:]]
+    if (size := _begins(words, _GERUNDS)) and words[size:] and words[size] in _INGS:
+        return [HOW, _INGS[words[size]], *words[size + 1 :]]
     return words
 
 
 def _asked_alike(words: list[str]) -> list[str]:
     """Questions that have a form of their own for what others ask with `what is the ... of`."""
     match words:
-        case ["what", "do", *thing, "mean"] if thing:
-            return ["what", "is", "the", "meaning", "of", *thing]
-        case ["how", "much", "do", *thing, "cost"] | ["what", "do", *thing, "cost"] if thing:
-            return ["what", "is", "the", "price", "of", *thing]
+        case ["what", "do", thing, "mean"] if thing.isalpha() and thing.islower() and thing not in _NO_THINGS:
+            return ["what", "is", "the", "meaning", "of", thing]
+        case ["what", "do", *thing, "cost"] if thing:
+            return ["how", "much", "do", *thing, "cost"]
+        case ["how", "many", "people", "live", "in", place, *rest] if place in NAMES or place.istitle():
+            return ["what", "is", "the", "population", "of", place, *rest]
         case ["how", measure, "is", *thing] if measure in _MEASURES and thing and not RELATIONS & {*thing} - {"of"}:
             return ["what", "is", "the", _MEASURES[measure], "of", *thing]
         case ["where", "is", *thing, "located"] if thing:
@@ -264,6 +353,8 @@ def _asked_alike(words: list[str]) -> list[str]:
 
 def _not_early(words: list[str]) -> list[str]:
     """`why does it not work` as `why does not it work`, which is how `doesn't` is read."""
+    if QUANTIFIERS & {*words}:
+        return words
     if words[:1] == ["why"] and len(words) > 2 and words[1] in {"do", "did", *BE} and "not" in words[2:]:
         at = words.index("not")
         if not {*words[2:at]} & {*RELATIONS, *VERBS, *_FORMS, *AUXILIARIES, ","} and words[at + 1 : at + 2] != ["to"]:
@@ -302,13 +393,13 @@ def _active(words: list[str]) -> list[str]:
     words = _agent_last(words)
     be = next((at for at, word in enumerate(words) if word in BE), None)
     by = next((at for at in range(len(words) - 1, 0, -1) if words[at] == "by"), None)
-    if be is None or by is None or by - be < 2 or not words[by - 1].endswith(PAST):
+    if QUANTIFIERS & {*words} or be is None or by is None or by - be < 2 or not words[by - 1].endswith(PAST):
         return words
     before, thing, verb, agent = words[:be], words[be + 1 : by - 1], words[by - 1], words[by + 1 :]
     if verb.rstrip(PAST) not in VERBS or {*thing, *agent} & {*RELATIONS, *AUXILIARIES, ",", "not"} - {"of", "and"}:
         return words
     base = verb.rstrip(PAST)
-    done = base + (PAST if words[be] == "was" else "")
+    done = base + (PAST if words[be] in PASTS_OF_BE else "")
     if before and not agent and before[0] in {"who", "what"} and thing:
         return [*before, _done_by_one(base, words[be]), *thing]
     if agent and thing and (not before or before in (["how"], ["when"], ["where"], ["why"])):
@@ -318,7 +409,7 @@ def _active(words: list[str]) -> list[str]:
 
 def _done_by_one(verb: str, be: str) -> str:
     """The past of a verb, or the form for one who does it."""
-    return verb + (PAST if be == "was" else "es" if verb + "es" in _THIRDS else "s")
+    return verb + (PAST if be in PASTS_OF_BE else "es" if verb + "es" in _THIRDS else "s")
 
 
 def _agent_last(words: list[str]) -> list[str]:
@@ -351,9 +442,13 @@ def _owned(words: list[str]) -> list[str]:
             end += 1
         owned, owner = words[begin:at], words[at + 1 : end]
         owned = owned[1:] if owned[:1] == ["the"] else owned
-        if owned and owner and not any(word.isdigit() for word in owned):
+        if owner and _is_owned(owned) and not any(word.isdigit() for word in owned):
             words = [*words[:begin], *owner, "'s", *owned, *words[end:]]
     return words
+
+
+def _is_owned(words: Sequence[str]) -> bool:
+    return bool(words) and (words[-1] in _OWNED or tuple(words[-2:]) in _OWNED_PAIRS)
 
 
 def _is_verb(word: str) -> bool:

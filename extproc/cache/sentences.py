@@ -39,6 +39,15 @@ _KNOWN = frozenset(
     | {*wording.EXPANDED, *SAME_WORD, *SAME_WORD.values(), *EVERYDAY, *wording.VERBS, *wording.NUMBERS}
     | wording.SMALL
 )
+_BEGINS = (
+    {*_KNOWN, *wording.MORE_VERBS, *wording.BIDDING, *wording.ORDINALS, "am", "steps", "instructions"}
+    | {word for phrase in (*wording.GREETINGS, *wording.ASKING, *wording.REQUESTS) for word in phrase}
+) - {*wording.TWO_MEANINGS, *(word for word in (*SAME_WORD, *SAME_WORD.values()) if len(word) > 5)}
+"""Words whose capital at the begin of a sentence is only that; of any other it may be a name's."""
+_PASTS = frozenset(form for forms in wording.VERBS.values() for form in forms)
+_GOES_ON = wording.WH | wording.AUXILIARIES | wording.PLEASE
+_DOERS = frozenset(("i", "1", "to", "you", "we"))
+_DONE_TO = frozenset(("the", "a", "my", "your", "our", "their", "this"))
 
 
 @dataclass(slots=True)
@@ -57,7 +66,8 @@ def is_code(text: str) -> bool:
 def is_of_words(text: str) -> bool:
     """Whether it is about words themselves: it says so, or has two that are taken for one elsewhere."""
     words = {word.lower() for word in _WORD.findall(text)}
-    read_as = [SAME_WORD.get(word, word) for word in words - wording.INFLECTED]
+    alike = SAME_WORD | wording.SAME_VERB | wording.SAME_UNIT
+    read_as = [alike.get(word, word) for word in words - wording.INFLECTED]
     return not wording.OF_WORDS.isdisjoint(words) or len({*read_as}) < len(read_as)
 
 
@@ -96,7 +106,7 @@ def read(text: str) -> list[Sentence]:
             sentences[-1].asks = "?" in end
             if sentences[-1].words:
                 sentences.append(Sentence([]))
-    return [Sentence(_with_phrases(one.words), one.asks) for one in sentences if one.words]
+    return [Sentence(_with_phrases(_in_place(one.words)), one.asks) for one in sentences if one.words]
 
 
 def _take(chunk: str, words: list[str], is_loud: bool) -> str:
@@ -112,13 +122,18 @@ def _take(chunk: str, words: list[str], is_loud: bool) -> str:
     closes = core.endswith(")")
     core = core.removesuffix(")")
     if core:
-        words += _words(core, is_first=not words, is_loud=is_loud)
+        words += _words(core, is_first=not words or _goes_on(words, core), is_loud=is_loud)
     words += [")"] * closes
     if has_mark:
         words.append(chunk[-1])
     if "!" in end and core[-1:].isdigit():  # a factorial
         words.append("!")
     return end
+
+
+def _goes_on(words: list[str], core: str) -> bool:
+    """Whether the question itself begins there: `Please tell me: What ...`."""
+    return words[-1] in {",", ":"} and core.istitle() and core.lower() in _GOES_ON
 
 
 def _words(core: str, is_first: bool, is_loud: bool) -> list[str]:
@@ -128,7 +143,7 @@ def _words(core: str, is_first: bool, is_loud: bool) -> list[str]:
         return [found[2].replace(",", ""), _CURRENCIES[found[1]]]
     if found := _MEASURE.fullmatch(core):
         unit = _MEASURES.get(found[2], found[2])
-        return [found[1].replace(",", ""), SAME_WORD.get(unit, unit)]
+        return [found[1].replace(",", ""), unit]
     if core.endswith("s'") and _WORD.fullmatch(core[:-1]):
         return [*_words(core[:-1], is_first, is_loud), "'s"]
     if not _WORD.fullmatch(core):
@@ -142,17 +157,20 @@ def _words(core: str, is_first: bool, is_loud: bool) -> list[str]:
 
 
 def _cased(core: str, is_first: bool, is_loud: bool) -> str:
-    """The word in small letters, or as it is where capital letters make another word of it."""
+    """The word in small letters, or as it is where capital letters may make another word of it."""
     word = core.lower()
-    if core == word:
+    if len(core) == 1 and core not in "aI" and not (is_first and core == "A"):
+        return core
+    if core == word or (is_first and core.istitle() and word in wording.MISSPELT):
         return _without_slip(_spelt(word))
-    if word in wording.TWO_MEANINGS:
-        return word if is_first and word in ("will", "may") else core.title() + ("" if not is_loud else "?")
-    if not is_loud and len(core) > 1 and core.isupper() and word not in wording.ACRONYMS:
-        return core
-    if core == "A" and not is_first and not is_loud:
-        return core
-    return _without_slip(_spelt(word)) if is_first or is_loud else _spelt(word)  # names are spelt as they like
+    if is_loud:
+        is_plain = word in wording.NAMES or (word in _BEGINS and (is_first or word not in wording.LOUD))
+        return _spelt(word) if is_plain or core == "I" else core
+    if core == "I" or word in wording.NAMES or (word in wording.ACRONYMS and core.isupper()):
+        return word
+    if is_first and core.istitle() and (word in _BEGINS or word in ("will", "may")):
+        return _spelt(word)
+    return core
 
 
 def _spelt(word: str) -> str:
@@ -169,7 +187,7 @@ def _spelt(word: str) -> str:
 
 def _without_slip(word: str) -> str:
     """The everyday word that this one is but for a slip of the finger."""
-    if len(word) < _SLIPPED_FROM or word in _KNOWN:
+    if len(word) < _SLIPPED_FROM or word in _KNOWN or word in wording.REAL or word in wording.NAMES:
         return word
     found = [other for other in _BY_EDGES.get(word[0] + word[-1], ()) if _is_slip(word, other)]
     return SAME_WORD.get(found[0], found[0]) if len(found) == 1 else word
@@ -187,6 +205,31 @@ def _is_slip(word: str, other: str) -> bool:
         and begin + end == len(word) - 2
         and word[begin : begin + 2] == (other[begin + 1] + other[begin])
     )
+
+
+def _in_place(words: list[str]) -> list[str]:
+    """With the one word for those that are the same only where they stand."""
+    done: list[str] = []
+    for at, word in enumerate(words):
+        before, behind = words[at - 1] if at else "", words[at + 1] if at + 1 < len(words) else ""
+        if word in wording.SAME_VERB and before in _DOERS and behind in _DONE_TO:
+            word = wording.SAME_VERB[word]
+        elif word in wording.SAME_UNIT and (before[:1].isdigit() or before == "many"):
+            word = wording.SAME_UNIT[word]
+        elif word == "which" and _is_kind(behind) and words[at + 2 : at + 3] and _is_function(words[at + 2]):
+            word = "what"
+        done.append(word)
+    return done
+
+
+def _is_kind(word: str) -> bool:
+    """Whether it can only be a thing, so that `which` and `what` before it ask the same."""
+    is_deed = {word.removesuffix("s"), word.removesuffix("es")} & wording.VERBS.keys()
+    return word.isalpha() and word.islower() and not (is_deed or _is_function(word) or word in wording.SMALL)
+
+
+def _is_function(word: str) -> bool:
+    return word in wording.AUXILIARIES or word in wording.VERBS or word in _PASTS
 
 
 def _with_phrases(words: list[str]) -> list[str]:

@@ -9,9 +9,10 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-WH = frozenset(_words("what who when where why how"))
-BE = frozenset(_words("is was"))
-AUXILIARIES = frozenset(_words("is was do did can could may must should will would have had"))
+WH = frozenset(_words("what which who when where why how"))
+BE = frozenset(_words("is are was were"))
+PASTS_OF_BE = frozenset(_words("was were"))
+AUXILIARIES = frozenset(_words("is are was were do did can could may must should will would have had"))
 ARTICLES = frozenset(_words("the a"))
 ENGLISH = frozenset(
     _words(
@@ -29,7 +30,7 @@ OF_WORDS = frozenset(
         "rephrase reword paraphrase typo typos punctuation capitalize capitalise uppercase lowercase "
         "abbreviation abbreviations acronym contraction etymology verb verbs noun nouns adjective adjectives "
         "adverb adverbs british american formal informal translate translation correct say said sentence "
-        "sentences phrase phrases anagram anagrams"
+        "sentences phrase phrases anagram anagrams hyphen apostrophe accent dialect characters"
     )
 )
 """Who asks with one of these may ask for the very difference that is passed over elsewhere."""
@@ -45,7 +46,9 @@ RELATIONS = frozenset(
         "without and but because although though not never only"
     )
 )
-FRONTED = frozenset(_words("in on at for with using if when before after without during under by from as"))
+QUANTIFIERS = frozenset(_words("all every each any some both most many few few+ much only nobody everybody everyone"))
+"""Which reach over whatever stands behind them: where they are, nothing changes its place."""
+FRONTED = frozenset(_words("in on for using if when before after during"))
 """What a part of a sentence begins with that may stand in front, with a comma, or at the end."""
 
 EXPANDED = {
@@ -80,54 +83,48 @@ SAME_WORD = {
     for first, *others in (
         group.split()
         for group in (
-            *(
-                "is are am",
-                "a an",
-                "was were",
-                "do does",
-                "have has",
-                "what which",
-                "who whom",
-                "ok okay",
-                "until till",
-            ),
-            *(
-                "buy purchase",
-                "start begin commence",
-                "fix repair mend",
-                "fast quick rapid quickly",
-                "fastest quickest",
-            ),
-            *("faster quicker", "hard difficult", "harder", "easy simple", "easier simpler", "easiest simplest"),
-            *("delete erase", "error mistake", "errors mistakes", "view see", "previous prior", "children kids"),
-            *("child kid", "large big", "larger bigger", "largest biggest"),
-            *("doctor physician", "doctors physicians", "phone telephone", "photo photograph", "photos photographs"),
-            *("nearest closest", "needed necessary", "allow permit", "allowed permitted", "maybe perhaps"),
-            *("sofa couch", "lawyer attorney", "lawyers attorneys", "car automobile", "cars automobiles"),
-            *("airplane aeroplane", "tv television telly", "fridge refrigerator", "math maths mathematics"),
-            *("information info", "email e-mail", "emails e-mails", "website web-site", "build construct"),
-            *("choose select", "change alter modify", "show display", "way method", "happen occur", "try attempt"),
-            *("trip journey", "rich wealthy", "ill sick", "whole entire", "typical usual", "advantages pros"),
-            *("disadvantages cons drawbacks", "suggest recommend", "calculate compute", "use utilise utilize"),
-            *("reduce decrease", "improve enhance", "wrong incorrect", "postcode zipcode", "vs versus"),
-            *("approximately roughly", "earth planet-earth", "explain describe", "kilometres km kms"),
-            *("centimetres cm", "millimetres mm", "kilograms kg kilos", "milligrams mg"),
-            *("minutes mins", "seconds secs", "hours hrs", "percent per-cent", "color colour", "colors colours"),
-            *("center centre", "centers centres", "theater theatre", "theaters theatres", "gray grey"),
-            *("traveler traveller", "travelers travellers", "traveling travelling", "canceled cancelled"),
-            *("canceling cancelling", "aluminum aluminium", "jewelry jewellery", "catalog catalogue"),
-            *("behavior behaviour", "favorite favourite", "favorites favourites", "neighbor neighbour"),
-            *("neighbors neighbours", "neighborhood neighbourhood", "honor honour", "flavor flavour"),
-            *("flavors flavours", "humor humour", "harbor harbour", "labor labour", "rumor rumour", "defense defence"),
-            *("license licence", "licenses licences", "program programme", "programs programmes"),
-            *("liters litres", "analyze analyse", "analyzed analysed", "analyzing analysing", "pajamas pyjamas"),
-            *("modeling modelling", "labeled labelled", "fulfill fulfil", "skillful skilful", "enrollment enrolment"),
+            *("is am", "a an", "do does", "have has", "who whom", "ok okay", "until till"),
+            *("photo photograph", "photos photographs", "allowed permitted", "maybe perhaps", "airplane aeroplane"),
+            *("fridge refrigerator", "math maths", "information info", "email e-mail", "emails e-mails"),
+            *("website web-site", "vs versus", "disadvantages drawbacks", "percent per-cent"),
+            *("color colour", "colors colours", "center centre", "centers centres", "theater theatre"),
+            *("theaters theatres", "traveler traveller", "travelers travellers", "traveling travelling"),
+            *("canceled cancelled", "canceling cancelling", "aluminum aluminium", "jewelry jewellery"),
+            *("catalog catalogue", "behavior behaviour", "favorite favourite", "favorites favourites"),
+            *("neighbor neighbour", "neighbors neighbours", "neighborhood neighbourhood", "honor honour"),
+            *("flavor flavour", "flavors flavours", "humor humour", "harbor harbour", "labor labour"),
+            *("rumor rumour", "defense defence", "license licence", "licenses licences", "analyze analyse"),
+            *("analyzed analysed", "analyzing analysing", "pajamas pyjamas", "modeling modelling"),
+            *("labeled labelled", "fulfill fulfil", "skillful skilful", "enrollment enrolment"),
+            *("liters litres", "liter litre", "kilometers kilometres", "kilometer kilometre"),
+            *("centimeters centimetres", "millimeters millimetres"),
         )
     )
     for other in others
 }
-SAME_WORD |= {"liters": "litres", "liter": "litre", "kilometers": "kilometres", "kilometer": "kilometre"}
-SAME_WORD |= {"centimeters": "centimetres", "millimeters": "millimetres", "kilogram": "kilograms"}
+"""Spellings, forms and full synonyms, for words in small letters alone: a name is spelt as it likes."""
+SAME_VERB = {"purchase": "buy", "repair": "fix", "compute": "calculate"}
+"""Where it is done to a thing: `i` or `to` stands before it, and an article or an owner behind (a purchase order is no
+order to buy)."""
+SAME_UNIT = {
+    other: first
+    for first, *others in (
+        group.split()
+        for group in (
+            *("kilometers km kms", "centimeters cm", "millimeters mm", "kilograms kg kilos", "milligrams mg"),
+            *("minutes mins", "seconds secs", "hours hrs"),
+        )
+    )
+    for other in others
+}
+"""Behind a number, and behind `many`."""
+THINGS = frozenset(
+    _words(
+        "country city ocean lake planet island continent desert state animal mammal bird fish river sea building "
+        "moon volcano forest"
+    )
+)
+"""Of which the biggest is the largest."""
 IZED = (
     "organ real recogn summar apolog custom optim minim maxim visual priorit author special standard memor categor "
     "initial normal serial synchron final character general capital emphas modern local global stabil util victim"
@@ -137,30 +134,29 @@ SAME_PHRASE = {
     tuple(other.split()): tuple(first.split())
     for first, *others in (
         ("contact", "get in touch with"),
-        ("turn off", "switch off", "shut down", "power off"),
-        ("turn on", "switch on"),
-        ("log in", "sign in"),
-        ("log out", "sign out", "log off"),
-        ("register", "sign up"),
-        ("fill in", "fill out"),
+        ("log in to my", "sign in to my"),
+        ("log out of my", "sign out of my"),
+        *((f"fill in {which} form", f"fill out {which} form") for which in ("the", "a", "this", "my")),
         ("mobile-phone", "mobile phone", "cell phone", "cellphone"),
-        ("now", "right now", "at the moment", "at present", "currently"),
-        ("type of", "kind of", "sort of"),
-        ("types of", "kinds of", "sorts of"),
+        ("phone number", "telephone number"),
+        ("what type of", "what kind of"),
         ("website", "web site"),
         ("percent", "per cent"),
-        ("postcode", "zip code", "postal code", "post code"),
-        ("remove", "get rid of"),
-        ("because of", "due to"),
         ("as soon as possible", "asap"),
         ("few+", "a few"),
         ("little+", "a little"),
-        ("lots of", "a lot of"),
-        ("when", "at what time"),
-        ("when do", "what time do"),
-        ("what year", "in what year"),
+        *((f"what time {do}", f"at what time {do}") for do in ("do", "did")),
+        *((f"what year {did}", f"in what year {did}") for did in ("did", "was", "were")),
         ("date of birth", "birth date", "birthdate"),
-        ("give me", "provide me with"),
+        ("advantages and disadvantages", "pros and cons"),
+        ("fastest way", "quickest way"),
+        ("where is the nearest", "where is the closest"),
+        ("is it hard to", "is it difficult to"),
+        ("how hard is it to", "how difficult is it to"),
+        ("how large is", "how big is"),
+        ("my children", "my kids"),
+        ("for children", "for kids"),
+        *((f"largest {thing}", f"biggest {thing}") for thing in sorted(THINGS)),
     )
     for other in others
 }
@@ -193,7 +189,7 @@ ASKING = tuple(
             "explain to me",
             "show me",
         ),
-        *("i would like you to tell me", "do you happen to know", "may i ask", "can i ask", "i am curious"),
+        *("i would like you to tell me", "do you happen to know", "i am curious"),
         *("have you any idea", "do you have any idea", "any idea", "just tell me", "help me understand"),
         *("can you help me understand", "could you help me understand", "i need help understanding"),
         *("i am trying to figure out", "i am trying to find out", "i am trying to understand", "i am not sure"),
@@ -261,6 +257,12 @@ MORE_VERBS = _words(
     "disable plant set file"
 )
 """Those whose `-ing` is known beside."""
+BIDDING = _words(
+    "greet remind send call wake sort check draft reply remember count solve simplify classify identify discuss "
+    "create invent imagine plan prepare extract highlight shorten expand correct evaluate predict mention announce "
+    "congratulate invite inform notify answer ask search look put go come let turn stop"
+)
+"""Other verbs that a request begins with."""
 
 # ---- spelling ----
 
@@ -280,13 +282,11 @@ MISSPELT = {
     "becasue": "because",
     "tommorow": "tomorrow",
     "tommorrow": "tomorrow",
-    "calender": "calendar",
     "occured": "occurred",
     "wierd": "weird",
     "beleive": "believe",
     "acheive": "achieve",
     "thier": "their",
-    "alot": "lots",
     "arguement": "argument",
     "existance": "existence",
     "independant": "independent",
@@ -390,3 +390,25 @@ ORDINALS = {
         1,
     )
 }
+NAMES = frozenset(
+    _words(
+        "monday tuesday wednesday thursday friday saturday sunday january february april june july september october "
+        "november december france germany spain italy portugal england scotland ireland norway sweden finland denmark "
+        "belgium netherlands austria switzerland hungary romania bulgaria greece ukraine russia estonia latvia "
+        "lithuania slovakia slovenia croatia serbia albania iceland canada mexico brazil argentina peru chile bolivia "
+        "ecuador colombia venezuela uruguay paraguay egypt morocco algeria tunisia libya nigeria kenya ethiopia ghana "
+        "tanzania uganda zimbabwe israel iraq iran india pakistan bangladesh afghanistan nepal thailand vietnam "
+        "cambodia malaysia singapore indonesia japan australia europe africa asia antarctica london berlin munich "
+        "madrid barcelona lisbon rome vienna oslo stockholm copenhagen helsinki warsaw prague budapest athens moscow "
+        "dublin edinburgh amsterdam brussels zurich tokyo kyoto beijing shanghai seoul delhi mumbai bangkok cairo "
+        "nairobi toronto chicago seattle california texas florida alaska hawaii everest english spanish italian "
+        "portuguese russian korean arabic microsoft youtube whatsapp instagram netflix wikipedia linkedin spotify "
+        "github gitlab iphone ipad macos linux javascript typescript postgresql mysql mongodb kubernetes wifi "
+        "bluetooth christmas thanksgiving halloween"
+    )
+)
+"""Names that are nothing else, and stay the same in small letters. Any other name counts with its capitals."""
+REAL = frozenset(_words("manger deplete depletes decease pervious wether heathy"))
+"""Words, however near to another."""
+LOUD = frozenset(_words("who it us may will aids led ram sad pet act pin lame nice"))
+"""What may be short for something else where all is in capitals."""
