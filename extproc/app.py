@@ -11,10 +11,10 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import ExternalProcessor
@@ -289,12 +289,26 @@ def _not_ready(roster: Roster, stopping: asyncio.Event) -> str | None:
     return None if roster.loaded else "the keys are not known"
 
 
-async def _told(roster: Roster, journal: RecordWriter) -> None:
-    """Write down the last of what waits to be."""
+class _Part(Protocol):
+    async def close(self) -> None: ...
+
+
+async def _told(roster: Roster, journal: RecordWriter, parts: Iterable[_Part]) -> None:
+    """Close the parts, and write down the last of what waits to be."""
+    for part in parts:
+        await part.close()
     with contextlib.suppress(StoreUnavailable):
         await asyncio.to_thread(roster.write_used)
     await asyncio.to_thread(journal.close)
     metrics.publish()
+
+
+async def _served(server: Server, stopping: _Stopping, drain: float) -> None:
+    """Serve until told to stop, and then for so many seconds at most."""
+    tune()
+    await server.start()
+    await stopping.wait()
+    await server.stop(drain, stopping.notice)
 
 
 async def run_worker(revision: Revision, socket: str, first: bool, later: "asyncio.Queue[Revision]") -> None:
@@ -335,19 +349,14 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(
-        *(roster.keep_fresh(), holds.run(), cooler.run(), _publish(pipeline, holds, journal, cooler, current)),
+        *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run()),
+        _publish(pipeline, holds, journal, cooler, current),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
-        cache.run(),
     )
-    tune()
-    await server.start()
-    await stopping.wait()
-    await server.stop(gateway.timeouts.drain.total_seconds(), stopping.notice)
+    await _served(server, stopping, gateway.timeouts.drain.total_seconds())
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
-    for part in (cache, cooler, shadows, screening):
-        await part.close()
-    await _told(roster, journal)
+    await _told(roster, journal, (cache, cooler, shadows, screening))
     stores.close()
