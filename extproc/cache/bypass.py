@@ -170,5 +170,7 @@ def _held(found: Inventory, policy: CachePolicy) -> str | None:
 
 
 def _acts(name: str, policy: CachePolicy) -> bool:
-    """Whether a tool does what must not be done twice. One whose name nobody can tell may be any."""
-    return not name or tools.is_called(name, policy.side_effects)
+    """Whether a tool does what must not be done twice. One whose name nobody can tell may be any; case does not count:
+    who writes the configuration may not know how every program spells its tools.
+    """
+    return not name or tools.is_called(name.casefold(), [pattern.casefold() for pattern in policy.side_effects])

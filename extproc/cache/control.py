@@ -95,7 +95,8 @@ def _ours(headers: Headers, name: str) -> str | None:
 def _ttl(written: str | None) -> float | None:
     found = None if written is None else _TTL.fullmatch(written)
     if written is not None and found is None:
-        raise Refused(INVALID_VALUE, f"`{TTL_HEADER}` must be seconds, or like 30s, 5m, 1h, 7d.", TTL_HEADER)
+        message = f"`{TTL_HEADER}` must be at least 1 second, in seconds or like 30s, 5m, 1h, 7d."
+        raise Refused(INVALID_VALUE, message, TTL_HEADER)
     return None if found is None else int(found[1]) * _UNITS[found[2]]
 
 

@@ -20,15 +20,18 @@ from extproc.cli.tables import print_table
 from extproc.config.fields import duration
 from extproc.config.problems import did_you_mean
 from extproc.config.schema import MEMORY, Gateway
-from extproc.stores.answers import AnswerStore, AnswersUnavailable, Kept, Labels
+from extproc.stores.answers import BESIDE, AnswerStore, AnswersUnavailable, Kept, Labels
 
 app = typer.Typer(help="See what is kept of answers, and forget it.", no_args_is_help=True, rich_markup_mode="rich")
 
 TeamOption = Annotated[str | None, typer.Option(help="Answers to this team.")]
+NoTeamOption = Annotated[bool, typer.Option("--no-team", help="Answers to callers without a team.")]
 ModelOption = Annotated[str | None, typer.Option(help="Answers of this model.")]
 KeyOption = Annotated[
     str | None,
-    typer.Option(help="Answers that this key asked for, and its predecessors and successors: name, hint or id."),
+    typer.Option(
+        help="Answers that this key asked for, and its predecessors and successors: name, team/name, hint or id."
+    ),
 ]
 AgeOption = Annotated[str | None, typer.Option("--older-than", help="Answers that were made so long ago: 12h, 7d.")]
 
@@ -36,12 +39,15 @@ Done = TypeVar("Done")
 
 _PATIENCE = 2.0  # seconds that a person waits for an answer of the store
 _LONGEST = 400
+_CHOOSING = "--team, --no-team, --model, --key, --older-than"
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Of which answers there is talk; None: of any. `before`: when the newest of them was made, in Unix time in ms."""
+    """Of which answers there is talk; None: of any. `team` is empty for those without one. `before`: when the newest of
+    them was made, in Unix time in ms.
+    """
 
     team: str | None = None
     model: str | None = None
@@ -60,10 +66,10 @@ class Selection:
 
 @dataclass(slots=True)
 class Count:
-    """How much is kept. Times are milliseconds of Unix time."""
+    """How much is kept. Times are milliseconds of Unix time, bytes those that `cache.size` bounds."""
 
     answers: int = 0
-    size: int = 0  # bytes
+    size: int = 0
     oldest: int = 0  # of none, nothing
     newest: int = 0
 
@@ -82,12 +88,13 @@ Counts = Mapping[Labels, Count]
 def stats(
     config: ConfigOption = None,
     team: TeamOption = None,
+    no_team: NoTeamOption = False,
     model: ModelOption = None,
     key: KeyOption = None,
     older_than: AgeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many answers are kept, by team and model, with their sizes as they are kept and their ages.
+    """Show how many answers are kept, by team and model, with what they take of `cache.size` and their ages.
 
     [bold]Examples[/bold]
 
@@ -96,19 +103,23 @@ def stats(
       sluice cache stats --team search --older-than 12h --json
     """
     gateway = _reachable(configuration(config))
-    counts = _found(gateway, _selection(gateway, team, model, key, older_than))
+    selection = _selection(gateway, _team(team, no_team), model, key, older_than)
+    counts = _found(gateway, selection)
+    size = int(gateway.cache.size)
     if as_json:
-        typer.echo(json.dumps(_facts(counts)))
+        typer.echo(json.dumps(_facts(counts, size)))
     elif counts:
-        _print(counts)
+        _print(counts, ("cache.size", "", "", _size(size), "", ""))
     else:
-        typer.echo("No such answers are kept.", err=True)
+        told = "Nothing is kept yet." if selection == Selection() else "No such answers are kept."
+        typer.echo(told, err=True)
 
 
 @app.command()
 def purge(
     config: ConfigOption = None,
     team: TeamOption = None,
+    no_team: NoTeamOption = False,
     model: ModelOption = None,
     key: KeyOption = None,
     older_than: AgeOption = None,
@@ -128,13 +139,14 @@ def purge(
 
       sluice cache purge --all
     """
+    team = _team(team, no_team)
     _check_chosen([team, model, key, older_than], everything)
     gateway = _reachable(configuration(config))
     selection = _selection(gateway, team, model, key, older_than)
     counts = _found(gateway, selection)
     if not yes:
         _ask(counts, as_json)
-    gone = _done(_purge(gateway, selection))
+    gone = _done(gateway, _purge(gateway, selection))
     typer.echo(json.dumps({"forgotten": gone}) if as_json else f"Forgotten: {number(gone, 'answer')}.")
 
 
@@ -145,13 +157,21 @@ def _check_chosen(chosen: Sequence[str | None], everything: bool) -> None:
     is_some = any(one is not None for one in chosen)
     if is_some == everything:
         message = "goes with no other option" if everything else "say which answers, or --all"
-        raise typer.BadParameter(message, param_hint="--all" if everything else "--team, --model, --key, --older-than")
+        raise typer.BadParameter(message, param_hint="--all" if everything else _CHOOSING)
+
+
+def _team(named: str | None, is_none: bool) -> str | None:
+    """The team that was chosen: empty for none. An empty name is refused: a script's variable may not be set."""
+    if named is not None and is_none:
+        raise typer.BadParameter("give one of --team and --no-team, not both", param_hint="--no-team")
+    check_text("--team", named, _LONGEST)
+    return "" if is_none else named
 
 
 def _selection(
     gateway: Gateway, team: str | None, model: str | None, key: str | None, older_than: str | None
 ) -> Selection:
-    for option, text in (("--team", team), ("--model", model), ("--key", key)):
+    for option, text in (("--model", model), ("--key", key)):
         check_text(option, text, _LONGEST)
     age = _age(older_than)
     before = None if age is None else time.time_ns() // 1_000_000 - age // timedelta(milliseconds=1)
@@ -189,9 +209,9 @@ def _line(gateway: Gateway, which: str) -> frozenset[str]:
 
 def _found(gateway: Gateway, selection: Selection) -> Counts:
     """What is kept of them. Where that is nothing, a name that nobody has ends the command: it may be a mistake."""
-    counts = _done(_counted(gateway, selection))
+    counts = _done(gateway, _counted(gateway, selection))
     if not counts and (selection.team or selection.model or selection.keys):
-        _check_names(gateway, selection, _done(_counted(gateway, Selection())).keys())
+        _check_names(gateway, selection, _done(gateway, _counted(gateway, Selection())).keys())
     return counts
 
 
@@ -201,7 +221,7 @@ def _check_names(gateway: Gateway, selection: Selection, kept: Collection[Labels
     teams = {team.name for team in state.teams} | {labels.team for labels in kept}
     models = gateway.models.keys() | {labels.model for labels in kept}
     keys = {key.id for key in state.keys} | {labels.key for labels in kept}
-    if selection.team is not None and selection.team not in teams:
+    if selection.team and selection.team not in teams:
         fail(f"There is no team {selection.team!r}, and nothing is kept of one{did_you_mean(selection.team, teams)}.")
     if selection.model is not None and selection.model not in models:
         hint = did_you_mean(selection.model, models)
@@ -247,7 +267,7 @@ async def _counted(gateway: Gateway, selection: Selection) -> Counts:
     async with _open(gateway) as store:
         async for some in store.all():
             for kept in filter(selection.holds, some):
-                counts.setdefault(kept.labels, Count()).take(Count(1, kept.size, kept.made, kept.made))
+                counts.setdefault(kept.labels, Count()).take(Count(1, kept.size + BESIDE, kept.made, kept.made))
     return counts
 
 
@@ -256,11 +276,27 @@ async def _purge(gateway: Gateway, selection: Selection) -> int:
         return await store.purge(selection.holds)
 
 
-def _done(work: Coroutine[None, None, Done]) -> Done:
+def _done(gateway: Gateway, work: Coroutine[None, None, Done]) -> Done:
     try:
         return asyncio.run(work)
     except AnswersUnavailable:
-        fail("The store of answers does not answer. Check stores.answers, and run this again.")
+        trouble = "does not take the user or password" if _is_shut(gateway.stores.answers_at) else "does not answer"
+        fail(f"The store of answers {trouble}. Check stores.answers, and run this again.")
+
+
+def _is_shut(url: str) -> bool:
+    """Whether Redis is there and lets us do nothing, which the connection that all calls share does not tell apart."""
+    from redis import Redis
+    from redis.exceptions import AuthenticationError, RedisError
+
+    try:
+        with Redis.from_url(url, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE) as client:
+            client.ping()
+    except AuthenticationError:
+        return True
+    except RedisError:
+        pass
+    return False
 
 
 # ---- for people and for scripts ----------------------------------------------------------------------
@@ -292,7 +328,7 @@ def _by_model(counts: Counts) -> list[tuple[str, str, Count]]:
     return [(*named, count) for named, count in sorted(together.items(), key=itemgetter(0))]
 
 
-def _print(counts: Counts, to_stderr: bool = False) -> None:
+def _print(counts: Counts, *below: tuple[str, ...], to_stderr: bool = False) -> None:
     headings = {
         "team": True,
         "model": True,
@@ -302,7 +338,7 @@ def _print(counts: Counts, to_stderr: bool = False) -> None:
         "newest (UTC)": False,
     }
     rows = [_row(team or "(no team)", model, count) for team, model, count in _by_model(counts)]
-    print_table(headings, [*rows, _row("total", "", _total(counts.values()))], to_stderr)
+    print_table(headings, [*rows, _row("total", "", _total(counts.values())), *below], to_stderr)
 
 
 def _row(team: str, model: str, count: Count) -> tuple[str, ...]:
@@ -323,10 +359,10 @@ def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def _facts(counts: Counts) -> dict[str, object]:
-    """Sizes in bytes, as answers are kept; `team` is null of callers without one."""
+def _facts(counts: Counts, size: int) -> dict[str, object]:
+    """`size`: bytes that all answers may take; `team` is null of callers without one."""
     parts = [{"team": team or None, "model": model, **_amounts(count)} for team, model, count in _by_model(counts)]
-    return {**_amounts(_total(counts.values())), "by": parts}
+    return {**_amounts(_total(counts.values())), "size": size, "by": parts}
 
 
 def _amounts(count: Count) -> dict[str, object]:

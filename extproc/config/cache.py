@@ -15,6 +15,7 @@ Modes = Literal["off", "shadow", "enforce"]
 Shared = Literal["team", "user", "key"]
 _USUAL = CachePolicy()
 _USUAL_WAIT = timedelta(seconds=CacheRules().wait)
+_LEAST_LARGEST = 2**10
 _RANKS = (Mode.OFF, Mode.SHADOW, Mode.ENFORCE)
 _MODE = "`shadow` looks and keeps, tells what it would have saved, and answers nothing"
 _THRESHOLD = "least similarity of two questions, a cosine; callers may ask for more, never for less"
@@ -26,11 +27,17 @@ def _ttl(value: timedelta) -> timedelta:
     return value
 
 
+def _largest(value: ByteSize) -> ByteSize:
+    if not _LEAST_LARGEST <= value <= MOST_LARGEST:
+        raise ValueError(f"must be {_LEAST_LARGEST // 2**10}KiB to {MOST_LARGEST // 2**20}MiB")
+    return value
+
+
 ToolName = Annotated[str, Field(min_length=1, max_length=200)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Threshold = Annotated[float, Field(ge=LEAST_THRESHOLD, le=1)]
 Ttl = Annotated[Duration, AfterValidator(_ttl)]
-Largest = Annotated[Size, Field(ge=1024, le=MOST_LARGEST)]
+Largest = Annotated[Size, AfterValidator(_largest)]
 
 
 class RuleSemantic(Strict):
@@ -92,7 +99,9 @@ class CacheRule(Strict):
     scope: Shared | None = Field(default=None, description="who shares answers")
     max_temperature: Temperature | None = Field(default=None, description="the highest that a request may ask for")
     side_effects: tuple[ToolName, ...] | None = Field(
-        default=None, description="names of tools that a request may not offer, in which `*` stands for anything"
+        default=None,
+        description="names of tools that a request may not offer, in which `*` stands for anything; case does not "
+        "count",
     )
     semantic: RuleSemantic = Field(default=RuleSemantic(), description="answers to the same in other words")
 
@@ -108,7 +117,9 @@ class Cache(Strict):
 
     mode: Modes = Field(default="off", description=_MODE)
     ttl: Ttl = Field(default=timedelta(seconds=_USUAL.ttl), description="how long an answer is kept, at most 31d")
-    largest: Largest = Field(default=ByteSize(_USUAL.largest), description="the largest answer that is kept")
+    largest: Largest = Field(
+        default=ByteSize(_USUAL.largest), description="the largest answer that is kept, 1KiB to 64MiB"
+    )
     scope: Shared = Field(
         default=_USUAL.scope.value,
         description="who shares answers, and nobody else: the callers of a `team`, the same `user` (or service "
@@ -120,12 +131,13 @@ class Cache(Strict):
     )
     side_effects: tuple[ToolName, ...] = Field(
         default=(),
-        description="names of tools that a request may not offer, such as `send_*`, in which `*` stands for anything",
+        description="names of tools that a request may not offer, such as `send_*`, in which `*` stands for anything; "
+        "case does not count",
     )
     wait: Duration | None = Field(
         default=None,
-        description="how long a call waits for the answer to another that asks the same just now; at most, and where "
-        "that is less than 20s also if absent: two thirds of `timeouts.policy_longest`, half of `timeouts.idle`",
+        description="how long a call waits for the answer to another that asks the same just now; absent: 20s. Never "
+        "more than two thirds of `timeouts.policy_longest` or half of `timeouts.idle`",
     )
     size: Size = Field(
         default=ByteSize(256 * 2**20),

@@ -173,11 +173,13 @@ def _never_reached(gateway: Gateway) -> Iterator[Doubt]:
 
 
 def _without_file(gateway: Gateway, teams: Mapping[str, TeamFile]) -> Iterator[Doubt]:
-    """Teams that a rule of the cache speaks of, and that no file declares."""
+    """Teams that a rule of the cache speaks of, by themselves or by a key, and that no file declares."""
     for number, rule in enumerate(gateway.cache.rules):
-        for name in rule.teams or ():
-            if teams and name not in teams:
-                yield ("cache", "rules", number, "teams"), f"{name} has no team file{did_you_mean(name, teams)}"
+        of_keys = [key.split("/", 1)[0] for key in rule.keys or () if "/" in key]
+        for field, names in (("teams", rule.teams or ()), ("keys", of_keys)):
+            for name in names:
+                if teams and name not in teams:
+                    yield ("cache", "rules", number, field), f"{name} has no team file{did_you_mean(name, teams)}"
 
 
 def _without_default(kind: str, policies: Mapping[str, object]) -> Iterator[Doubt]:

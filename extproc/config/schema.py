@@ -323,8 +323,10 @@ class Gateway(Strict):
         cache, semantic = self.cache, self.cache.semantic
         if cache.is_on and cache.key is None and self.stores.answers_at != MEMORY:
             yield "cache: needs `key` where answers are kept in Redis: who can write there could make up any"
-        if cache.wait is not None and cache.wait > longest_wait(self.timeouts.policy_longest, self.timeouts.idle):
-            yield "cache.wait: is longer than two thirds of `timeouts.policy_longest`, or than half of `timeouts.idle`"
+        longest = longest_wait(self.timeouts.policy_longest, self.timeouts.idle)
+        if cache.wait is not None and cache.wait > longest:
+            told = "two thirds of `timeouts.policy_longest` or half of `timeouts.idle`"
+            yield f"cache.wait: must be at most {longest.total_seconds():g}s, {told}"
         for number, rule in enumerate(cache.rules):
             yield from _unknown(f"cache.rules[{number}].models", "model", rule.models or (), self.public_names())
         yield from self._asked("cache.semantic", semantic.service, EMBEDDING, "does not embed")

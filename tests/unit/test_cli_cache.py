@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from extproc.cli import app
 from extproc.identity import keys
 from extproc.stores import sql
-from extproc.stores.answers import Labels
+from extproc.stores.answers import BESIDE, Labels
 from extproc.stores.redis.answers import RedisAnswers
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.stores import apply, create, team
@@ -103,7 +103,7 @@ def test_what_is_kept_is_told_by_team_and_model() -> None:
     _keep(("shop", "o4", "k3"), size=500, ago=2 * HOUR)
     found = _stats()
     assert _kept() == {("search", "gpt-4o"): 2, ("shop", "o4"): 2, (None, "gpt-4o"): 1}
-    assert (found["answers"], found["bytes"]) == (5, 4500)
+    assert (found["answers"], found["bytes"], found["size"]) == (5, 4500 + 5 * BESIDE, 256 * 2**20)
     ages = {part["team"]: (part["oldest"] < part["newest"]) for part in found["by"]}
     assert ages == {None: False, "search": False, "shop": True}
     assert found["oldest"] < found["newest"]
@@ -114,8 +114,9 @@ def test_nothing_is_told_of_other_gateways() -> None:
     _keep(("search", "gpt-4o", "k"))
     _configure(re.findall(r'answers: "(.*?)"', Path("gateway.yaml").read_text())[0])
     run = _sluice("stats")
-    assert (run.stdout, run.stderr) == ("", "No such answers are kept.\n")
-    assert _stats() == {"answers": 0, "bytes": 0, "oldest": None, "newest": None, "by": []}
+    assert (run.stdout, run.stderr) == ("", "Nothing is kept yet.\n")
+    assert _sluice("stats", "--older-than", "1h").stderr == "No such answers are kept.\n"
+    assert _stats() == {"answers": 0, "bytes": 0, "oldest": None, "newest": None, "size": 256 * 2**20, "by": []}
 
 
 def test_options_choose_and_an_alias_stands_for_its_model() -> None:
@@ -126,6 +127,14 @@ def test_options_choose_and_an_alias_stands_for_its_model() -> None:
     assert _kept("--key", "k2", "--model", "gpt-4o") == {("shop", "gpt-4o"): 2}
     assert _kept("--older-than", "90m") == {("shop", "gpt-4o"): 1}
     assert _kept("--older-than", "3h") == {}
+
+
+def test_answers_to_callers_without_a_team_can_be_chosen() -> None:
+    _keep(("search", "gpt-4o", "k1"), ("", "gpt-4o", "k2"), ("", "o4", "k2"))
+    assert _kept("--no-team", "--model", "o4") == {(None, "o4"): 1}
+    assert _sluice("purge", "--no-team", "--yes").stdout == "Forgotten: 2 answers.\n"
+    assert _kept() == {("search", "gpt-4o"): 1}
+    assert _sluice("stats", "--no-team").stderr == "No such answers are kept.\n"
 
 
 def test_a_key_is_all_keys_of_its_line_and_a_revoked_one_too() -> None:
@@ -150,7 +159,8 @@ def test_a_table_keeps_to_its_terminal_and_ends_with_the_total(width: int) -> No
     assert max(map(len, lines)) <= width
     assert lines[0].split() == ["team", "model", "answers", "size", "oldest", "(UTC)", "newest", "(UTC)"]
     assert lines[1].startswith("(no team)")
-    assert re.match(r"total +2 +6\.0 MiB +20", lines[-1])
+    assert re.match(r"total +2 +6\.0 MiB +20", lines[-2])
+    assert re.fullmatch(r"cache\.size +256\.0 MiB", lines[-1])
 
 
 def test_a_name_that_nobody_has_is_a_mistake_and_no_empty_answer() -> None:
@@ -230,6 +240,8 @@ def test_on_a_terminal_a_purge_shows_what_would_go_and_asks(answer: str, left: i
         (["stats", "--older-than", "5"], "write it like 90s, 12h or 7d"),
         (["stats", "--key", SECRET], "there is a key in it"),
         (["stats", "--team", " x"], "no space at its ends"),
+        (["purge", "--team", "", "--yes"], "1 to 400 printable characters"),
+        (["purge", "--team", "search", "--no-team"], "give one of --team and --no-team, not both"),
     ],
 )
 def test_a_wrong_question_is_explained(arguments: list[str], words: str) -> None:
@@ -250,3 +262,12 @@ def test_what_workers_keep_in_memory_nobody_else_sees(verb: list[str]) -> None:
 def test_a_store_that_does_not_answer_is_told(verb: list[str]) -> None:
     _configure("redis://127.0.0.1:1/0")
     assert "The store of answers does not answer. Check stores.answers" in _sluice(*verb, code=1).stderr
+
+
+@pytest.mark.parametrize("login", ["", ":wrong@"])
+def test_a_password_that_the_store_does_not_take_is_told_as_such(login: str) -> None:
+    with redis_server(requirepass="right") as locked:
+        _configure(locked.url.replace("://", f"://{login}"))
+        told = _sluice("stats", code=1).stderr
+    assert "The store of answers does not take the user or password. Check stores.answers" in told
+    assert "wrong" not in told

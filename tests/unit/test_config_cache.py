@@ -160,7 +160,7 @@ def test_a_call_waits_no_longer_than_a_decision_may_take() -> None:
     assert _rules({}).wait == 20
     assert _rules({}, timeouts={"policy_longest": "9s"}).wait == 6
     assert _rules({"wait": "5s"}, timeouts={"policy_longest": "9s"}).wait == 5
-    with pytest.raises(ValidationError, match=r"cache\.wait: is longer than two thirds"):
+    with pytest.raises(ValidationError, match=r"cache\.wait: must be at most 6s, two thirds of"):
         _gateway({"wait": "7s"}, timeouts={"policy_longest": "9s"})
 
 
@@ -168,7 +168,7 @@ def test_a_call_waits_no_longer_than_a_silent_one_may_live() -> None:
     """Nothing flows on its stream, while that of the call that it waits for is lively."""
     assert _rules({}, timeouts={"idle": "9s"}).wait == 4.5
     assert _rules({"wait": "4s"}, timeouts={"idle": "9s"}).wait == 4
-    with pytest.raises(ValidationError, match=r"cache\.wait: is longer than .* half of `timeouts\.idle`"):
+    with pytest.raises(ValidationError, match=r"cache\.wait: must be at most 4\.5s, .* half of `timeouts\.idle`"):
         _gateway({"wait": "5s"}, timeouts={"idle": "9s"})
 
 
@@ -190,6 +190,8 @@ def test_a_selector_that_covers_another_speaks_of_all_its_calls(one: Selector, o
 @pytest.mark.parametrize(
     ("cache", "words"),
     [
+        ({"largest": "65MiB"}, "must be 1KiB to 64MiB"),
+        ({"rules": [{"teams": ["a"], "largest": 1023}]}, "must be 1KiB to 64MiB"),
         ({"largest": "2MiB", "size": "1MiB"}, "`size` must be at least `largest`"),
         ({"size": "1MiB", "rules": [{"teams": ["a"], "largest": "2MiB"}]}, "`size` must be at least `largest`"),
         ({"semantic": {"mode": "shadow"}}, "`semantic` needs something that makes vectors"),
@@ -339,6 +341,14 @@ def test_a_team_without_a_file_is_doubted() -> None:
     teams = {"search": TeamFile.model_validate({"owner": "ann@example.com", "area": "a"})}
     cache = {"mode": "shadow", "rules": [{"teams": ["serch"], "ttl": 5}, {"teams": ["search"], "ttl": 5}]}
     assert _doubts(cache, teams) == [("cache.rules.0.teams", "serch has no team file (did you mean search?)")]
+    assert _doubts(cache, {}) == _doubts(cache, None) == []
+
+
+def test_a_key_of_a_team_without_a_file_is_doubted() -> None:
+    teams = {"search": TeamFile.model_validate({"owner": "ann@example.com", "area": "a"})}
+    keys = ["search/nightly", "serch/nightly", "nightly", "key_1"]
+    cache = {"mode": "shadow", "rules": [{"keys": keys, "mode": "off"}]}
+    assert _doubts(cache, teams) == [("cache.rules.0.keys", "serch has no team file (did you mean search?)")]
     assert _doubts(cache, {}) == _doubts(cache, None) == []
 
 

@@ -13,6 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from extproc import refusals, surfaces
+from extproc.cache.control import Control
+from extproc.cache.lookup import Lookup
+from extproc.cache.policy import CachePolicy
 from extproc.call import Call, Inspection, Phase, Rules
 from extproc.config.loader import load
 from extproc.config.prices import Price
@@ -143,6 +146,15 @@ def fullest_record() -> dict[str, Any]:
             failed=["redaction"],
             aside=1,
         ),
+        lookup=Lookup(
+            *(CachePolicy(), Control()),
+            reason="r",
+            in_shadow=True,
+            saved=1,
+            saved_tokens=1,
+            age=1,
+            similarity=1.0,
+        ),
     )
     counts = Usage(1, 1, 1, 1, 1, 1, 1, 1, 1, 1.0, 1, 1, Source.REPORTED)
     outcome = Outcome(
@@ -168,6 +180,8 @@ def test_every_field_of_a_record_is_documented_and_no_other() -> None:
     assert documented == set(record)
     usage = next(row[1] for row in table if row[0] == "`usage`")
     assert set(re.findall(r"`(\w+)`", usage)) == {*record["usage"], "reported", "estimated"}
+    cache = next(row[1] for row in table if row[0] == "`cache`")
+    assert set(re.findall(r"`(\w+)`", cache)) == set(record["cache"])
 
 
 def served_paths() -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from extproc.config.loader import load
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway
 
@@ -55,6 +56,17 @@ def test_an_example_is_accepted_by_sluice_and_by_envoy(name: str, tmp_path: Path
     run = check(name, {wanted: str(file) if wanted.endswith("FILE") else "a-secret" for wanted in SECRETS[name]})
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("OK: ")
+
+
+def test_the_example_of_the_cache_works_with_its_comments_taken_away(tmp_path: Path) -> None:
+    text = (ROOT / "examples/cache/gateway.yaml").read_text()
+    for commented, plain in (("  # key:", "  key:"), ("\n# stores:", "\nstores:")):
+        assert commented in text
+        text = text.replace(commented, plain)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    gateway = load(file, {})
+    assert (gateway.cache.key is not None, gateway.stores.answers_at) == (True, "redis://localhost:6379")
 
 
 def test_an_example_without_its_secrets_names_every_variable_that_is_missing() -> None:

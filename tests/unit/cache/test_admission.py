@@ -72,6 +72,11 @@ def results_of(exchange: cassettes.Exchange) -> int:
     return (len(inputs) if isinstance(inputs, list) and is_several else 1) * int(asked.get("n", 1))
 
 
+def body_of(exchange: cassettes.Exchange) -> bytes:
+    """The answer, as if it had been asked not to be stored: with `store: true` it is never kept."""
+    return re.sub(rb'"store": ?true', b'"store":false', exchange.answer.body)
+
+
 def is_complete(exchange: cassettes.Exchange) -> bool:
     return exchange.answer.status == 200 and set(_END.findall(exchange.answer.body)) <= _NATURAL
 
@@ -79,9 +84,9 @@ def is_complete(exchange: cassettes.Exchange) -> bool:
 @pytest.mark.parametrize(("surface", "exchange"), RECORDED)
 def test_a_recorded_answer_is_kept_if_it_is_complete(surface: Surface, exchange: cassettes.Exchange) -> None:
     results = results_of(exchange)
-    reason = told(surface, exchange.answer.body, is_stream(exchange), results)
+    reason = told(surface, body_of(exchange), is_stream(exchange), results)
     assert (reason is None) == is_complete(exchange), reason
-    assert told(surface, exchange.answer.body, not is_stream(exchange), results) is not None
+    assert told(surface, body_of(exchange), not is_stream(exchange), results) is not None
 
 
 def test_recorded_answers_of_every_surface_are_complete() -> None:
@@ -96,7 +101,7 @@ COMPLETE = [one for one in RECORDED if is_complete(one.values[1])]
 @pytest.mark.parametrize(("surface", "exchange"), COMPLETE)
 def test_an_answer_that_is_cut_anywhere_is_not_kept(surface: Surface, exchange: cassettes.Exchange) -> None:
     """At every border of events, at its end, and at places in between. White space may be missing behind JSON."""
-    body, results, dice = exchange.answer.body, results_of(exchange), random.Random(1)
+    body, results, dice = body_of(exchange), results_of(exchange), random.Random(1)
     events = EventReader().feed(body) if is_stream(exchange) else [body]
     borders = [sum(map(len, events[:count])) for count in range(len(events))]
     near_the_end = range(max(0, len(body.rstrip()) - _CUTS), len(body))
@@ -107,7 +112,7 @@ def test_an_answer_that_is_cut_anywhere_is_not_kept(surface: Surface, exchange: 
 
 @pytest.mark.parametrize(("surface", "exchange"), COMPLETE)
 def test_nothing_may_follow_an_answer(surface: Surface, exchange: cassettes.Exchange) -> None:
-    body, results = exchange.answer.body, results_of(exchange)
+    body, results = body_of(exchange), results_of(exchange)
     for more in (b": ping\n\n", b"data: {}\n\n", b"{}", b"x", b"data: [DONE]\n\n", b"\0"):
         assert told(surface, body + more, is_stream(exchange), results) is not None, more
 
@@ -117,7 +122,7 @@ def test_an_event_that_is_lost_or_comes_twice_is_noticed_where_it_frames(
     surface: Surface, exchange: cassettes.Exchange
 ) -> None:
     """The last events tell the end; a message of Anthropic's has a frame around each block as well."""
-    events = EventReader().feed(exchange.answer.body)
+    events = EventReader().feed(body_of(exchange))
     frames = events[-1:] if surface is not Surface.MESSAGES else [one for one in events if b"_delta" not in data(one)]
     for frame in frames:
         if b"ping" not in frame:
@@ -133,9 +138,14 @@ def test_noise_is_never_kept(body: bytes, is_stream_: bool, surface: Surface) ->
 _NAMES = (
     *("choices", "content", "data", "delta", "embedding", "error", "filtered", "finish_reason", "incomplete_details"),
     *("index", "item", "message", "object", "output", "response", "status", "stop_reason", "text", "type"),
+    *("annotations", "arguments", "citations", "content_filter_results", "function", "input", "partial_json"),
+    *("reasoning_details", "server_tool_use", "tool_calls", "usage"),
 )
 ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["stop", "message", "completed", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.sampled_from(["stop", "message", "completed", "tool_use", "{}", ""]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
@@ -187,8 +197,8 @@ CALL: Json = {"tool_calls": [{"id": "t", "type": "function", "function": {"name"
     ("finish", "reason"),
     [
         ("stop", None),
-        ("tool_calls", None),
-        ("function_call", None),
+        ("tool_calls", "incomplete"),
+        ("function_call", "incomplete"),
         ("length", "cut"),
         ("content_filter", "filtered"),
         ("error", "error"),
@@ -224,6 +234,7 @@ def test_a_completion_calls_no_tools(finish: str) -> None:
         (chat(), "incomplete"),
         (chat(choice(), choice(1)), "incomplete"),
         (chat(choice(1)), "incomplete"),
+        (chat(choice(), choice()), "unreadable"),
         (chat("odd"), "unreadable"),
         (chat({"message": {"content": "Hi"}, "finish_reason": "stop"}), "unreadable"),
         (chat({"index": 0, "message": "Hi", "finish_reason": "stop"}), "unreadable"),
@@ -252,13 +263,21 @@ def test_an_answer_in_json_is_kept_or_not(answer: Json | bytes, reason: str | No
             chat(choice(), prompt_filter_results=[{"content_filter_results": {"jailbreak": {"filtered": True}}}]),
             "filtered",
         ),
+        (chat({**choice(), "content_filter_results": {"error": {"code": "content_filter_error"}}}), "filtered"),
+        (chat({**choice(), "content_filter_result": {"error": {"code": "content_filter_error"}}}), "filtered"),
+        (chat({**choice(), "content_filter_results": {"hate": {"error": {"code": "timeout"}}}}), "filtered"),
+        (chat({**choice(), "content_filter_results": {"error": None, "hate": {"filtered": False}}}), None),
+        (chat({**choice(), "content_filter_results": None}), None),
+        (chat(choice(), prompt_filter_results=[{"content_filter_results": {"error": {"code": "x"}}}]), "filtered"),
+        (chat(choice(), prompt_filter_results=[{"content_filter_results": {"jailbreak": {"filtered": False}}}]), None),
         (chat(choice(content='{"filtered": true}')), None),
     ],
     ids=str,
 )
 def test_what_a_filter_of_azures_took_out_is_not_kept(answer: Json, reason: str | None) -> None:
     assert told(Surface.CHAT, answer) == reason
-    event = stream(HI, STOP, {**answer, "choices": [{**answer["choices"][0], "finish_reason": None}]}, b"[DONE]")
+    told_of = {name: value for name, value in answer["choices"][0].items() if name != "message"}
+    event = stream(HI, STOP, {**answer, "choices": [{**told_of, "finish_reason": None}]}, b"[DONE]")
     assert told(Surface.CHAT, event, True) == reason
 
 
@@ -281,11 +300,172 @@ def test_what_a_filter_of_azures_took_out_is_not_kept(answer: Json, reason: str 
         ((HI, b"1", STOP, b"[DONE]"), "unreadable"),
         ((HI, chunk(1, content="Ho"), STOP, b"[DONE]"), "incomplete"),
         ((HI, {"object": "ping"}, STOP, b"[DONE]"), "unreadable"),
+        ((HI, STOP, HI, b"[DONE]"), "unreadable"),
+        ((HI, STOP, chunk(reasoning_content="Hm."), b"[DONE]"), "unreadable"),
+        ((HI, STOP, chunk(**CALL), b"[DONE]"), "unreadable"),
+        ((HI, STOP, STOP, b"[DONE]"), "unreadable"),
+        ((HI, STOP, chunk(role="assistant", content=""), b"[DONE]"), None),
+        ((HI, chunk(finish="stop", content="!"), b"[DONE]"), None),
     ],
     ids=str,
 )
 def test_a_stream_is_kept_or_not(events: tuple[Json | bytes, ...], reason: str | None) -> None:
     assert told(Surface.CHAT, stream(*events), True) == reason
+
+
+def test_a_completion_says_nothing_behind_its_end() -> None:
+    end = {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}
+    more = {"choices": [{"index": 0, "text": "b", "finish_reason": None}]}
+    assert told(Surface.COMPLETIONS, stream(more, end, b"[DONE]"), True) is None
+    assert told(Surface.COMPLETIONS, stream(end, more, b"[DONE]"), True) == "unreadable"
+
+
+TEXTS: dict[str, Any] = {"type": "text", "text": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"content": [TEXTS]}, None),
+        ({"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, None),
+        ({"content": [{"type": "text", "text": ""}]}, "empty"),
+        ({"content": [{"type": "thinking", "thinking": [TEXTS]}]}, "empty"),
+        ({"content": [{"type": "thinking", "thinking": [TEXTS]}, TEXTS]}, None),
+        ({"content": [TEXTS, {"type": "refusal", "refusal": "No."}]}, "refused"),
+        ({"content": {"text": "Hi"}}, "empty"),
+        ({"content": "Hi", "audio": None}, None),
+        ({"content": "Hi", "audio": {"id": "audio_1"}}, "stateful"),
+        ({"content": "Hi", "thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}, "stateful"),
+        ({"content": "Hi", "thinking_blocks": [{"type": "thinking", "thinking": "Hm."}]}, None),
+        ({"content": "Hi", "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}, "stateful"),
+        ({"content": "Hi", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}, None),
+        ({"content": "Hi", "annotations": []}, None),
+        ({"content": "Hi", "annotations": [{"type": "url_citation"}]}, "hosted_tools"),
+        ({"content": "Hi", "executed_tools": [{"type": "search"}]}, "hosted_tools"),
+        ({"content": "Hi", "context": {"citations": [{}]}}, "hosted_tools"),
+    ],
+    ids=str,
+)
+def test_what_a_choice_says_is_kept_or_not(said: Json, reason: str | None) -> None:
+    assert told(Surface.CHAT, chat(choice(**said))) == reason
+    assert told(Surface.CHAT, stream(chunk(**said), STOP, b"[DONE]"), True) == reason
+
+
+@pytest.mark.parametrize(
+    ("beside", "reason"),
+    [
+        ({"citations": []}, None),
+        ({"citations": ["https://a.example"]}, "hosted_tools"),
+        ({"search_results": [{"url": "https://a.example"}]}, "hosted_tools"),
+        ({"search_info": {"search_results": [{}]}}, "hosted_tools"),
+        ({"web_search": [{"link": "https://a.example"}]}, "hosted_tools"),
+        ({"references": [{"url": "https://a.example"}]}, "hosted_tools"),
+        ({"grounding_metadata": {"web_search_queries": ["a"]}}, "hosted_tools"),
+        ({"groundingMetadata": {"webSearchQueries": ["a"]}}, "hosted_tools"),
+        ({"usage": {"total_tokens": 3, "num_sources_used": 0}}, None),
+        ({"usage": {"total_tokens": 3, "num_sources_used": 2}}, "hosted_tools"),
+        ({"usage": {"num_search_queries": 1}}, "hosted_tools"),
+        ({"usage": {"server_tool_use": {"web_search_requests": 0}}}, None),
+        ({"usage": {"server_tool_use": {"web_search_requests": 1}}}, "hosted_tools"),
+        ({"usage": {"server_tool_use": None}}, None),
+        ({"usage": {"num_server_side_tools_used": 1}}, "hosted_tools"),
+        ({"usage": {"server_side_tool_usage_details": {"web_search_calls": 0}}}, None),
+        ({"usage": {"server_side_tool_usage_details": {"web_search_calls": 1}}}, "hosted_tools"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_shows_a_search_is_not_kept(beside: Json, reason: str | None) -> None:
+    """A model that searches by itself finds something else tomorrow."""
+    assert told(Surface.CHAT, chat(choice(), **beside)) == reason
+    assert told(Surface.CHAT, stream(HI, STOP, {"choices": [], **beside}, b"[DONE]"), True) == reason
+    text = {"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}], **beside}
+    assert told(Surface.COMPLETIONS, text) == reason
+    assert told(Surface.MESSAGES, message(**beside)) == reason
+    assert told(Surface.MESSAGES, stream(START, BLOCK, DELTA, END, STOPS | beside, LAST), True) == reason
+    start = {"type": "message_start", "message": {"type": "message", "content": [], **beside}}
+    assert told(Surface.MESSAGES, stream(start, BLOCK, DELTA, END, STOPS, LAST), True) == reason
+    assert told(Surface.RESPONSES, response(item(), **beside)) == reason
+
+
+# ---- arguments of tool calls --------------------------------------------------------------------------------
+
+ARGUMENTS = [
+    ('{"a": 1}', None),
+    ("{}", None),
+    ("", None),
+    (None, None),
+    ({"a": 1}, None),
+    ('{"a": tr', "unreadable"),
+    ('{"a": 1}{"a": 1}', "unreadable"),
+    ("[1]", "unreadable"),
+    ("null", "unreadable"),
+    ("1", "unreadable"),
+    (" ", "unreadable"),
+    (["a"], "unreadable"),
+    (1, "unreadable"),
+    ("[" * 5_000, "unreadable"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), ARGUMENTS, ids=lambda value: str(value)[:20])
+def test_arguments_are_an_object_or_none(arguments: Any, reason: str | None) -> None:
+    function = {"name": "f", "arguments": arguments}
+    called = chat(choice(content=None, tool_calls=[{"id": "t", "type": "function", "function": function}]))
+    assert told(Surface.CHAT, called) == reason
+    assert told(Surface.CHAT, chat(choice(content=None, function_call=function))) == reason
+    assert told(Surface.RESPONSES, response(item(), {"type": "function_call", **function})) == reason
+    if isinstance(arguments, str):
+        for at in range(min(len(arguments), 10) + 1):  # in two pieces, cut anywhere
+            assert in_pieces(arguments[:at], arguments[at:]) == reason
+            assert in_deltas(arguments[:at], arguments[at:]) == reason
+
+
+def in_pieces(*pieces: str) -> str | None:
+    """What becomes of a chat stream whose second call has these arguments."""
+    calls = [chunk(tool_calls=[{"index": 1, "function": {"arguments": piece}}]) for piece in pieces]
+    first = {"index": 0, "id": "t", "function": {"name": "f", "arguments": "{"}}
+    rest = {"index": 0, "function": {"arguments": "}"}}
+    body = stream(chunk(tool_calls=[first]), *calls, chunk(tool_calls=[rest]), chunk(finish="tool_calls"), b"[DONE]")
+    return told(Surface.CHAT, body, True)
+
+
+def in_deltas(*pieces: str) -> str | None:
+    """What becomes of a message whose one block has these arguments."""
+    deltas = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": piece}}
+        for piece in pieces
+    ]
+    begun = BLOCK | {"content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}}}
+    stops = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+    return told(Surface.MESSAGES, stream(START, begun, *deltas, END, stops, LAST), True)
+
+
+@pytest.mark.parametrize(
+    ("calls", "reason"),
+    [
+        ([{"id": "t", "type": "custom", "custom": {"name": "f", "input": "a = ("}}], None),
+        ([{"id": "t", "type": "function"}], "unreadable"),
+        ([{"index": "0", "function": {"name": "f", "arguments": "{}"}}], "unreadable"),
+        ([{"function": {"name": "f", "arguments": "{}"}}, "odd"], "unreadable"),
+        ({"function": {"name": "f"}}, "unreadable"),
+        ([{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "f", "arguments": "{"}}], "unreadable"),
+    ],
+    ids=str,
+)
+def test_calls_of_tools_are_kept_or_not(calls: Any, reason: str | None) -> None:
+    assert told(Surface.CHAT, chat(choice(content=None, finish="tool_calls", tool_calls=calls))) == reason
+    events = stream(chunk(tool_calls=calls), chunk(finish="tool_calls"), b"[DONE]")
+    assert told(Surface.CHAT, events, True) == reason
+
+
+def test_who_says_that_it_calls_a_tool_calls_one() -> None:
+    """Some servers lose a call that they cannot read, and still end with it."""
+    both = {"content": "Hi", **CALL}
+    assert told(Surface.CHAT, chat(choice(finish="tool_calls", **both))) is None
+    assert told(Surface.CHAT, chat(choice(finish="function_call", function_call={"name": "f"}))) is None
+    assert told(Surface.CHAT, chat(choice(finish="tool_calls"))) == "incomplete"
+    assert told(Surface.MESSAGES, message("tool_use", content=[TEXTS, USES])) is None
+    assert told(Surface.MESSAGES, message("tool_use", content=[TEXTS])) == "incomplete"
 
 
 def test_comments_are_kept_within_a_stream_and_not_behind_it() -> None:
@@ -331,7 +511,7 @@ def message_events(stop: Any = "end_turn") -> list[Json]:
     [
         ("end_turn", None),
         ("stop_sequence", None),
-        ("tool_use", None),
+        ("tool_use", "incomplete"),
         ("max_tokens", "cut"),
         ("model_context_window_exceeded", "cut"),
         ("pause_turn", "incomplete"),
@@ -343,6 +523,60 @@ def message_events(stop: Any = "end_turn") -> list[Json]:
 def test_a_message_must_have_come_to_its_own_end(stop: object, reason: str | None) -> None:
     assert told(Surface.MESSAGES, message(stop)) == reason
     assert told(Surface.MESSAGES, stream(*message_events(stop)), True) == reason
+
+
+USES: Json = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}
+CITES: Json = {"type": "web_search_result_location", "url": "https://a.example"}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [
+        ([TEXTS], None),
+        ([{"type": "thinking", "thinking": "Hm.", "signature": "s"}, TEXTS], None),
+        ([USES], None),
+        ([USES | {"input": {}}], None),
+        ([USES | {"input": "{}"}], "unreadable"),
+        ([USES | {"input": {"INVALID_JSON": "{"}}], "unreadable"),
+        ([{"type": "thinking", "thinking": "Hm.", "signature": "s"}], "empty"),
+        ([{"type": "text", "text": ""}], "empty"),
+        ([{"type": "text", "text": ""}, USES], None),
+        ([TEXTS, {"type": "redacted_thinking", "data": "x"}], "stateful"),
+        ([TEXTS, {"type": "server_tool_use", "name": "web_search", "input": {}}], "hosted_tools"),
+        ([TEXTS, {"type": "web_search_tool_result", "content": []}], "hosted_tools"),
+        ([TEXTS, {"type": "mcp_tool_use", "name": "f", "input": {}}], "hosted_tools"),
+        ([TEXTS, {"type": "mcp_tool_result", "content": []}], "hosted_tools"),
+        ([TEXTS, {"type": "container_upload", "file_id": "f"}], "hosted_tools"),
+        ([TEXTS | {"citations": [CITES]}], "hosted_tools"),
+        ([TEXTS | {"citations": [{"type": "char_location"}]}], None),
+        ([TEXTS | {"citations": None}], None),
+        ([TEXTS, {"type": "new_tomorrow"}], "unreadable"),
+        ([TEXTS, {"type": ["text"]}], "unreadable"),
+    ],
+    ids=str,
+)
+def test_blocks_of_a_message_are_kept_or_not(blocks: list[Json], reason: str | None) -> None:
+    assert told(Surface.MESSAGES, message(content=blocks)) == reason
+    events: list[Json] = []
+    for index, block in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events.append({"type": "content_block_stop", "index": index})
+    assert told(Surface.MESSAGES, stream(START, *events, STOPS, LAST), True) == reason
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [
+        ({"type": "text_delta", "text": ""}, "empty"),
+        ({"type": "thinking_delta", "thinking": "Hm."}, "empty"),
+        ({"type": "citations_delta", "citation": CITES}, "hosted_tools"),
+        ({"type": "citations_delta", "citation": {"type": "char_location"}}, "empty"),
+        (None, "unreadable"),
+    ],
+    ids=str,
+)
+def test_deltas_of_a_message_are_kept_or_not(delta: Json | None, reason: str) -> None:
+    assert told(Surface.MESSAGES, stream(START, BLOCK, DELTA | {"delta": delta}, END, STOPS, LAST), True) == reason
 
 
 @pytest.mark.parametrize(
@@ -385,11 +619,17 @@ OTHER = {"type": "content_block_start", "index": 1, "content_block": {"type": "t
         ((START, BLOCK, DELTA, END, STOPS, LAST, b"[DONE]"), "unreadable"),
         ((START, BLOCK, {"type": "error", "error": {"type": "overloaded_error"}}), "error"),
         ((START, BLOCK, DELTA, END, {"type": "message_delta"}, LAST), "unreadable"),
-        ((START, BLOCK | {"index": "0"}, END, STOPS, LAST), "unreadable"),
+        ((START, *(one | {"index": "0"} for one in (BLOCK, DELTA, END)), STOPS, LAST), "unreadable"),
         (
             (START, BLOCK, END, {"type": "message_delta", "delta": {"container": {"id": "c"}}}, STOPS, LAST),
             "stateful",
         ),
+        (
+            ({"type": "message_start", "message": {"container": {"id": "c"}}}, BLOCK, DELTA, END, STOPS, LAST),
+            "stateful",
+        ),
+        ((START, BLOCK, END, STOPS, LAST), "empty"),
+        ((START, {"type": "content_block_start", "index": 0}, DELTA, END, STOPS, LAST), "unreadable"),
         ((LAST,), "unreadable"),
         ((), "incomplete"),
     ],
@@ -420,6 +660,25 @@ def response(*items: Json, **more: Any) -> Json:
         (response({"type": "function_call", "status": "completed", "arguments": "{}"}), "completed", None),
         (response({"type": "reasoning", "summary": []}), "completed", "empty"),
         (response(), "completed", "empty"),
+        (response(item(content=[{"type": "output_text", "text": ""}])), "completed", "empty"),
+        (response({"type": "custom_tool_call", "input": "a = ("}), "completed", None),
+        (response(item(), store=False, background=False, conversation=None), "completed", None),
+        (response(item(), store=True), "completed", "stateful"),
+        (response(item(), background=True), "completed", "stateful"),
+        (response(item(), conversation={"id": "conv_1"}), "completed", "stateful"),
+        (response(item(), previous_response_id="resp_0"), "completed", "stateful"),
+        (response({"type": "web_search_call", "status": "completed"}, item()), "completed", "hosted_tools"),
+        (response({"type": "code_interpreter_call", "status": "completed"}, item()), "completed", "hosted_tools"),
+        (response({"type": "mcp_list_tools"}, item()), "completed", "hosted_tools"),
+        (response({"type": "shell_call_output"}, item()), "completed", "hosted_tools"),
+        (response({"type": "new_tomorrow"}, item()), "completed", "unreadable"),
+        (response({"type": "new_tomorrow"}), "completed", "unreadable"),
+        (response({"type": ["message"]}), "completed", "unreadable"),
+        (
+            response(item(content=[{"type": "output_text", "text": "Hi", "annotations": [{"type": "url_citation"}]}])),
+            "completed",
+            "hosted_tools",
+        ),
         (response(item(content=[])), "completed", "empty"),
         (response(item(content=[{"type": "refusal", "refusal": "No."}])), "completed", "refused"),
         (response(item(status="incomplete")), "completed", "incomplete"),
@@ -590,3 +849,20 @@ def test_a_translated_answer_is_kept_if_the_backend_came_to_its_end(
         body = b"".join([*(answer.event(event) for event in cut[:count]), answer.end()])
         says_all = count == len(cut) or (cut[count:] == [b"data: [DONE]\n\n"] and surface is not Surface.CHAT)
         assert (told(surface, body, True) is None) == says_all, (count, told(surface, body, True))
+
+
+@pytest.mark.parametrize(("arguments", "is_kept"), [('{"a": 1}', True), ("{}", True), ("", True), ('{"a": tr', False)])
+@pytest.mark.parametrize(
+    ("direction", "surface"), [(MESSAGES_TO_CHAT, Surface.MESSAGES), (RESPONSES_TO_CHAT, Surface.RESPONSES)]
+)
+def test_a_translated_call_is_kept_if_its_arguments_were_an_object(
+    direction: Direction, surface: Surface, arguments: str, is_kept: bool
+) -> None:
+    asked = Asked(ASKED, "deployed", 1_800_000_000)
+    calls = [{"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    whole = chat(choice(content=None, finish="tool_calls", tool_calls=calls))
+    assert (told(surface, direction.answer(asked).document(orjson.dumps(whole))) is None) == is_kept
+    answer = direction.answer(asked)
+    events = EventReader().feed(stream(chunk(tool_calls=calls), chunk(finish="tool_calls"), b"[DONE]"))
+    body = b"".join([*map(answer.event, events), answer.end()])
+    assert (told(surface, body, True) is None) == is_kept

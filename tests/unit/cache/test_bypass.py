@@ -311,10 +311,16 @@ def test_a_tool_with_side_effects_is_called_each_time(surface: Surface, change: 
 
 
 @pytest.mark.parametrize(
-    ("pattern", "reason"), [("look", "side_effects"), ("*", "side_effects"), ("Look", None), ("loo", None)]
+    ("pattern", "reason"),
+    [("look", "side_effects"), ("*", "side_effects"), ("Look", "side_effects"), ("L*k", "side_effects"), ("loo", None)],
 )
 def test_a_pattern_names_tools(pattern: str, reason: str | None) -> None:
     assert why(Surface.CHAT, CHAT | {"tools": [FUNCTION]}, CachePolicy(side_effects=(pattern,))) == reason
+
+
+def test_the_case_of_a_tools_name_does_not_count() -> None:
+    tool = {"type": "function", "function": {"name": "Send_Mail", "parameters": {"type": "object"}}}
+    assert why(Surface.CHAT, CHAT | {"tools": [tool]}, CachePolicy(side_effects=("send_*",))) == "side_effects"
 
 
 # ---- the documentation, and bodies with all that an API has -------------------------------------------------

@@ -158,6 +158,12 @@ def test_what_cannot_be_read_of_ours_is_refused(name: str, values: list[str]) ->
         assert name in refusal.message
 
 
+def test_a_life_of_no_time_is_told_the_least() -> None:
+    with pytest.raises(Refused) as refused:
+        asked(("x-sluice-cache-ttl", "0"))
+    assert "at least 1 second" in refused.value.refusal.message
+
+
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [("x-sluice-cache", "off", "exact"), ("x-sluice-cache-ttl", "1", "2"), ("x-sluice-cache-threshold", "0.9", "1")],

@@ -22,7 +22,7 @@ def test_every_reason_of_a_bypass_is_explained() -> None:
 
 
 def test_every_reason_to_keep_no_answer_is_explained() -> None:
-    assert explained("word") == admission.REASONS
+    assert explained("`reason`") == admission.REASONS
 
 
 def test_no_word_stands_for_nothing() -> None:
