@@ -326,7 +326,7 @@ class Gateway(Strict):
         longest = longest_wait(self.timeouts.policy_longest, self.timeouts.idle)
         if cache.wait is not None and cache.wait > longest:
             told = "two thirds of `timeouts.policy_longest` or half of `timeouts.idle`"
-            yield f"cache.wait: must be at most {longest.total_seconds():g}s, {told}"
+            yield f"cache.wait: must be at most {longest // timedelta(milliseconds=100) / 10:g}s, {told}"
         for number, rule in enumerate(cache.rules):
             yield from _unknown(f"cache.rules[{number}].models", "model", rule.models or (), self.public_names())
         yield from self._asked("cache.semantic", semantic.service, EMBEDDING, "does not embed")

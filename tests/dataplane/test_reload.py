@@ -41,6 +41,7 @@ class Reloading:
         self.gateway = gateway
         self.provider = provider
         self.secret = gateway.folder / "secret-a"
+        until(lambda: "sluice_config_loaded_timestamp_seconds{" in gateway.metrics(), PATIENCE, "the first revision")
         self.at_first = self.loaded()
 
     def settings(self, **changes: Any) -> Settings:
