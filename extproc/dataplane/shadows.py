@@ -53,7 +53,9 @@ def shadow_route(gateway: Gateway) -> Route:
     named = StringMatcher(safe_regex=RegexMatcher(regex=_CLUSTER))
     return Route(
         match=RouteMatch(prefix="/", headers=[HeaderMatcher(name=contract.SHADOW_HEADER, string_match=named)]),
-        route=RouteAction(cluster_header=contract.SHADOW_HEADER, auto_host_rewrite=True, timeout=gateway.timeouts.call),
+        route=RouteAction(
+            cluster_header=contract.SHADOW_HEADER, auto_host_rewrite=True, timeout=gateway.timeouts.call + _LONGER
+        ),
     )
 
 

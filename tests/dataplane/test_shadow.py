@@ -256,7 +256,7 @@ def test_while_too_many_copies_are_under_way_further_ones_are_left_out(
     until(lambda: left_out(gateway, "busy") + providers.totals("plain")["calls"] == number, what="all to be counted")
     assert left_out(gateway, "busy") > 0
     until(lambda: not providers.totals("plain")["open"], what="the others to be given up")
-    assert copied(gateway, first)["result"] in ("timeout", "504"), "the worker gives it up, or Envoy just before"
+    assert copied(gateway, first)["result"] == "timeout"
 
 
 def test_a_copy_is_not_paid_for(client: httpx.Client, providers: FakeProvider) -> None:
