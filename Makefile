@@ -44,7 +44,7 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
-	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra names --extra semantic -o requirements-dev.lock
+	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra names --extra semantic --extra prices -o requirements-dev.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run
@@ -69,6 +69,11 @@ docs: $(VENV)/dev.stamp ## write docs/configuration.md and docs/schemas/ from th
 	@$(BIN)/python docs/configuration.py > docs/configuration.md
 	@$(BIN)/python docs/schemas.py docs/schemas
 
+.PHONY: dashboards
+dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards from their sources, and draw them into docs/ (needs Prometheus)
+	@$(BIN)/python deploy/observability/dashboards.py deploy/observability/grafana
+	@PYTHONPATH=. $(BIN)/python docs/pictures.py
+
 .PHONY: fmt
 fmt: $(VENV)/dev.stamp ## format, and fix what can be fixed
 	@$(BIN)/ruff check --fix --quiet .
@@ -86,7 +91,7 @@ check-style: $(VENV)/dev.stamp
 .PHONY: check-types
 check-types: $(VENV)/dev.stamp
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples docs .ci
+	@$(BIN)/mypy examples docs .ci deploy
 
 .PHONY: check-layers
 check-layers: $(VENV)/dev.stamp
@@ -99,9 +104,10 @@ check-generated: $(VENV)/dev.stamp
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out="$$fresh" --pyi_out="$$fresh" protos/*.proto; \
 	$(BIN)/python docs/configuration.py > "$$fresh/docs/configuration.md"; \
 	$(BIN)/python docs/schemas.py "$$fresh/docs/schemas"; \
+	$(BIN)/python deploy/observability/dashboards.py "$$fresh/deploy/observability/grafana"; \
 	cp -r examples "$$fresh"; $(BIN)/python -m extproc.dataplane.examples "$$fresh"; \
-	for made in $$(cd "$$fresh" && find protos docs envoy -type f); do \
-		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy" >&2; exit 1; }; \
+	for made in $$(cd "$$fresh" && find protos docs envoy deploy -type f); do \
+		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy dashboards" >&2; exit 1; }; \
 	done; echo "Generated files are fresh"
 
 .PHONY: check-sizes
@@ -134,9 +140,17 @@ bench-budget: $(VENV)/dev.stamp ## reserve and settle in Redis beside plain call
 	@$(BIN)/python -m loadtest.bench_budget
 	@$(BIN)/python -m loadtest.overspend
 
+.PHONY: bench-ledger
+bench-ledger: $(VENV)/dev.stamp ## rows a second from a Redis to a PostgreSQL, and questions over ten million rows (some minutes; MADE=0: without)
+	@$(BIN)/python -m loadtest.bench_ledger --made $(or $(MADE),10000000)
+
 .PHONY: bench-cache
 bench-cache: $(VENV)/dev.stamp ## an answer from the cache beside a null call, and what looking for one adds to a call
 	@$(BIN)/python -m loadtest.bench_cache
+
+.PHONY: bench-telemetry
+bench-telemetry: $(VENV)/dev.stamp ## what traces and logs cost a call, also while their collector hangs
+	@$(BIN)/python -W ignore -m loadtest.bench_telemetry
 
 .PHONY: bench-pii
 bench-pii: $(VENV)/dev.stamp ## finding personal data: clean, mixed and hostile texts, beside Presidio
@@ -159,9 +173,21 @@ deep-laws: $(VENV)/dev.stamp ## the laws of the unit tests on 1,000 examples eac
 deep-cache: $(VENV)/dev.stamp ## 100,000 calls that are nearly the same: no two share an answer that may not (under a minute)
 	@SLUICE_CACHE_PROBES=100000 $(PYTEST) tests/unit/cache/test_question.py
 
+.PHONY: deep-ledger
+deep-ledger: $(VENV)/dev.stamp ## an hour of 20,000 calls with all faults: the ledger is the providers' bill (SEED=1; some ten minutes)
+	@SLUICE_HOUR_CALLS=20000 SLUICE_HOUR_SEED=$(or $(SEED),1) $(PYTEST) tests/dataplane/test_ledger_hour.py
+
+.PHONY: deep-kills
+deep-kills: $(VENV)/dev.stamp ## a worker, and what writes the ledger, killed before each line that they pass (some five minutes)
+	@SLUICE_KILL_STEP=1 $(PYTEST) tests/contract/test_lost_calls.py tests/contract/test_ledger_consumer.py -k any_step
+
 .PHONY: deep-routing
 deep-routing: $(VENV)/dev.stamp ## 10,000 calls through Envoy for each set of weights (some five minutes)
 	@SLUICE_WEIGHED_CALLS=10000 $(PYTEST) tests/dataplane/test_weights.py
+
+.PHONY: deep-dashboards
+deep-dashboards: $(VENV)/dev.stamp ## 200 rounds of traffic, two workers and a Redis: panels and ledger agree (some five minutes)
+	@SLUICE_BUSY_ROUNDS=200 $(PYTEST) --timeout=900 tests/dataplane/test_dashboards.py
 
 .PHONY: eval-pii
 eval-pii: $(VENV)/dev.stamp ## recall and false redactions beside Presidio's; writes docs/pii-evaluation.md
@@ -184,4 +210,4 @@ eval-semantic: $(VENV)/semantic-evaluation.stamp ## false hits and recall of the
 .PHONY: clean
 clean: ## remove caches and build output; keeps .venv and var/
 	@rm -rf build dist htmlcov .coverage .coverage.* *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	@find extproc loadtest protos tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find extproc loadtest protos tests examples docs deploy -name __pycache__ -type d -prune -exec rm -rf {} +

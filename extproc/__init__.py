@@ -5,7 +5,7 @@
    draws the chain of targets; `stages.budget` reserves. The reply carries the chain to Envoy.
 3. Envoy tries the chain's clusters in order, and sends the headers of the answer that won.
 4. Envoy sends the answer, whole or chunk by chunk: usage is counted as it flows.
-5. However the exchange ends, it is settled exactly once, into one `Outcome`.
+5. However the exchange ends, it is settled exactly once, into one `Outcome` (settlement.py).
 
 Imports point one way: worker → app → adapter → pipeline → stages, telemetry → call → dialects → metering,
 refusals, headers, keys, model → surfaces. `stores` and `config` are used by the pipeline and above. Only

@@ -10,7 +10,6 @@ import secrets
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from extproc.config.schema import MEMORY, Gateway
 from extproc.contract import SERVICES_SOCKET, STANDING, WITHOUT_NOTICE
 from extproc.cooling import Cooler
 from extproc.current import Current, models_of
+from extproc.exports import Exports
 from extproc.holds import Holds
 from extproc.neighbours import Neighbours
 from extproc.pipeline import Pipeline
@@ -53,16 +53,15 @@ from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.memory_neighbours import MemoryNeighbours
 from extproc.stores.neighbours import NeighbourStore
 from extproc.stores.ports import Affinity, AffinityStore, DirectoryStore, StoreUnavailable
-from extproc.telemetry import metrics
-from extproc.telemetry.records import RecordWriter
+from extproc.telemetry import calls, metrics
+from extproc.telemetry.configured import Declared
 
 log = logging.getLogger(__name__)
 
 _SETTLE_WAIT = 5.0  # seconds
-SPOOL = "spool"  # in state_dir
 _NEIGHBOURS = 64 * 2**20  # bytes of questions that have been answered
-_BUS = 10_000  # events that wait on the usage bus of a gateway without Redis
 _DETECTION_WAIT = 5.0  # seconds for which the texts of one call may be looked through
+_NEW_SERIES = 20  # in one turn of the loop, for which calls wait
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
 T = TypeVar("T")
 
@@ -94,20 +93,32 @@ async def _ended(background: "asyncio.Future[T]") -> None:
         await background
 
 
-async def _publish(pipeline: Pipeline, holds: Holds, journal: RecordWriter, cooler: Cooler, current: Current) -> None:
+async def _publish(
+    pipeline: Pipeline, holds: Holds, exports: Exports, cooler: Cooler, current: Current, roster: Roster
+) -> None:
     """Figures that are cheaper to tell once a second than at every change."""
+    declared = Declared()
     while True:
+        _declare(declared, current, roster)
         metrics.IN_FLIGHT.set(pipeline.in_flight)
         metrics.HOLDS_OPEN.set(holds.open)
         metrics.SETTLEMENTS_PENDING.set(holds.pending)
         metrics.SETTLEMENTS_OLDEST.set(holds.oldest)
-        metrics.SETTLEMENTS_UNSPOOLED.set(holds.unspooled)
-        metrics.SETTLEMENTS_LOST.set(holds.lost)
-        metrics.RECORDS_DROPPED.set(journal.dropped)
+        metrics.reach(metrics.SETTLEMENTS_UNSPOOLED, holds.unspooled)
+        metrics.reach(metrics.SETTLEMENTS_LOST, holds.lost)
+        exports.publish()
         metrics.show_backends(cooler.health.conditions(cooler.now()))
         metrics.RETRIES_SPENT.set(not cooler.health.may_retry("", current.catalogue.retry_share, cooler.now()))
-        metrics.publish()
+        calls.STANDINGS.show(time.time_ns() // 1_000_000)
+        metrics.publish(_NEW_SERIES)
         await asyncio.sleep(1)
+
+
+def _declare(declared: Declared, current: Current, roster: Roster) -> None:
+    with contextlib.suppress(StoreUnavailable):
+        teams = roster.current().teams
+        limits = (limit for team in teams.values() for limit in team.limits)
+        declared.go_on(current.catalogue, limits, (current.catalogue.revision, id(teams)))
 
 
 async def _bounded(work: Callable[[], T]) -> T:
@@ -154,10 +165,10 @@ def _roster(gateway: Gateway, store: DirectoryStore, keeps_snapshot: bool) -> Ro
 
 
 def _counters(gateway: Gateway) -> Counters:
+    """Of a gateway without Redis the spools are the usage bus."""
     stores = gateway.stores
     if stores.counters == MEMORY:
-        bus = deque[tuple[str, bytes]](maxlen=_BUS)
-        return MemoryCounters(lambda: time.time_ns() // 1_000_000, lambda slot, event: bus.append((slot, event)))
+        return MemoryCounters(lambda: time.time_ns() // 1_000_000)
     from extproc.stores.redis.counters import RedisCounters  # 60 ms of a start that others need not spend
 
     return RedisCounters(stores.counters, stores.counters_wait.total_seconds(), stores.counters_prefix)
@@ -176,7 +187,7 @@ def _cooldowns(gateway: Gateway) -> Cooldowns:
 def _holds(gateway: Gateway, warns: bool) -> Holds:
     if warns and gateway.limits_refused:
         log.warning("stores.counters: each worker counts up to its part of a limit only: %s", gateway.limits_refused)
-    root = gateway.state_dir / SPOOL
+    root = gateway.state_dir / spool.FOLDER
     return Holds(_counters(gateway), [spool.begin(root), *spool.inherit(root)], gateway.workers)
 
 
@@ -246,7 +257,7 @@ class _Cache:
             await self.neighbours.close()
 
 
-async def _cache(gateway: Gateway, rules: CacheRules, socket: str, journal: RecordWriter) -> _Cache:
+async def _cache(gateway: Gateway, rules: CacheRules, socket: str, journal: Journal) -> _Cache:
     answers = _answers(gateway)
     if answers is None:
         return _Cache(None, None)
@@ -272,14 +283,18 @@ def _services_socket(socket: str) -> str:
     return str(Path(socket).with_name(SERVICES_SOCKET))
 
 
-def _server(gateway: Gateway, socket: str, pipeline: Pipeline, records: AccessLog) -> Server:
-    limits, times = gateway.limits, gateway.timeouts
+def _server(
+    gateway: Gateway, socket: str, pipeline: Pipeline, exports: Exports, cooler: Cooler, holds: Holds
+) -> Server:
+    limits, times, traces = gateway.limits, gateway.timeouts, gateway.telemetry.traces
+    of_envoy = exports.traces if traces is not None and traces.envoy else None
     patience = Patience(times.policy.total_seconds(), times.policy_longest.total_seconds())
     return Server(
         socket,
-        ExternalProcessor(pipeline, patience),
-        records,
+        ExternalProcessor(pipeline, patience, traced=of_envoy is not None),
+        AccessLog(exports.journal, cooler.take, holds.tell, exports.traces),
         largest_body=max(limits.json_request, limits.multipart_request, limits.json_answer),
+        spans=None if of_envoy is None else of_envoy.forward,
     )
 
 
@@ -293,13 +308,12 @@ class _Part(Protocol):
     async def close(self) -> None: ...
 
 
-async def _told(roster: Roster, journal: RecordWriter, parts: Iterable[_Part]) -> None:
+async def _told(roster: Roster, parts: Iterable[_Part]) -> None:
     """Close the parts, and write down the last of what waits to be."""
     for part in parts:
         await part.close()
     with contextlib.suppress(StoreUnavailable):
         await asyncio.to_thread(roster.write_used)
-    await asyncio.to_thread(journal.close)
     metrics.publish()
 
 
@@ -320,15 +334,15 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     gateway = revision.gateway
     stores = sql.open_stores(gateway.stores.database)
     roster = _roster(gateway, stores.directory, keeps_snapshot=first)
-    journal = RecordWriter()
+    exports = Exports(gateway)
     holds = _holds(gateway, warns=first)
     stopping = _Stopping()
     current = Current(revision, Path(socket).with_suffix(STANDING))
 
     screening = _screening(models_of(current.catalogue), socket)
     cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
-    cache = await _cache(gateway, current.catalogue.cache, socket, journal)
-    shadows = Shadows(_services_socket(socket), journal, gateway.timeouts.call.total_seconds())
+    cache = await _cache(gateway, current.catalogue.cache, socket, exports.journal)
+    shadows = Shadows(_services_socket(socket), exports.journal, gateway.timeouts.call.total_seconds())
     pipeline = Pipeline(
         catalogue=lambda: current.catalogue,
         roster=roster,
@@ -337,20 +351,21 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
         health=cooler.health,
         holds=holds,
         screening=screening,
-        journal=journal,
+        journal=exports.journal,
         signing_key=_key(gateway.identity.signing_key),
         judge=cooler.judge,
         shadows=shadows,
         answers=cache.answers,
         neighbours=cache.neighbours,
+        traces=exports.traces,
     )
-    server = _server(gateway, socket, pipeline, AccessLog(journal, cooler.take))
+    server = _server(gateway, socket, pipeline, exports, cooler, holds)
     stopping.listen()
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(
         *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run()),
-        _publish(pipeline, holds, journal, cooler, current),
+        _publish(pipeline, holds, exports, cooler, current, roster),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
     )
@@ -358,5 +373,5 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     await _settled(pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
-    await _told(roster, journal, (cache, cooler, shadows, screening))
+    await _told(roster, (cache, cooler, shadows, screening, exports))
     stores.close()

@@ -19,6 +19,7 @@ from extproc.refusals import IDEMPOTENCY_CONFLICT, NOT_CACHED, Refusal, Refused
 from extproc.reservation import Reservations
 from extproc.stages import cache
 from extproc.surfaces import Face, Place, Surface
+from extproc.timing import Stage
 
 Reserved = tuple[Chain, int | None]
 """What `Reservations.chosen` gives."""
@@ -46,7 +47,8 @@ class Caching:
             return await self._reservations.chosen(call, caller, place, model, clean)
         if not made.reason:
             size = len(clean.prompt.body)
-            await beside.loop(size, cache.find, made, call, caller, place, model, clean, answers.key)
+            with call.times.of(Stage.CACHE):
+                await beside.loop(size, cache.find, made, call, caller, place, model, clean, answers.key)
         if self._neighbours is None:
             made.near = None
         one = _One(self._reservations, answers, self._neighbours, made, call, caller, place, model, clean)
@@ -129,7 +131,7 @@ class _One:
         """What is kept serves, or nothing does. Raises Refused."""
         entry, near = None, self.made.near
         if self.made.digest and self.made.policy.mode is Mode.ENFORCE:
-            entry = await self.answers.seat(self.made.digest, shares=False).look()
+            entry = await self._look(self.answers.seat(self.made.digest, shares=False))
         reply = None if entry is None else await self._reply(entry)
         serves = self.made.policy.mode is self.made.policy.semantic.mode is Mode.ENFORCE
         if (
@@ -154,7 +156,7 @@ class _One:
             return (
                 await self._or_near(seat, await self.chosen()) if reply is None else await self._with_a_request(reply)
             )
-        look = asyncio.ensure_future(seat.look())
+        look = asyncio.ensure_future(self._look(seat))
         try:
             reserved = await self.chosen()
         except Refused as refused:
@@ -185,11 +187,12 @@ class _One:
             return None
         tier = made.policy.semantic
         spent.aside += near.cost  # before anything is awaited: whoever leaves meanwhile has spent it
-        matches = await self.neighbours.search(near, cache.threshold(made), tier.timeout)
+        with self.call.times.of(Stage.CACHE):
+            matches = await self.neighbours.search(near, cache.threshold(made), tier.timeout)
         if near.vector is None:
             spent.aside -= near.cost
         for match in matches:
-            entry = await self.answers.seat(match.digest, shares=False).look()
+            entry = await self._look(self.answers.seat(match.digest, shares=False))
             if entry is None or not cache.fits(made, entry, self.answers.now()):
                 continue
             made.similarity = round(match.similarity, 4)
@@ -216,8 +219,13 @@ class _One:
             return await self._awaited(seat) if seat.follows else None
         return await self._reply(entry)
 
+    async def _look(self, seat: Seat) -> Entry | None:
+        with self.call.times.of(Stage.CACHE):
+            return await seat.look()
+
     async def _awaited(self, seat: Seat) -> Reply | None:
-        entry = await seat.wait(self.call.catalogue.cache.wait)
+        with self.call.times.of(Stage.SHARE):
+            entry = await seat.wait(self.call.catalogue.cache.wait)
         return None if entry is None else await self._reply(entry)
 
     async def _with_a_request(self, reply: Reply) -> Reply:

@@ -18,14 +18,17 @@ from extproc.dialects.translate.reading import Translated
 from extproc.guardrails.gate import Gate
 from extproc.guardrails.policy import Guardrails
 from extproc.guardrails.verdict import Verdict
-from extproc.limits.hold import Hold
+from extproc.limits.hold import Hold, Stake
 from extproc.limits.limit import Priority
 from extproc.model import Caller, Catalogue, Cause, Chain, Ending, PublicModel
 from extproc.redaction.answer import AnswerTexts
 from extproc.redaction.placeholders import Placeholders
 from extproc.redaction.profile import Profile
 from extproc.refusals import Refusal
+from extproc.stores.counters import Reading
 from extproc.surfaces import Face, Place
+from extproc.timing import Times
+from extproc.traceparent import Context
 
 
 class Event(Enum):
@@ -104,8 +107,14 @@ class Call:
 
     started: float
     catalogue: Catalogue  # the configuration that it started with, and keeps
+    began: int = 0  # the same as `started`, in milliseconds of Unix time: what it costs goes by that
+    times: Times = field(default_factory=Times)  # of the stages that it went through
+    trace: Context | None = None  # its place in its trace; None: calls have none
     phase: Phase = Phase.OPENED
     begun: bool = False  # Envoy has told something of it
+    id: str = ""  # its own, which no other call has, once its caller is known
+    who: bytes = b""  # telemetry.note of it
+    what: bytes = b""
     request_id: str = ""
     method: str = ""
     path: str = ""  # without the query, and without the prefix for calls of low priority
@@ -128,10 +137,18 @@ class Call:
     priority: Priority = Priority.HIGH
     low_route: bool = False  # through the prefix for calls of low priority
     hold: Hold | None = None  # what it has reserved
+    holds: int = 0  # that it has asked for
     repeat: str = ""  # its Idempotency-Key
     told: tuple[tuple[str, str], ...] = ()  # headers that tell where the caller stands, for the answer
     notices: tuple[tuple[str, str], ...] = ()  # headers that tell other things of the call, for the answer
+    session: str | None = None  # what it belongs to, with others of its caller: an id, or a digest
+    turn: int | None = None  # how often its user has spoken in it
+    tags: Mapping[str, str] = field(default_factory=dict)  # that its caller gave it
+    stood: tuple[tuple[Stake, Reading], ...] = ()  # how its limits stood when it reserved, or was refused
+    stood_at: int = 0  # when that was, in milliseconds of Unix time
     bound: Mapping[str, str] = field(default_factory=dict)  # headers that can bind it to a backend
+    longest: int = 0  # tokens that its answers can have in all, where nothing is held for them
+    choices: int = 1  # answers that it asks for
     output_cap: int | None = None  # tokens, that the gateway wrote into the request
     shadowed: tuple[str, ...] = ()  # limits that would have refused it
     warned: tuple[tuple[str, int], ...] = ()  # limits with the percent of them that it was the first to pass
@@ -159,6 +176,8 @@ class Call:
     translated: Translated | None = None  # what turns the answer of another dialect into one of the surface
     answer: Answer | None = None
     first_byte: float | None = None
+    first_token: float | None = None  # when the first output of a stream came
+    answer_bytes: int = 0  # of its body, as far as they came
     heard: float | None = None  # when a stream's first piece came, or the last one so far of a whole answer
     answer_ended: bool = False
     awaited: int | None = None  # bytes of the answer's body that are still to come, where its head told
@@ -172,6 +191,7 @@ class Call:
     stalled: bool = False  # the gateway ended the answer: the backend had fallen silent
     refusal: Refusal | None = None
     ending: Ending | None = None
+    is_logged: bool = False  # Envoy has the facts for its log
 
     @property
     def model(self) -> str | None:

@@ -15,6 +15,19 @@ CALL = "sluice.call"
 # translate as in CHAIN}; and cause, once one of them has taken over
 INSTEAD = "sluice.instead"
 
+# What the policy tells Envoy of a call, for the record of one whose worker died: {who, what}, strings of JSON as
+# extproc/telemetry/note.py makes them
+FACTS = "sluice"
+# What it tells for Envoy's own log, where there is one: some or all of LOGGED, by name
+LOG = "sluice.log"
+LOGGED = (
+    *("surface", "area", "team", "key_id", "model", "fallback", "backend", "ending", "refusal", "cache", "config"),
+    *("trace_id", "input", "output", "usage", "cost_nano", "currency"),
+)
+
+# Where calls are traced: {traceparent: of the span of which attempts are a part, sampled or not}
+TRACE = "sluice.trace"
+
 # Dynamic metadata that Envoy sends to the policy: what its token filter found, under names made of the issuer's.
 TOKENS = "envoy.filters.http.jwt_authn"  # Envoy's own constant
 
@@ -56,6 +69,11 @@ DEPLOYED_HEADER = "x-sluice-deployed"  # of an answer, up to the listener: tells
 # In which callers ask for a version of their surface's own API; at a backend of another dialect they mean nothing.
 ASKING_HEADERS = ("anthropic-beta", "anthropic-version", "openai-beta")
 ANTHROPIC_VERSION = "2023-06-01"  # of the API, in a header that every call must have
+
+# Of a request, set for each attempt where calls are traced, and so in Envoy's record of it; and of the answer of one
+# whose backend is not told, up to the listener.
+TRACEPARENT = "traceparent"
+TRACE_HEADER = "x-sluice-trace"
 
 ATTEMPT_LOG = "attempt"
 LISTENER_LOG = "listener"

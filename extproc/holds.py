@@ -25,7 +25,7 @@ from extproc.outage import Outage
 from extproc.stages.budget import SLOT
 from extproc.stores.counters import GRACE, Answer, Counters, CountersUnavailable, Draw, MemoryLost, Reading
 from extproc.stores.memory_counters import MemoryCounters
-from extproc.stores.spool import Settlement, Spool
+from extproc.stores.spool import Begun, Settlement, Spool
 from extproc.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ LIFE = 60_000
 
 _MOST_PENDING = 10_000  # settlements in memory; the others wait in the spool
 _DISK_S = 0.005  # for which a settlement waits for the spool: a disk that hangs may not make limits look spent
+_BEGUN_S = 0.005  # for which calls that begin wait for others, to be written together
 _AT_ONCE = 128  # settlements that are under way together
 _PAUSE_S = (0.05, 1.0)  # before a second try, and the most before any
 _AGAIN_AT_ONCE, _BREATH_S = 32, 0.01  # the same of what is said again, and a pause, for the sake of live calls
@@ -111,6 +112,7 @@ class Holds:
         self._splits = workers > 1 and isinstance(counters, MemoryCounters)
         self._life = life
         self._clock = clock
+        self._untold = deque(self._inherited)  # of which nobody has told yet which calls did not end
         self._alone = MemoryCounters(clock)  # while the store is down
         self._ending: set[asyncio.Task[None]] = set()  # what is settled in it
         self._open: dict[str, _Open] = {}
@@ -118,6 +120,7 @@ class Holds:
         self._disk = ThreadPoolExecutor(1, "spool")  # of our own: that of the event loop may wait for a database
         self._written = self._spool.end
         self._fresh: list[Settlement] = []  # not in the spool yet
+        self._begun: list[Begun] = []  # likewise
         self._pending: deque[Settlement] = deque()  # not in the store yet
         self._flying: list[Settlement] = []  # on their way there
         self._unwritten, self._wanted = asyncio.Event(), asyncio.Event()  # something is fresh, or pending
@@ -146,7 +149,7 @@ class Holds:
         draws = hold.draws
         try:
             asked = self._asked(hold, draws)
-            answer = await self._counters.reserve(SLOT, hold.id, asked, self._life, self._since)
+            answer = await self._counters.reserve(SLOT, hold.id, asked, self._life, self._since, hold.note)
         except CountersUnavailable as trouble:
             answer = await self._reserve_alone(hold, draws, trouble)
         else:
@@ -180,12 +183,33 @@ class Holds:
             task = asyncio.ensure_future(self._settle_alone(hold, draws))  # it waits for nothing
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+        self._note(Settlement(hold.id, tuple(draws), event, self._clock()))
+
+    def begun(self, name: str, note: bytes) -> None:
+        """Note a call that is about to be sent: if we die before its end, who inherits the spool tells of it. Never
+        waits, never raises."""
+        if not self._begun:
+            asyncio.get_running_loop().call_later(_BEGUN_S, self._unwritten.set)
+        if len(self._begun) < _MOST_PENDING:
+            self._begun.append(Begun(name, note, self._clock()))
+
+    def tell(self, name: str, event: bytes) -> None:
+        """Tell the usage bus something that no limit counts, under a name of its own. Never waits, never raises."""
+        settlement = Settlement(name, (), event, self._clock())
+        if isinstance(self._counters, MemoryCounters):  # which has nothing to count: the spool is the usage bus
+            self._write_soon(settlement)
+        else:
+            self._note(settlement)
+
+    def _note(self, settlement: Settlement) -> None:
         if len(self._pending) >= _MOST_PENDING and not self._spill():  # neither the store takes any, nor the disk
             self.lost += 1
             return
-        settlement = Settlement(hold.id, tuple(draws), event, self._clock())
         self._pending.append(settlement)
         self._wanted.set()
+        self._write_soon(settlement)
+
+    def _write_soon(self, settlement: Settlement) -> None:
         if len(self._fresh) < _MOST_PENDING:
             self._fresh.append(settlement)
             self._to_write += 1
@@ -206,7 +230,8 @@ class Holds:
         """Let the store have again what an open hold has."""
         known = self._open.get(name)
         if known is not None:  # else its call has ended meanwhile
-            await self._counters.retake(SLOT, name, self._asked(known.hold, known.draws), self._life)
+            draws = self._asked(known.hold, known.draws)
+            await self._counters.retake(SLOT, name, draws, self._life, known.hold.note)
 
     async def _reserve_alone(self, hold: Hold, draws: Sequence[Draw], trouble: CountersUnavailable) -> Answer:
         """Raises the trouble where a limit does not allow to go on without the store."""
@@ -271,7 +296,7 @@ class Holds:
     async def run(self) -> None:
         """Settle, keep holds alive, and say again what may have been lost; for ever."""
         steps = (self._write_next, self._settle_next, self._tend_next, self._repeat_next, self._keep_next)
-        await asyncio.gather(*[_for_ever(step) for step in steps])
+        await asyncio.gather(self._tell_of_the_dead(), *[_for_ever(step) for step in steps])
 
     async def close(self, within: float) -> None:
         """Settle what is pending, for so many seconds at most; what then is left stays in the spool. After `run`."""
@@ -284,6 +309,18 @@ class Holds:
             spool.close()
         await self._counters.close()
 
+    async def _tell_of_the_dead(self) -> None:
+        """Tell the usage bus of the calls that ended with the workers whose spools we inherited."""
+        while self._untold:
+            begun, last = list[Begun](), 0
+            try:
+                begun, last = await self._on_disk(self._untold[0].unended)
+            except OSError as error:
+                log.error("calls of a worker that died cannot be read from its spool: %s", error.strerror)
+            for one in begun:
+                self.tell(f"lost.{one.name}", b'{"kind":"lost","ended":%d,%b' % (max(last, one.at), one.note[1:]))
+            self._untold.popleft()
+
     async def _write_next(self) -> float:
         await self._unwritten.wait()
         await self._write()
@@ -291,10 +328,11 @@ class Holds:
 
     async def _write(self) -> None:
         """Put what is fresh into the spool."""
-        fresh = list(self._fresh)
-        if fresh:
+        fresh, begun = list(self._fresh), self._begun
+        self._begun = []
+        if fresh or begun:
             try:
-                await self._on_disk(self._spool.write, fresh)
+                await self._on_disk(self._spool.write, [*begun, *fresh])
             except OSError as error:
                 log.warning("settlements could not be written to the spool: %s", error.strerror)
                 self.unspooled += len(fresh)
@@ -447,6 +485,8 @@ class Holds:
         except OSError as error:
             log.error("settlements cannot be read from the spool: %s", error.strerror)
             some, then = [], end
+        if isinstance(self._counters, MemoryCounters):
+            some = [one for one in some if one.draws]  # what nothing is counted of would only be remembered
         if await self._take(some):
             return False
         since_then, end = self._again[spool]
@@ -481,7 +521,7 @@ class Holds:
 
     async def _keep_spools(self) -> None:
         """Note how far the store is, and let go of what is old."""
-        for spool in self._spools:
+        for spool in [spool for spool in self._spools if spool not in self._untold]:
             await self._on_disk(spool.keep, self._taken_up_to(spool), self._clock())
         repeated = self._again.keys() | self._doubted.keys()
         for spool in [spool for spool in self._inherited if spool.is_empty and spool not in repeated]:

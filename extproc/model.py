@@ -47,6 +47,14 @@ class Backend:
         return self.cap_field != "max_tokens" or set(names) != {"max_completion_tokens"}
 
 
+SERVICE_TIERS = ("batch", "fast", "flex", "performance", "priority", "reserved", "scale")
+"""What providers call the ways to be served that have prices of their own."""
+OTHER_TIER = "other"
+"""One that we do not know."""
+UNPRICED_MODEL = "model"
+"""What has no price, where that is all of a call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """What a deployed model costs, in nano-units (billionths) of the gateway's currency. None: as `input`, `output`.
@@ -66,6 +74,12 @@ class Price:
     image: int = 0  # each one made
     hosted_call: int = 0  # each of a tool that the provider runs, such as a search of the web
     version: str = ""
+    cache_write_1h: int | None = None  # what is to stay in the cache for an hour; None: as `cache_write`
+    image_input: int | None = None
+    image_output: int | None = None
+    since: int = 0  # in force from then on, in milliseconds of Unix time
+    above: "tuple[tuple[int, Price], ...]" = ()  # of calls with more tokens of input than that, rising
+    tiers: "tuple[tuple[str, Price], ...]" = ()  # of calls that were served in one of SERVICE_TIERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,14 @@ class Target:
     model: str
     weight: int = 1
     price: Price | None = None  # the deployed model's own, or else the public model's; None: unpriced
+    versions: tuple[Price, ...] = ()  # in place of `price` where that changes with time, rising by `since`
+
+    def at(self, now: int) -> "Target":
+        """With the price in force at a time, in milliseconds of Unix time; before the first version it is unpriced."""
+        if not self.versions:
+            return self
+        price = next((price for price in reversed(self.versions) if price.since <= now), None)
+        return Target(self.backend, self.model, self.weight, price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +318,7 @@ class Catalogue:
     accepted: Mapping[Surface, str] = field(default_factory=dict)  # surfaces that take one kind of credential only
     limits: tuple[Limit, ...] = ()  # the gateway's own
     currency: str = "USD"
+    priced_only: bool = False  # targets of which nobody knows what they cost serve nothing
     low_prefix: str = ""  # a path prefix for calls of the low route; empty: none
     tells_priority: bool = False  # on that route the answer tells its class and the tokens left
     redaction: Mapping[str, Profile] = field(default_factory=dict)  # policies by name
@@ -303,9 +326,14 @@ class Catalogue:
     attempts: int = 5  # the most backends that a call is tried at
     retry_share: float = 0.2  # of all calls, the most that are tried again after failures
     tells_backend: bool = False  # answers say who served, and at which attempt
+    logs_calls: bool = False  # Envoy logs each call, with facts of ours
+    tells_times: bool = False  # answers say how long each stage took
+    genai: str = "1.41"  # of the conventions for names in telemetry
     silence: float = 270.0  # seconds for which a backend may be silent in the middle of a stream that can be ended
     owned: Mapping[str, Mapping[str, PublicModel]] = field(default_factory=dict)  # models that teams bring, by team
     binding_headers: frozenset[str] = frozenset()  # those that bind calls of some model to a backend
+    sessions: tuple[str, ...] = ()  # headers that name the session of a call, in lower case, the surest first
+    tags: tuple[str, ...] = ()  # that callers may give their calls
     revision: str = ""  # of the configuration
     cache: CacheRules = field(default_factory=CacheRules)
 
@@ -362,6 +390,20 @@ class StateReference:
 
 
 @dataclass(frozen=True, slots=True)
+class Talk:
+    """What a request tells of the conversation that it is part of. None of it has been looked at."""
+
+    name: str | None = field(default=None, repr=False)  # what the client calls its session
+    user: str | None = field(default=None, repr=False)  # for whom it says to call
+    opening: str = field(default="", repr=False)  # how it begins: the user's first words; empty: nobody can tell
+    turn: int | None = None  # how often the user has spoken
+    metadata: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+NO_TALK = Talk()
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A request as its dialect read it."""
 
@@ -380,7 +422,9 @@ class Prompt:
     state: StateReference | None = None
     background: bool = False
     json_output: bool = False  # the texts of the answer are JSON
+    talk: Talk = NO_TALK
     aside: int = 0  # nano-units that questions to services about it cost
+    service_tiers: frozenset[str] | None = None  # in which it may be served beside the usual one; None: in any
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +466,7 @@ class UsageSource(StrEnum):
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens by kind. Cached, audio and cache-write tokens are part of input; reasoning and audio of output.
+    """Tokens by kind. Cached, audio, image and cache-write tokens are part of input; reasoning, audio, image of output.
 
     `other_input` and `other_output` are of kinds that we do not know.
     """
@@ -440,6 +484,10 @@ class Usage:
     images: int = 0  # made
     hosted_calls: int = 0  # of tools that the provider runs
     source: UsageSource = UsageSource.NONE
+    image_input: int = 0
+    image_output: int = 0
+    cache_write_1h: int = 0  # of `cache_write`, what is to stay for an hour
+    tier: str = ""  # in which the answer says that it was served, of SERVICE_TIERS or OTHER_TIER; empty: the usual one
 
 
 class Ending(StrEnum):
@@ -472,4 +520,9 @@ class Outcome:
     cost: int | None = None  # nano-units; None where it has no price
     overspent: Mapping[str, int] = field(default_factory=dict)  # tokens above what was held, by cause
     overspent_money: int = 0  # nano-units above what was held
+    deployed: str | None = None  # the model's name at the backend that served
+    price_version: str | None = None  # of the prices that its cost is made from
+    unpriced: str | None = None  # what nobody knows the price of: UNPRICED_MODEL, or the service tier that it was
+    stop_reason: str | None = None  # why the model ended its answer, one of stops.STOPS
+    tool_calls: int | None = None  # of tools that the client runs; None where nobody could tell
     output_cap: int | None = None  # tokens, where the gateway wrote or lowered it

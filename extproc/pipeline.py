@@ -8,10 +8,9 @@ the adapter fails the stream, which Envoy turns into a 5xx for this call and not
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-import orjson
+from typing import TypeVar
 
 from extproc import surfaces
 from extproc.cache import control
@@ -41,15 +40,14 @@ from extproc.dialects.multipart import FormReader
 from extproc.guardrails.gate import Gate
 from extproc.headers import Headers, content_length
 from extproc.identity import passport
+from extproc.limits.demand import Extent, answer_tokens
 from extproc.model import (
     Caller,
     Catalogue,
     Chain,
     CleanPrompt,
     CredentialKind,
-    Demand,
     Ending,
-    Outcome,
     Prompt,
     PublicModel,
     StateReference,
@@ -73,11 +71,11 @@ from extproc.refusals import (
 )
 from extproc.reservation import Reservations
 from extproc.routing.attempt import Attempt, Meaning
+from extproc.settlement import Settlement
 from extproc.stages import (
     binding,
     budget,
     cache,
-    charge,
     fallback,
     forward,
     guard,
@@ -88,20 +86,23 @@ from extproc.stages import (
     shadow,
     state,
     translation,
-    usage,
 )
 from extproc.stages.admit import admit
 from extproc.stages.identify import Token, identify
+from extproc.stages.session import Sessions
 from extproc.stages.shadow import Copy
 from extproc.stages.traffic import Traffic
 from extproc.stores.counters import CountersUnavailable
 from extproc.stores.ports import StoreUnavailable
 from extproc.surfaces import MULTIPART, Face, Place, Surface
-from extproc.telemetry import metrics
-from extproc.telemetry.records import access_record
+from extproc.telemetry import logged, metrics, note
+from extproc.telemetry.traces import Traces
+from extproc.timing import Stage, Times
 
 _JSON = (("content-type", "application/json"),)
 _STORE_DOWN = Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer. Try again in a moment.")
+
+Told = TypeVar("Told", Relay, Reply)
 
 
 def _nobody(_attempt: Attempt) -> None:
@@ -127,11 +128,13 @@ class Pipeline:
         shadows: Shadows | None = None,
         answers: Answers | None = None,
         neighbours: Neighbours | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """`judge` is told how answers went that were watched as they flowed. `answers` None: there is no cache."""
         self._catalogue = catalogue
         self._roster = roster
         self._signing_key = signing_key
+        self._sessions = Sessions(signing_key)
         self._judge = judge
         self._not_ready = not_ready
         self._affinity = affinity
@@ -142,7 +145,8 @@ class Pipeline:
         self._traffic = Traffic()
         self._reservations = Reservations(affinity, roster, health, holds, self._traffic)
         self._caching = Caching(answers, self._reservations, neighbours)
-        self._journal = journal
+        self._settlement = Settlement(holds, self._caching, journal, self._traffic, judge, traces)
+        self._traces = traces
         self._dice = random.SystemRandom()
         self.in_flight = 0
         self._of_revision: Counter[str] = Counter()  # calls in flight, by the configuration that they began with
@@ -152,7 +156,14 @@ class Pipeline:
         catalogue = self._catalogue()
         self.in_flight += 1
         self._of_revision[catalogue.revision] += 1
-        return Call(started=time.monotonic(), catalogue=catalogue)
+        name = self._reservations.name()
+        began = time.time_ns() // 1_000_000
+        return Call(started=time.monotonic(), catalogue=catalogue, began=began, times=Times(time.monotonic), id=name)
+
+    def join(self, call: Call, parents: Sequence[str], states: Sequence[str]) -> None:
+        """Find the place of a call in the trace of its traceparents and tracestates, where calls are traced."""
+        if self._traces is not None:
+            call.trace = self._traces.begin(parents, states)
 
     @property
     def revisions(self) -> list[str]:
@@ -165,27 +176,22 @@ class Pipeline:
         self, call: Call, headers: Headers, end: bool, token: Token = None
     ) -> Proceed | Withhold | Route | Reply:
         call.note(Event.REQUEST_HEADERS)
+        if call.trace is None:
+            self.join(call, headers.all("traceparent"), headers.all("tracestate"))
         try:
-            place = self._place(call, headers)
-            if place.surface is Surface.READY:
-                return self._readiness(call)
-            call.caller = self._identified(call, headers, place, token)
-            if place.surface is Surface.ME:
-                return self._reply(call, listing.me(call.caller, _usable(call, call.caller)))
-            if place.surface in (Surface.MODELS, Surface.MODEL_ITEM):
-                return self._list_models(call, call.caller, place)
-            call.priority = budget.priority(headers.get("x-priority"), call.caller)
-            call.repeat = headers.get("idempotency-key") or ""
-            call.rules = guard.rules(call.caller, call.catalogue)
-            call.stripped, call.asking = forward.stripped(headers), forward.asking(headers)
-            call.bound = binding.headers(headers, call.catalogue.binding_headers)
-            if call.catalogue.cache.on or "cache-control" in headers:
-                call.control, call.versions = control.read(headers), forward.versions(headers)
-            if call.rules is not None:
-                call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
-            call.phase = Phase.IDENTIFIED
+            with call.times.of(Stage.IDENTIFY):
+                place = self._place(call, headers)
+                if place.surface is Surface.READY:
+                    call.trace = None  # of a probe there is no span, and its record names none
+                    return self._readiness(call)
+                caller = call.caller = self._identified(call, headers, place, token)
+                if place.surface is Surface.ME:
+                    return self._reply(call, listing.me(caller, _usable(call, caller)))
+                if place.surface in (Surface.MODELS, Surface.MODEL_ITEM):
+                    return self._list_models(call, caller, place)
+                self._asked(call, caller, headers)
             if place.surface is Surface.RESPONSE_ITEM:
-                return await self._stored_item(call, call.caller, place) if end else PROCEED
+                return await self._stored_item(call, caller, place) if end else PROCEED
             return self._expect_body(call, headers, place, end)
         except Refused as refused:
             return self._refuse(call, refused.refusal)
@@ -213,6 +219,21 @@ class Pipeline:
             allowed = " or ".join(place.methods)
             raise Refused(METHOD_NOT_ALLOWED, f"This path takes {allowed}.")
         return place
+
+    def _asked(self, call: Call, caller: Caller, headers: Headers) -> None:
+        """What the head of a call says of it. Raises Refused."""
+        call.priority = budget.priority(headers.get("x-priority"), caller)
+        call.repeat = headers.get("idempotency-key") or ""
+        call.rules = guard.rules(caller, call.catalogue)
+        call.stripped, call.asking = forward.stripped(headers), forward.asking(headers)
+        call.bound = binding.headers(headers, call.catalogue.binding_headers)
+        self._sessions.of_headers(call, caller, headers)
+        if call.catalogue.cache.on or "cache-control" in headers:
+            call.control, call.versions = control.read(headers), forward.versions(headers)
+        if call.rules is not None:
+            call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
+        call.who = note.who(call)
+        call.phase = Phase.IDENTIFIED
 
     def _readiness(self, call: Call) -> Reply:
         if self._not_ready() is not None:
@@ -259,16 +280,20 @@ class Pipeline:
     async def _stored_item(self, call: Call, caller: Caller, place: Place) -> Route:
         """A stored response is read, cancelled or deleted where it was made, by whom it was made for."""
         reference = StateReference(ids=(place.item or "",))
-        known = await self._affinity.recall(reference.ids)
+        with call.times.of(Stage.ROUTE):
+            known = await self._affinity.recall(reference.ids)
         backend = state.holder(caller, reference, known)
         model = state.maker(call.catalogue, known[place.item or ""].model, backend, caller.team)
         call.pinned = True
-        call.chain = chain = route.pinned(model, place, backend or "", caller.team, self._roster.current().stops)
+        stops = self._roster.current().stops
+        call.chain = chain = route.pinned(model, place, backend or "", caller.team, stops, call.began)
         if call.method == "GET":  # to end what is made in the background is never refused
             await self._reservations.reserve(call, caller, place, CleanPrompt(Prompt(b"", None, None)), chain)
         call.phase = Phase.ROUTED
+        self._leaves(call, chain)
         self._traffic.sent(call, time.monotonic())
-        legs = forward.legs(chain, place, call.query, None)
+        with call.times.of(Stage.FORWARD):
+            legs = forward.legs(chain, place, call.query, None)
         return Route(legs, call.stripped, identity=self._passport(call, caller, chain))
 
     # ---- request body: what may leave, where to, at what price -----------------------------------------
@@ -295,9 +320,11 @@ class Pipeline:
             return self._refuse(call, _STORE_DOWN)
 
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route | Reply:
-        prompt = registry.READERS[place.surface](body)
-        model = call.named = route.model_for(caller, place, prompt.model, call.catalogue)
-        call.notices = notices.of_model(model, route.written(place, prompt.model))
+        with call.times.of(Stage.READ):
+            prompt = registry.READERS[place.surface](body)
+            self._sessions.of_body(call, caller, prompt.talk)
+            model = call.named = route.model_for(caller, place, prompt.model, call.catalogue)
+            call.notices = notices.of_model(model, route.written(place, prompt.model))
         clean = await self._clean(call, place, prompt)
         served = await self._caching.served(call, caller, place, model, clean)
         if isinstance(served, Reply):
@@ -305,10 +332,17 @@ class Pipeline:
         chain, cap = served
         cap = await self._reservations.stand_ins(call, caller, place, clean, chain, cap)
         await self._moderate(call, clean)
+        with call.times.of(Stage.FORWARD):
+            return self._sent(call, caller, place, clean, chain, cap, body)
+
+    def _sent(
+        self, call: Call, caller: Caller, place: Place, clean: CleanPrompt, chain: Chain, cap: int | None, body: bytes
+    ) -> Route:
+        """The request as the targets of the chain get it, with `cap` tokens of output at most."""
         chain = chain if cap is None else forward.same_cap_field(chain, place)
         call.spare = fallback.fitting(chain, call.spare, place, cap)
         whole = fallback.joined(chain, call.spare)
-        self._routed(call, chain, clean.prompt)
+        self._routed(call, place, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, whole, place)
         sent = forward.body_route(clean, whole, place, call.query, call.stripped, cap)
         first_byte = fallback.first_byte(chain, call.spare)
@@ -326,27 +360,39 @@ class Pipeline:
         """Look through the request as the caller's policies say, and redact it. Raises Refused."""
         if call.rules is None:
             return CleanPrompt(prompt)
-        guard.check_state(prompt, call.rules)
-        guard.check_model(prompt.model, place, call.catalogue)
-        return await self._screening.clean(prompt, call.rules, call.inspection)
+        with call.times.of(Stage.SCREEN):
+            guard.check_state(prompt, call.rules)
+            guard.check_model(prompt.model, place, call.catalogue)
+            return await self._screening.clean(prompt, call.rules, call.inspection)
 
     async def _moderate(self, call: Call, clean: CleanPrompt) -> None:
         """Ask the service that judges texts, where the policy wants it. Raises Refused."""
         if call.rules is not None and clean.questions:
-            await self._screening.moderate(clean.questions, call.rules, call.inspection)
+            with call.times.of(Stage.MODERATE):
+                await self._screening.moderate(clean.questions, call.rules, call.inspection)
 
-    def _routed(self, call: Call, chain: Chain, prompt: Prompt) -> None:
+    def _routed(self, call: Call, place: Place, chain: Chain, prompt: Prompt) -> None:
         """From here on only facts are kept: the prompt itself is Envoy's, not ours."""
         call.chain = chain
         call.stream = prompt.stream
         call.json_output = prompt.json_output
         call.estimated_input = prompt.estimated_input
+        call.choices = prompt.choices
+        if call.hold is None:
+            call.longest = answer_tokens(place.surface, prompt, chain) * prompt.choices
         call.background = prompt.background
         call.searches = prompt.searches
         call.asked_usage = prompt.usage_edit is None
         call.phase = Phase.ROUTED
+        self._leaves(call, chain)
         self._traffic.sent(call, time.monotonic())
         self._reservations.leave_probes(call, chain.targets[0].backend.name)
+
+    def _leaves(self, call: Call, chain: Chain) -> None:
+        """Leave word of a call that is about to be sent: who ends it may be another worker."""
+        surely = Extent(estimated_input=call.estimated_input).surely(chain) if call.hold is None else call.hold.surely
+        call.what = note.what(call, chain.model.name, call.stream, surely)
+        self._holds.begun(call.id, note.joined(call.who, call.what))
 
     def _copy(self, call: Call, place: Place, prompt: Prompt, body: bytes) -> None:
         """Have a share of the calls copied, as their model wants it. Whatever becomes of it, the call is not told."""
@@ -375,7 +421,8 @@ class Pipeline:
         if isinstance(call.form, FormTexts):
             chunk = await self._looked(call, call.form, chunk, end)
         else:
-            call.form.feed(chunk, end)  # to the end: a second model behind the file must not pass
+            with call.times.of(Stage.READ):
+                call.form.feed(chunk, end)  # to the end: a second model behind the file must not pass
         if call.phase is not Phase.IDENTIFIED:
             return Pass(chunk, end) if chunk or end else WITHHOLD
         call.pending += chunk
@@ -388,10 +435,11 @@ class Pipeline:
         chain = forward.same_form(await self._reservations.drawn(call, caller, place, model, clean), place)
         reserved, _ = await self._reservations.reserve(call, caller, place, clean, chain)
         chain = forward.same_form(reserved, place)
-        self._routed(call, chain, clean.prompt)
+        self._routed(call, place, chain, clean.prompt)
         held, call.pending = call.pending, b""
-        sent = forward.form_pass(call, chain, place, call.form, held)
-        signed = self._passport(call, caller, chain)
+        with call.times.of(Stage.FORWARD):
+            sent = forward.form_pass(call, chain, place, call.form, held)
+            signed = self._passport(call, caller, chain)
         return (
             sent if signed is None or sent.route is None else replace(sent, route=replace(sent.route, identity=signed))
         )
@@ -408,7 +456,8 @@ class Pipeline:
             except StopIteration as done:
                 passes: bytes = done.value
                 break
-            clean = await self._screening.clean_text(text, call.rules, call.inspection)
+            with call.times.of(Stage.SCREEN):
+                clean = await self._screening.clean_text(text, call.rules, call.inspection)
         if end and form.unread:
             judge.unread(call.rules, call.inspection)
         return passes
@@ -424,6 +473,10 @@ class Pipeline:
 
     async def response_headers(self, call: Call, headers: Headers, origin: Origin, end: bool) -> Relay | Reply:
         call.note(Event.RESPONSE_HEADERS)
+        with call.times.of(Stage.ANSWER):
+            return self._answer_head(call, headers, origin, end)
+
+    def _answer_head(self, call: Call, headers: Headers, origin: Origin, end: bool) -> Relay | Reply:
         status = int(headers.get(":status") or 0)
         if call.phase is Phase.OPENED:
             self._recognise(call, origin)
@@ -482,15 +535,19 @@ class Pipeline:
         call.note(Event.RESPONSE_BODY)
         if call.phase is Phase.ANSWERED:
             return WITHHOLD
+        began = time.monotonic()
         if call.awaited is not None:  # a client that has all of it may leave before its end is told
             call.awaited -= len(chunk)
             end = end or call.awaited <= 0
+        call.answer_bytes += len(chunk)
         if call.heard is None or not call.stream:
-            call.heard = time.monotonic()
+            call.heard = began
         try:
             return await self._answer_body(call, chunk, end)
         except Refused as refused:
             return self._withdraw(call, refused.refusal)
+        finally:
+            call.times.note(Stage.ANSWER, began)
 
     async def _answer_body(self, call: Call, chunk: bytes, end: bool) -> Emit:
         if call.answer_ended:
@@ -526,6 +583,8 @@ class Pipeline:
         if call.gate is not None:
             emit = await self._heard(call, call.gate, emit, chunk, end)
         call.answer_ended = end or emit.last
+        if call.first_token is None and call.stream and call.meter is not None and call.meter.spoken:
+            call.first_token = time.monotonic()
         if call.meter is not None and (made := call.meter.made_ids()):
             await self._remember(call, made)
         return emit
@@ -595,6 +654,18 @@ class Pipeline:
         call.note(event)
         return WITHHOLD if call.phase is Phase.ANSWERED else PROCEED
 
+    # ---- what is told of it while it lasts ------------------------------------------------------------
+
+    def timed(self, call: Call, order: Told) -> Told:
+        """The head of an answer, with how long the stages of the call took, where that is to be told."""
+        if not call.catalogue.tells_times:
+            return order
+        return replace(order, headers=(*order.headers, *notices.of_times(call)))
+
+    def to_log(self, call: Call, is_last: bool) -> logged.Facts:
+        """What Envoy's log is to have of a call, see Settlement."""
+        return self._settlement.to_log(call, is_last)
+
     # ---- the end, exactly once ------------------------------------------------------------------------
 
     def fail(self, call: Call) -> None:
@@ -610,41 +681,14 @@ class Pipeline:
         if not call.begun:
             return  # Envoy opened a stream and said nothing
         try:
-            self._settle(call)
+            if call.backend is None and call.phase is not Phase.ANSWERED:
+                self._reservations.leave_probes(call)  # nobody waited for the outcome
+            if call.texts is not None:
+                relay.note(call.texts, call.rules, call.inspection)
+            self._settlement.settle(call)
         finally:
             if call.lookup is not None and call.lookup.seat is not None:
                 call.lookup.seat.leave()
-
-    def _settle(self, call: Call) -> None:
-        if call.backend is None and call.phase is not Phase.ANSWERED:
-            self._reservations.leave_probes(call)  # nobody waited for the outcome
-        if call.texts is not None:
-            relay.note(call.texts, call.rules, call.inspection)
-        duration = time.monotonic() - call.started
-        outcome = usage.outcome(call, duration)
-        used = self._account(call, outcome)
-        if call.lookup is not None:
-            self._caching.ended(call, outcome)
-        record = access_record(call, outcome, time.time(), duration)
-        if call.hold is not None:  # before anything else can fail: what is not settled is held until the worker ends
-            draws = charge.settled(call.hold, used, outcome.backend, call.model)
-            self._holds.settle(call.hold, draws, orjson.dumps(record))
-        self._journal.write(record)
-        metrics.count_call(call, outcome, duration)
-        self._traffic.ended(call, outcome, call.started + duration)
-        if call.watched and call.backend is not None and outcome.ending is Ending.COMPLETE:
-            self._judge(Attempt(call.backend, call.status, judged=Meaning.ALIVE))
-
-    def _account(self, call: Call, outcome: Outcome) -> Demand:
-        """What the call has used of its limits; its cost goes into the outcome."""
-        target = usage.served(call)
-        used = charge.used(outcome, target, call.hold, call.background, call.inspection.aside)
-        if call.inspection.aside or (target is not None and target.price is not None):
-            outcome.cost = used.money
-        if call.hold is not None:
-            outcome.overspent = charge.overspent(call.hold, used)
-            outcome.overspent_money = max(0, used.money - call.hold.demand.money)
-        return used
 
     def _refuse(self, call: Call, refusal: Refusal) -> Reply:
         if call.phase is Phase.IDENTIFIED:

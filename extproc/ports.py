@@ -48,6 +48,12 @@ class Holds(Protocol):
     def settle(self, hold: Hold, draws: Sequence[Draw], event: bytes) -> None:
         """Put what was used in place of the hold, and tell it to the usage bus. Never blocks, never raises."""
 
+    def begun(self, name: str, note: bytes) -> None:
+        """Note a call that is about to be sent, until it is settled or told. Never blocks, never raises."""
+
+    def tell(self, name: str, event: bytes) -> None:
+        """Tell the usage bus of a call that no limit counts. Never blocks, never raises."""
+
 
 class Screening(Protocol):
     """Looks through the texts of calls, beside the event loop where they are long. Raises Refused."""

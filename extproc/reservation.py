@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from extproc import beside
@@ -23,8 +24,10 @@ from extproc.ports import Affinity, Holds, Roster
 from extproc.refusals import MODEL_NOT_FOUND, QUOTA, Refusal, Refused
 from extproc.stages import binding, budget, fallback, route, shortage, state
 from extproc.stages.traffic import Traffic
-from extproc.stores.counters import Answer, CountersUnavailable
+from extproc.stores.counters import Answer, CountersUnavailable, Draw, hold_name
 from extproc.surfaces import Place
+from extproc.telemetry import note
+from extproc.timing import Stage
 
 _CAP_HEADER = "x-sluice-output-cap"
 _MOMENT_S = 0.02  # in which what calls that have just ended did not use comes back
@@ -49,18 +52,30 @@ class Reservations:
         self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
         self._numbers = itertools.count()
 
+    def name(self) -> str:
+        """A new id of a call, which no other worker gives."""
+        return f"{self._name}.{next(self._numbers)}"
+
     async def _chain(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         leans_on = clean.prompt.state
         if leans_on is not None:
-            known = await self._affinity.recall((*leans_on.ids, *leans_on.sealed))
+            with call.times.of(Stage.ROUTE):
+                known = await self._affinity.recall((*leans_on.ids, *leans_on.sealed))
             holder = state.holder(caller, leans_on, known)
             if holder is not None:
                 call.pinned = True
-                return route.pinned(model, place, holder, caller.team, self._roster.current().stops)
+                stops, only = self._roster.current().stops, call.catalogue.priced_only
+                return route.pinned(model, place, holder, caller.team, stops, call.began, only)
         return await self.drawn(call, caller, place, model, clean)
 
     async def drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         """The targets in an order that is drawn for this call. Raises Refused."""
+        with call.times.of(Stage.ROUTE):
+            chain = await self._drawn(call, caller, place, model, clean)
+        call.probes += () if chain.probe is None else (chain.probe,)
+        return chain
+
+    async def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         lacks = await beside.loop(len(clean.prompt.body), route.lacks, model, place, clean, caller.team)
         conditions = route.Conditions(
             self._dice.random,
@@ -73,10 +88,10 @@ class Reservations:
             lacks=lacks,
             retry_share=call.catalogue.retry_share,
             traffic=self._traffic,
+            began=call.began,
+            priced_only=call.catalogue.priced_only,
         )
-        chain = route.chain(model, place, clean, conditions)
-        call.probes += () if chain.probe is None else (chain.probe,)
-        return chain
+        return route.chain(model, place, clean, conditions)
 
     async def chosen(
         self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt
@@ -93,7 +108,7 @@ class Reservations:
             other = await self._another(call, caller, place, larger, clean)
             reserved = await self.reserve(call, caller, place, clean, other)
         except Refused:
-            call.told, call.shadowed, call.warned = (), (), ()
+            call.told, call.shadowed, call.warned, call.stood = (), (), (), ()
             return await self.reserve(call, caller, place, clean, chain)
         if reserved[0] is other:
             call.fallback = Cause.CONTEXT_WINDOW
@@ -125,7 +140,8 @@ class Reservations:
             try:
                 chains[name] = other = await self._another(call, caller, place, name, clean)
                 terms = self._terms(call, caller, place, clean.prompt, other)
-                needed = await self._take_more(call, terms, fallback.longest(chain, place, clean.prompt))
+                with call.times.of(Stage.RESERVE):
+                    needed = await self._take_more(call, terms, fallback.longest(chain, place, clean.prompt))
                 cap = needed if cap is None else cap
             except (Refused, CountersUnavailable):
                 chains[name] = None
@@ -148,7 +164,9 @@ class Reservations:
         if held is not None and (held.leased or call.output_cap is not None):
             ask = budget.Ask(held.cap, held.leased)
         now = time.time_ns() // 1_000_000
-        wanted = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
+        name = _name(call) if held is None else held.id
+        wanted = budget.hold(terms, name, ask, self._sums, now)
+        wanted.note = self._note(call, terms, wanted)
         wide = fallback.wider(held, call.named.name, wanted, other.name)
         if held is None:
             call.hold = wide  # from here on `end` gives back what may have been taken
@@ -158,6 +176,7 @@ class Reservations:
             if not answer.granted:
                 call.hold = held
                 raise Refused.of(_NO_ROOM)
+            self._stand(call, wide, lacking, answer, now)
         call.hold = wide
         return self._granted(call, terms, wide) if call.output_cap is None else call.output_cap
 
@@ -172,7 +191,8 @@ class Reservations:
         call.chain = chain  # of a refused call, too, the record tells the model
         if call.low_route and call.catalogue.tells_priority:
             call.told = budget.priority_headers((), call.priority)
-        then = await self._take(call, self._terms(call, caller, place, clean.prompt, chain))
+        with call.times.of(Stage.RESERVE):
+            then = await self._take(call, self._terms(call, caller, place, clean.prompt, chain))
         if not isinstance(then, shortage.Instead):
             return chain, then
         refused, told = Refused.of(then.refusal), call.told
@@ -180,8 +200,9 @@ class Reservations:
             raise refused
         try:
             chain = await self._another(call, caller, place, then.model, clean)
-            terms = self._terms(call, caller, place, clean.prompt, chain)
-            again = await self._take(call, terms)
+            with call.times.of(Stage.RESERVE):
+                terms = self._terms(call, caller, place, clean.prompt, chain)
+                again = await self._take(call, terms)
         except Refused:
             call.told = told
             raise refused from None
@@ -189,7 +210,7 @@ class Reservations:
             call.told = told
             raise refused
         if not terms.limits:
-            call.told, call.shadowed, call.warned = (), (), ()
+            call.told, call.shadowed, call.warned, call.stood = (), (), (), ()
         call.chain = chain
         call.told += ((fallback.MODEL_HEADER, chain.model.name),)
         return chain, again
@@ -205,13 +226,14 @@ class Reservations:
         """
         route.check_stops(model, self._roster.current().stops)
         chain = Chain(model, ())
-        call.told, call.shadowed, call.warned = (), (), ()
+        call.told, call.shadowed, call.warned, call.stood = (), (), (), ()
         if call.low_route and call.catalogue.tells_priority:
             call.told = budget.priority_headers((), call.priority)
         terms = self._terms(call, caller, place, prompt, chain)
         limits = tuple([limit for limit in terms.limits if limit.measure is not Measure.CONCURRENT])
         extent_here = Extent(aside=call.inspection.aside + aside)
-        then = await self._take(call, replace(terms, limits=limits, extent=extent_here, cap=Cap(), once=None))
+        with call.times.of(Stage.RESERVE):
+            then = await self._take(call, replace(terms, limits=limits, extent=extent_here, cap=Cap(), once=None))
         if isinstance(then, shortage.Instead):
             raise Refused.of(then.refusal)
 
@@ -239,10 +261,11 @@ class Reservations:
         if not terms.limits:
             return None
         budget.check_prices(terms)
-        ask = budget.Ask(terms.extent.cap)
+        ask, name = budget.Ask(terms.extent.cap), _name(call)
         while True:
             now = time.time_ns() // 1_000_000
-            held = budget.hold(terms, f"{self._name}.{next(self._numbers)}", ask, self._sums, now)
+            held = budget.hold(terms, name, ask, self._sums, now)
+            held.note = self._note(call, terms, held)
             call.hold = held  # from here on `end` gives back what may have been taken
             answer = await self._holds.reserve(held)
             if answer.granted:
@@ -261,8 +284,22 @@ class Reservations:
                 raise Refused.of(refusal)
             return then
 
+    def _note(self, call: Call, terms: budget.Terms, held: Hold) -> bytes:
+        return note.joined(call.who, note.what(call, terms.chain.model.name, terms.stream, held.surely))
+
+    def _stand(self, call: Call, wide: Hold, drawn: Sequence[Draw], answer: Answer, now: int) -> None:
+        """Note how the limits stand that only another model would use, which may take over."""
+        readings = {draw.counter.key: reading for draw, reading in zip(drawn, answer.readings, strict=True)}
+        known = {stake.draw.counter.key for stake, _ in call.stood}
+        found = [(stake, readings.get(stake.draw.counter.key)) for stake in wide.stakes]
+        call.stood_at = call.stood_at or now
+        call.stood += tuple(
+            [(stake, reading) for stake, reading in found if reading and stake.draw.counter.key not in known]
+        )
+
     def _tell(self, call: Call, held: Hold, answer: Answer, now: int, refused: str | None = None) -> None:
         """What the answer to the caller, the record and the metrics say of the limits."""
+        call.stood, call.stood_at = tuple(held.read(answer)), now
         told = budget.standings(held, answer)
         call.told = standing.headers(told, call.face, call.catalogue.currency, now, refused)
         if call.low_route and call.catalogue.tells_priority:
@@ -300,6 +337,12 @@ class Reservations:
         if answer.granted:
             held.demand, call.flowed = demand, flowed
         return answer.granted
+
+
+def _name(call: Call) -> str:
+    """Of its next hold."""
+    number, call.holds = call.holds, call.holds + 1
+    return hold_name(call.id, number)
 
 
 def _digest(call: Call, caller: Caller, body: bytes) -> str:

@@ -13,9 +13,13 @@ import threading
 from collections.abc import Iterator
 
 import uvloop
+from prometheus_client import values
 
 from extproc.imports import uncollected
 
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # One set of files for all runs of a worker: what a killed one has counted goes on, and none leaves any behind.
+    values.ValueClass = values.MultiProcessValue(lambda: sys.argv[-1])
 with uncollected():
     from extproc.app import run_worker
     from extproc.config.revision import Revision

@@ -10,7 +10,19 @@ from functools import lru_cache
 from typing import Any
 
 from extproc.call import BodyMode, Emit, Leg, Pass, Relay, Reply, Route
-from extproc.contract import CALL, CHAIN, INSTEAD, ORDER, ROUTED_HEADER, SINK_CLUSTER, cluster_of
+from extproc.contract import (
+    CALL,
+    CHAIN,
+    FACTS,
+    INSTEAD,
+    LOG,
+    ORDER,
+    ROUTED_HEADER,
+    SINK_CLUSTER,
+    TRACE,
+    TRACEPARENT,
+    cluster_of,
+)
 from protos.ext_proc_pb2 import (
     BodyMutation,
     BodyResponse,
@@ -29,6 +41,7 @@ from protos.ext_proc_pb2 import (
 
 _OVERWRITE = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _LONGEST_KEPT = 1024  # characters of paths and names: what a caller or provider chooses must not fill the memory
+_TRACEPARENT_SIZE = 55  # characters
 _LARGEST_PIECE = 64 * 1024  # bytes of an answer in one reply, so that Envoy holds few where a client reads slowly
 
 PROCEED_REQUEST_HEADERS = ProcessingResponse(request_headers=HeadersResponse()).SerializeToString()
@@ -212,6 +225,51 @@ def _changed_body(body: bytes) -> bytes:
     length = HeaderMutation(set_headers=[_header("content-length", str(len(body)))])
     common = CommonResponse(header_mutation=length, body_mutation=BodyMutation(body=body))
     return ProcessingResponse(request_body=BodyResponse(response=common)).SerializeToString()
+
+
+def logged(facts: Mapping[str, str | int]) -> bytes:
+    """Facts for Envoy's log: a part of any reply. They stay until others of their names come."""
+    reply = ProcessingResponse()
+    fields = reply.dynamic_metadata.fields[LOG].struct_value.fields
+    for name, value in facts.items():
+        if isinstance(value, str):
+            fields[name].string_value = value
+        else:
+            fields[name].number_value = value
+    return reply.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _around_note(name: str, size: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a note of so many bytes."""
+    probe = b"\0" * size
+    reply = ProcessingResponse()
+    reply.dynamic_metadata.fields[FACTS].struct_value.fields[name].string_value = probe.decode()
+    before, _, behind = reply.SerializeToString().partition(probe)
+    return before, behind
+
+
+def noted(name: str, note: bytes) -> bytes:
+    """A note for Envoy's record of the call, UTF-8: a part of any reply, one for each at most."""
+    if not note:
+        return b""
+    before, behind = _around_note(name, len(note))
+    return before + note + behind
+
+
+def _around_trace() -> tuple[bytes, bytes]:
+    reply = ProcessingResponse()
+    reply.dynamic_metadata.fields[TRACE].struct_value.fields[TRACEPARENT].string_value = "0" * _TRACEPARENT_SIZE
+    before, _, behind = reply.SerializeToString().partition(b"0" * _TRACEPARENT_SIZE)
+    return before, behind
+
+
+_BEFORE_TRACE, _BEHIND_TRACE = _around_trace()
+
+
+def traced(header: str) -> bytes:
+    """The traceparent of a call that is sent: a part of any reply."""
+    return _BEFORE_TRACE + header.encode() + _BEHIND_TRACE
 
 
 def route_after_headers(route: Route) -> bytes:

@@ -6,6 +6,7 @@ reply of the wrong kind, as permission to go on without the policy; an error it 
 
 import logging
 import traceback
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -29,9 +30,10 @@ from extproc.call import (
     Silence,
     Withhold,
 )
-from extproc.contract import NO_ADDRESS, UNRESOLVED_ADDRESS
+from extproc.contract import NO_ADDRESS, TRACEPARENT, UNRESOLVED_ADDRESS
 from extproc.headers import Headers
 from extproc.pipeline import Pipeline
+from extproc.telemetry import logged, note
 from protos.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Stream(Protocol):
     async def read(self) -> ProcessingRequest: ...
     async def write(self, message: bytes) -> None: ...
     async def abort(self, code: grpc.StatusCode, details: str) -> None: ...
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]: ...
 
 
 class _Head(NamedTuple):
@@ -64,14 +67,18 @@ class _Head(NamedTuple):
 class ExternalProcessor:
     """Translates one stream after the other into calls of the pipeline."""
 
-    def __init__(self, pipeline: Pipeline, patience: Patience | None = None) -> None:
-        """`patience`: for decisions that take longer than Envoy waits by itself; None: there are none."""
+    def __init__(self, pipeline: Pipeline, patience: Patience | None = None, traced: bool = False) -> None:
+        """`patience`: for decisions that take longer than Envoy waits by itself; None: there are none.
+
+        `traced`: Envoy makes spans, too, and tells in a stream's metadata of which one it is a part.
+        """
+        self._traced = traced
         self._pipeline = pipeline
         self._patience = patience or Patience(0, 0)
 
     async def process(self, _requests: object, stream: Stream) -> None:
         """Serve one call."""
-        call = self._pipeline.begin()
+        call = self._begun(stream)
         replies = self._patience.replies(stream.write)
         try:
             while (request := await stream.read()) is not grpc.aio.EOF:
@@ -80,9 +87,9 @@ class ExternalProcessor:
                     body = request.response_body
                     order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
                     if isinstance(order, Emit):
-                        await replies.write(codec.emit(order))
+                        await replies.write(codec.emit(order) + self._logged(call, body.end_of_stream))
                     elif isinstance(order, Reply):
-                        await replies.write(codec.reply(order))
+                        await replies.write(self._reply(call, order))
                     continue
                 if request.HasField("response_headers"):
                     answer = await self._response_headers(call, request)
@@ -100,6 +107,14 @@ class ExternalProcessor:
         finally:
             replies.close()
             self._pipeline.end(call)
+
+    def _begun(self, stream: Stream) -> Call:
+        call = self._pipeline.begin()
+        if self._traced:
+            told = stream.invocation_metadata()
+            parents, states = ([value for name, value in told if name == key] for key in (TRACEPARENT, "tracestate"))
+            self._pipeline.join(call, parents, states)
+        return call
 
     async def _duplex(self, call: Call, stream: Stream, silence: Silence | None) -> None:
         """Hand on the body of an answer that may end before the backend ends it, until Envoy ends the stream.
@@ -121,10 +136,11 @@ class ExternalProcessor:
                 order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
                 if not isinstance(order, Emit):
                     raise ProtocolViolation("an answer that flows cannot be withdrawn")
-                for reply in codec.pieces(order, body.body, body.end_of_stream):
+                ended = body.end_of_stream or order.last
+                for reply in self._all_logged(call, codec.pieces(order, body.body, body.end_of_stream), ended):
                     watch.passed(len(reply))
                     await stream.write(reply)
-                if ended := body.end_of_stream or order.last:
+                if ended:
                     watch.stop()
         finally:
             await watch.close()
@@ -137,7 +153,7 @@ class ExternalProcessor:
             self._failed(call, error)
             await stream.abort(grpc.StatusCode.INTERNAL, "policy error")
         else:
-            for reply in codec.pieces(ending, b"", False):
+            for reply in self._all_logged(call, codec.pieces(ending, b"", False), True):
                 await stream.write(reply)
 
     async def _broken(self, call: Call, error: Exception, replies: Replies, stream: Stream) -> None:
@@ -153,7 +169,8 @@ class ExternalProcessor:
         self._pipeline.fail(call)
         frames = traceback.extract_tb(error.__traceback__)
         where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
-        log.error("call failed inside the policy: %s at %s", type(error).__name__, where)
+        told = {"trace": call.trace}
+        log.error("call failed inside the policy: %s at %s", type(error).__name__, where, extra=told)
 
     async def _answer(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
         kind = request.WhichOneof("request")
@@ -166,7 +183,9 @@ class ExternalProcessor:
             return () if isinstance(order, Withhold) else (codec.PROCEED_REQUEST_TRAILERS,)
         if kind == "response_trailers":
             order = await self._pipeline.trailers(call, Event.RESPONSE_TRAILERS)
-            return () if isinstance(order, Withhold) else (codec.PROCEED_RESPONSE_TRAILERS,)
+            if isinstance(order, Withhold):
+                return ()
+            return (codec.PROCEED_RESPONSE_TRAILERS + self._logged(call, True),)
         raise ProtocolViolation("a message of no known kind")
 
     async def _request_headers(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
@@ -174,27 +193,27 @@ class ExternalProcessor:
         order = await self._pipeline.request_headers(call, _headers(message), message.end_of_stream, token)
         match order:
             case Proceed():
-                return (codec.PROCEED_REQUEST_HEADERS,)
+                return (codec.PROCEED_REQUEST_HEADERS + codec.noted("who", call.who),)
             case Withhold():
                 return ()
             case Route():
-                return (codec.route_after_headers(order),)
+                return (codec.route_after_headers(order) + self._sent(call, True),)
             case Reply():
-                return (codec.reply(order),)
+                return (self._reply(call, order),)
 
     async def _request_body(self, call: Call, message: HttpBody) -> tuple[bytes, ...]:
         order = await self._pipeline.request_body(call, message.body, message.end_of_stream)
         match order:
             case Route():
-                return (codec.route_after_body(order),)
+                return (codec.route_after_body(order) + self._sent(call),)
             case Reply():
-                return (codec.reply(order),)
+                return (self._reply(call, order),)
             case Withhold():
                 return ()
             case Pass(route=None):
                 return (codec.request_chunk(order),)
             case Pass(route=Route() as route):
-                return (codec.route_after_headers(route), codec.request_chunk(order))
+                return (codec.route_after_headers(route) + self._sent(call, True), codec.request_chunk(order))
         raise AssertionError(order)
 
     async def _response_headers(self, call: Call, request: ProcessingRequest) -> _Head:
@@ -218,9 +237,35 @@ class ExternalProcessor:
         match order:
             case Relay(mode=mode):
                 replaced = _told_of_limits(headers) if order.limited else ()
-                return _Head(codec.relay(order, replaced), mode is BodyMode.DUPLEX, order.silence)
+                reply = codec.relay(self._pipeline.timed(call, order), replaced)
+                return _Head(reply + self._logged(call, mode is BodyMode.NONE), mode is BodyMode.DUPLEX, order.silence)
             case Reply():
-                return _Head(codec.reply(order))
+                return _Head(self._reply(call, order))
+
+    def _reply(self, call: Call, order: Reply) -> bytes:
+        return codec.reply(self._pipeline.timed(call, order)) + self._logged(call, True)
+
+    def _sent(self, call: Call, is_first: bool = False) -> bytes:
+        """The part of a reply that tells Envoy's record, and its log where there is one, whose call was sent to a
+        backend. `is_first`: nothing was told before."""
+        noted = codec.noted("what", note.joined(call.who, call.what) if is_first else call.what)
+        traced = b"" if call.trace is None else codec.traced(call.trace.header)
+        return noted + traced + codec.logged(logged.asked(call)) if call.catalogue.logs_calls else noted + traced
+
+    def _logged(self, call: Call, is_last: bool) -> bytes:
+        """The part that tells that log all else; nothing, where that is not known yet, or was told."""
+        try:
+            facts = self._pipeline.to_log(call, is_last)
+            return codec.logged(facts) if facts else b""
+        except Exception as error:  # whatever it is: a log may not cost an answer that is paid for
+            log.error("a call is not logged whole: %s", type(error).__name__, extra={"trace": call.trace})
+            return b""
+
+    def _all_logged(self, call: Call, replies: list[bytes], is_last: bool) -> list[bytes]:
+        """The same, in the last of some replies."""
+        if replies:
+            replies[-1] += self._logged(call, is_last)
+        return replies
 
 
 def _told_of_limits(headers: Headers) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The gRPC server of one worker: three services on one Unix socket and one event loop.
+"""The gRPC server of one worker: three services, or four, on one Unix socket and one event loop.
 
 One of them has two roles: Envoy asks it about each call, and to translate the request of an attempt.
 """
@@ -20,6 +20,8 @@ from protos.access_log_pb2 import StreamAccessLogsMessage
 from protos.ext_proc_pb2 import ProcessingRequest
 
 _PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+_TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 
 _OVERHEAD = 1 << 20
 """Bytes of a message beside the body: headers, attributes, framing."""
@@ -60,10 +62,29 @@ class ByRole:
         return self._process
 
 
+def _taking(spans: Callable[[bytes], None]) -> grpc.GenericRpcHandler:
+    """OTLP's service for traces. Its answer, that all was taken, has no bytes."""
+
+    async def export(request: bytes, _context: object) -> bytes:
+        spans(request)
+        return b""
+
+    method = grpc.unary_unary_rpc_method_handler(export)
+    return grpc.method_handlers_generic_handler(_TRACES, {"Export": method})
+
+
 class Server:
     """Serves until told to stop; stopping first turns new calls away, then lets live ones end."""
 
-    def __init__(self, socket: str, processor: Processor, access_log: AccessLog, largest_body: int) -> None:
+    def __init__(
+        self,
+        socket: str,
+        processor: Processor,
+        access_log: AccessLog,
+        largest_body: int,
+        spans: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`spans`: takes those that Envoy makes, in requests of OTLP; None: it makes none."""
         self._health = HealthServicer()
         self._access_log = access_log
         self._server = grpc.aio.server(
@@ -86,6 +107,8 @@ class Server:
                 ),
             )
         )
+        if spans is not None:
+            self._server.add_generic_rpc_handlers((_taking(spans),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_insecure_port(f"unix:{socket}")
 

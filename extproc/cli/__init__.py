@@ -13,7 +13,27 @@ import typer
 from extproc.imports import uncollected
 
 with uncollected():
-    from extproc.cli import apply, cache, check, emergency, keys, limits, plan, redact, render, serve, teams, up
+    from extproc.cli import (
+        alerts,
+        apply,
+        budgets,
+        cache,
+        check,
+        db,
+        emergency,
+        explain,
+        keys,
+        ledger,
+        limits,
+        plan,
+        prices,
+        redact,
+        render,
+        serve,
+        teams,
+        up,
+        usage,
+    )
 
 app = typer.Typer(
     name="sluice",
@@ -29,9 +49,16 @@ app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
 app.command("limits")(limits.limits)
+app.command("usage")(usage.usage)
+app.command("explain")(explain.explain)
 app.command("redact")(redact.redact)
 app.add_typer(teams.app, name="teams")
 app.add_typer(keys.app, name="keys")
+app.add_typer(db.app, name="db")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(budgets.app, name="budgets")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(prices.app, name="prices")
 app.add_typer(emergency.app, name="emergency")
 app.add_typer(cache.app, name="cache")
 

@@ -17,6 +17,7 @@ from extproc.config.problems import ConfigError, Steps
 from extproc.config.schema import Gateway
 from extproc.config.team_files import load_teams, offer
 from extproc.config.teams import TeamFile
+from extproc.config.traces import unread
 from extproc.screening import ner
 from extproc.semantic import local
 from extproc.semantic.embedding import EmbeddingFailed
@@ -43,7 +44,7 @@ def check(config: ConfigOption = None) -> None:
         fail("\n".join(problems))
     teams, brought = _teams(gateway)
     told = [str(tree.problem(*doubt)) for doubt in doubts(gateway, time.time(), teams)]
-    for warning in (*told, *brought):
+    for warning in (*told, *brought, *unread(os.environ)):
         typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)
     with tempfile.TemporaryDirectory() as folder:
         layout = dataplane.Layout(folder, f"{folder}/secrets", (f"{folder}/worker-0.sock",), f"{folder}/admin.sock")

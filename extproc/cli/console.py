@@ -36,7 +36,7 @@ class Console:
             self._print(str(record.get("kind")), _facts(record))
 
     def _print(self, name: str, text: str, bad: bool = False) -> None:
-        name, text = _printable(name), _printable(text)
+        name, text = printable(name), printable(text)
         if self._colour:
             name = typer.style(f"{name:<9}", fg=_COLOURS.get(name.partition("-")[0], "green"))
             text = typer.style(text, fg="yellow") if bad else text
@@ -45,7 +45,7 @@ class Console:
             print(f"{name:<9} {text}", flush=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What a caller may have written must neither steer the terminal nor look like a line of ours."""
     if text.isprintable():
         return text

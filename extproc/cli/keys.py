@@ -213,12 +213,12 @@ def revoke(which: WhichArgument, config: ConfigOption = None, as_json: JsonOptio
 
 @contextmanager
 def directory(gateway: Gateway, upgrade: bool = True) -> Iterator[DirectoryStore]:
-    """The directory of the configured database, brought to the newest schema first.
+    """The directory of the configured database, brought to the newest schema first, where that is allowed.
 
     Who only reads does not `upgrade` it: a gateway of an older version may be running on it.
     """
     try:
-        (sql.upgrade if upgrade else sql.check_current)(gateway.stores.database)
+        sql.ready(gateway.stores.database, upgrade and gateway.stores.migrate)
         with closing(sql.open_stores(gateway.stores.database)) as stores:
             yield stores.directory
     except StoreUnavailable as error:

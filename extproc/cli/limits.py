@@ -415,7 +415,7 @@ def _tell(gateway: Gateway, rows: Sequence[Row]) -> None:
     if gateway.stores.counters == MEMORY:
         typer.echo(
             "What is used is known inside the running worker alone (stores.counters: memory://): its answers tell it "
-            "in their headers. With a Redis it stands here, too.",
+            "in their headers. With a Redis it stands here, too. What was spent is in the ledger: `sluice usage`.",
             err=True,
         )
         return

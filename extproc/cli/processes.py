@@ -86,11 +86,12 @@ def workers(revision: Revision, state: State, as_json: bool) -> list[Program]:
 
 
 def _credential_variables(gateway: Gateway) -> frozenset[str]:
-    """The variables that hold providers' secrets: only what writes Envoy's secret files may have them."""
+    """The variables that hold providers' secrets, and others' that no worker needs."""
     credentials = [backend.credential for backend in gateway.backends.values()]
     credentials += [service.credential for service in gateway.services.values()]
     named = frozenset(name for credential in credentials if credential is not None for name in credential.variables)
-    return named | _OF_THE_MACHINE
+    hooks = frozenset(hook.url.env for hook in gateway.telemetry.alerts.webhooks.values() if hook.url.env)
+    return named | hooks | _OF_THE_MACHINE
 
 
 def _is_for_workers(gateway: Gateway) -> Callable[[str], bool]:
@@ -116,6 +117,7 @@ def envoy(state: State) -> Program:
             *("-l", "warn"),
             *("--component-log-level", "http:error,ext_proc:error,main:error"),  # the first two may tell headers
             *("--concurrency", str(max(1, (os.cpu_count() or 2) // 2))),
+            *("--file-flush-interval-msec", "1000"),  # of the access log: by itself ten seconds
             "--disable-hot-restart",
         ],
         restart=False,

@@ -93,16 +93,22 @@ class Handover(Protocol):
 class Reloader:
     """Looks for changes for as long as the gateway runs.
 
-    `renewed` gives a configuration with what teams bring by now; it blocks.
+    `renewed` gives a configuration with what teams bring by now; it blocks. `told`: each that is taken over.
     """
 
     def __init__(
-        self, load: Load, sources: Sequence[Source], handover: Handover, renewed: Renewed = lambda gateway: gateway
+        self,
+        load: Load,
+        sources: Sequence[Source],
+        handover: Handover,
+        renewed: Renewed = lambda gateway: gateway,
+        told: Callable[[Gateway], None] = lambda _: None,
     ) -> None:
         self._load = load
         self._sources = sources
         self._handover = handover
         self._renewed = renewed
+        self._told = told
         self._loaded: Gateway | None = None  # by this reload, whatever became of it
         _tell_revision(handover.revision)
 
@@ -162,13 +168,17 @@ class Reloader:
         log.warning("the configuration %s is in force, with %s%s", now.name, ", ".join(changed[:_NAMED]), more)
         metrics.CONFIG_RELOADS.labels("taken").inc()
         _tell_revision(now)
+        self._told(now.gateway)
 
 
 @asynccontextmanager
-async def reloading(files: Files, brought: Brought, handover: Handover) -> AsyncIterator[None]:
+async def reloading(
+    files: Files, brought: Brought, handover: Handover, told: Callable[[Gateway], None]
+) -> AsyncIterator[None]:
     """Until this is left, what changes is taken over."""
     files.watch(handover.revision.gateway)
-    reloader = Reloader(lambda: checked(files, brought), [files.digest, brought.digest], handover, brought.merged)
+    sources = [files.digest, brought.digest]
+    reloader = Reloader(lambda: checked(files, brought), sources, handover, brought.merged, told)
     has_changed = bool(await files.digest()) or await brought.has_changed()
     running = asyncio.ensure_future(reloader.run(at_once=has_changed))
     try:

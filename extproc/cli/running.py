@@ -9,19 +9,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import prometheus_client
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from extproc import supervisor
+from extproc.cli.exposition import Exposition, forget
 from extproc.cli.processes import State, workers
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
 from extproc.secrets import SecretError
 from extproc.secrets.keeper import Keeper
 from extproc.stores import sql
-from extproc.stores.ports import StoreUnavailable
+from extproc.stores.ports import SchemaAhead, SchemaBehind, StoreUnavailable
 from extproc.supervisor import Child, Line, wait_until
 from extproc.telemetry import metrics
 
@@ -65,20 +65,19 @@ def prepare(gateway: Gateway, state: State) -> None:
     for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock"), *state.standings()):
         stale.unlink(missing_ok=True)
     try:
-        sql.upgrade(gateway.stores.database)
+        sql.ready(gateway.stores.database, gateway.stores.migrate)
+    except (SchemaBehind, SchemaAhead):  # workers would read and write it: a snapshot is for one that is away
+        raise
     except StoreUnavailable as error:
         if not gateway.identity.store_outage.snapshot:
             raise
         log.warning("%s; starting from the snapshot, if there is one", error)
 
 
-def serve_metrics(gateway: Gateway, state: State) -> Callable[[], None]:
+def serve_metrics(gateway: Gateway, exposition: Exposition) -> Callable[[], None]:
     """Prometheus text of all workers, and of this process, on one port. Returns what ends it."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(state.metrics))
+    registry = exposition.registry(metrics.SUPERVISORS)
     prometheus_client.disable_created_metrics()  # those of workers show none
-    for own in metrics.SUPERVISORS:
-        registry.register(own)
     server, thread = prometheus_client.start_http_server(gateway.metrics.port, gateway.metrics.address, registry)
 
     def stop() -> None:
@@ -105,11 +104,14 @@ async def keep_secrets(gateway: Gateway, state: State) -> Keeper:
 
 def start_workers(revision: Revision, state: State, line: Line, as_json: bool) -> list[Child]:
     """All workers, to be waited for by `all_answer` and ended by `stop_workers`."""
+    return [
+        Child(program, line, on_exit=partial(_forget, state, number))
+        for number, program in enumerate(workers(revision, state, as_json))
+    ]
 
-    def forget(pid: int) -> None:
-        mark_process_dead(pid, str(state.metrics))
 
-    return [Child(program, line, on_exit=forget) for program in workers(revision, state, as_json)]
+def _forget(state: State, number: int, _: int) -> None:
+    forget(state.metrics, number)
 
 
 async def all_answer(children: list[Child], state: State) -> None:

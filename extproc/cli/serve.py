@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from extproc.cli import envoy_files, running
+from extproc.cli import envoy_files, ledger, running
 from extproc.cli.console import Console
+from extproc.cli.exposition import Exposition
 from extproc.cli.handover import Handover
 from extproc.cli.processes import state_of, workers
 from extproc.cli.reload import Files, reloading
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
+from extproc.exports import tell_log
 from extproc.gitops.team_backends import brought_to
 from extproc.stores.ports import StoreUnavailable
 
@@ -52,12 +54,15 @@ async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
     revision = Revision.of(gateway)
     stopping = running.stop_event()
     async with AsyncExitStack() as started:  # what is started last is stopped first
-        started.callback(running.serve_metrics(gateway, state))
+        started.push_async_callback(asyncio.to_thread, tell_log(gateway))
+        exposition = Exposition(state.metrics, gateway)
+        started.callback(running.serve_metrics(gateway, exposition))
+        started.push_async_callback(asyncio.to_thread, ledger.keep(gateway))
         keeper = await running.keep_secrets(gateway, state)
         started.callback(keeper.stop)
         children = running.start_workers(revision, state, Console(as_json).line, as_json)
         started.push_async_callback(running.stop_workers, gateway, children)
         await running.all_answer(children, state)
         handover = Handover(revision, state, children, lambda newer: workers(newer, state, as_json), keeper.configure)
-        await started.enter_async_context(reloading(files, brought, handover))
+        await started.enter_async_context(reloading(files, brought, handover, exposition.configured))
         await stopping.wait()

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -9,11 +10,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from extproc.config import profiles, rules
+from extproc.config.alerts import Webhook
 from extproc.config.fields import LocalSecret
 from extproc.config.loader import ConfigError, read
-from extproc.config.problems import Problem
+from extproc.config.problems import Problem, Steps
 from extproc.config.schema import Gateway
+from extproc.config.telemetry import Telemetry
+from extproc.config.traces import secret_problem
 from extproc.config.tree import Tree
+from extproc.ledger import webhooks
+from extproc.ledger.compose import secret_of
 from extproc.metering import tokenizer
 
 _SHORTEST_KEY = 32  # bytes, of an HMAC with SHA-256: RFC 7518, section 3.2
@@ -78,6 +84,7 @@ def safety_problems(gateway: Gateway, tree: Tree) -> list[Problem]:
     for steps, source in keys.items():
         if source is not None and (message := _key_problem(source)):
             problems.append(tree.problem(steps, message))
+    problems += (tree.problem(*mistake) for mistake in _telemetry_problems(gateway.telemetry))
     for name, model in gateway.models.items():
         if model.tokenizer is not None and (message := _tokenizer_problem(model.tokenizer)):
             problems.append(tree.problem(("models", name, "tokenizer"), message))
@@ -87,6 +94,17 @@ def safety_problems(gateway: Gateway, tree: Tree) -> list[Problem]:
     problems += (tree.problem(*mistake) for mistake in profiles.mistakes(gateway.policies.redaction, os.environ))
     problems += (tree.problem(*mistake) for mistake in rules.mistakes(gateway))
     return problems
+
+
+def _telemetry_problems(told: Telemetry) -> Iterator[tuple[Steps, str]]:
+    """What cannot be sent to where it shall go, for want of a secret."""
+    for signal, to in (("traces", told.traces), ("logs", told.logs)):
+        for header, source in to.headers.items() if to is not None else ():
+            if message := secret_problem(source, os.environ):
+                yield ("telemetry", signal, "headers", header), message
+    for name, hook in told.alerts.webhooks.items():
+        if message := _webhook_problem(hook):
+            yield ("telemetry", "alerts", "webhooks", name, "url"), message
 
 
 def _tokenizer_problem(path: Path) -> str:
@@ -118,6 +136,18 @@ def _key_problem(source: LocalSecret) -> str:
         return f"the environment variable {source.env} is not set"
     if len(value.rstrip(b"\r\n")) < _SHORTEST_KEY:
         return f"it must have at least {_SHORTEST_KEY} bytes, such as `openssl rand -hex 32` makes"
+    return ""
+
+
+def _webhook_problem(hook: Webhook) -> str:
+    """Why nothing can be posted there, without the URL, which is a secret; empty where it can."""
+    url = secret_of(hook.url)
+    if url is None:
+        return f"{hook.url.file or hook.url.env} is not there, or cannot be read"
+    try:
+        webhooks.check(url, hook.plain_http)
+    except webhooks.WebhookUnusable as error:
+        return f"what is in {hook.url.file or hook.url.env} {error}"
     return ""
 
 

@@ -10,15 +10,17 @@ from typing import Annotated
 
 import typer
 
-from extproc.cli import envoy_files, processes, running
+from extproc.cli import envoy_files, ledger, processes, running
 from extproc.cli.console import Console
 from extproc.cli.envoy_admin import drain_envoy, envoy_found_a_worker, envoy_is_ready, refused_by_envoy
+from extproc.cli.exposition import Exposition
 from extproc.cli.handover import Handover
 from extproc.cli.reload import Files, reloading
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
 from extproc.contract import WITHOUT_NOTICE
+from extproc.exports import tell_log
 from extproc.gitops.team_backends import brought_to
 from extproc.identity import keys
 from extproc.stores.ports import StoreUnavailable
@@ -83,7 +85,10 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
     console = Console(as_json)
     stopping = running.stop_event()
     async with AsyncExitStack() as started:  # what is started last is stopped first
-        started.callback(running.serve_metrics(gateway, state))
+        started.push_async_callback(asyncio.to_thread, tell_log(gateway))
+        exposition = Exposition(state.metrics, gateway)
+        started.callback(running.serve_metrics(gateway, exposition))
+        started.push_async_callback(asyncio.to_thread, ledger.keep(gateway))
         workers = running.start_workers(revision, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers, WITHOUT_NOTICE)  # Envoy is gone by then
         await envoy_files.write_all(gateway, state)  # while the workers load what they need
@@ -102,7 +107,7 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
         handover = Handover(
             revision, state, workers, lambda newer: processes.workers(newer, state, as_json), keeper.configure
         )
-        await started.enter_async_context(reloading(files, brought, handover))
+        await started.enter_async_context(reloading(files, brought, handover, exposition.configured))
         if not as_json:
             _greet(gateway, files.config)
         await _first(stopping, others)

@@ -109,3 +109,11 @@ def _is_private(found: Address) -> bool:
 
 def _within(found: Address, network: IPv4Network | IPv6Network) -> bool:
     return found.version == network.version and found in network
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what goes there stays on this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -43,6 +43,8 @@ _SET_BY_US = frozenset(
         "host",
         "keep-alive",
         "te",
+        "traceparent",
+        "tracestate",
         "trailer",
         "transfer-encoding",
         "upgrade",
@@ -203,6 +205,11 @@ class Backend(Strict):
     identity_header: bool = Field(
         default=False,
         description="send x-sluice-identity, a signed token that names the caller: for self-hosted backends only",
+    )
+    traceparent: bool = Field(
+        default=True,
+        description="with `telemetry.traces`: it is sent the traceparent of calls that are traced, which tells a "
+        "number and not whose call it is; without it an attempt that is not answered there has no span of its own",
     )
     cap_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         default=None,

@@ -44,6 +44,7 @@ _BACKEND = frozenset(
         "provider",
         "surfaces",
         "region",
+        "traceparent",
         "cap_field",
         "cooling",
         "health",

@@ -14,6 +14,7 @@ from extproc.config.identity import Identity, Issuer
 from extproc.config.limits import compile_limit
 from extproc.config.models import Model
 from extproc.config.models import Target as GivenTarget
+from extproc.config.prices import versions as versions_of_price
 from extproc.config.profiles import profiles
 from extproc.config.rules import rules
 from extproc.identity.claims import IssuerPolicy, Rule
@@ -64,13 +65,19 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
         accepted=_accepted(gateway.identity),
         limits=tuple(limit for limit in limits if limit.mode is not Mode.OFF),
         currency=gateway.policies.currency,
+        priced_only=gateway.policies.unpriced == "refuse",
         low_prefix=gateway.listener.low_priority_prefix or "",
         tells_priority=gateway.listener.tells_priority,
         attempts=gateway.routing.attempts,
         retry_share=gateway.routing.retry_share,
         tells_backend=gateway.routing.tell_backend,
+        logs_calls=gateway.telemetry.access_log is not None,
+        tells_times=gateway.telemetry.server_timing,
+        genai=gateway.telemetry.genai,
         cache=cache_rules(gateway.cache, longest_wait(times.policy_longest, times.idle), public),
         silence=_OF_IDLE * times.idle.total_seconds(),
+        sessions=tuple(name.lower() for name in gateway.ledger.sessions),
+        tags=tuple(gateway.ledger.tags),
         owned=owned,
         binding_headers=_binding_headers(chain(models.values(), *(own.values() for own in owned.values()))),
     )
@@ -123,10 +130,11 @@ def _binding_headers(models: Iterable[PublicModel]) -> frozenset[str]:
 
 
 def _target(name: str, model: Model, given: GivenTarget, backends: Mapping[str, Backend]) -> Target:
-    price = given.price or model.price
-    return Target(
-        backends[given.backend], given.model or name, given.weight, None if price is None else price.compiled()
-    )
+    prices = versions_of_price(given.price or model.price)
+    target = Target(backends[given.backend], given.model or name, given.weight)
+    if len(prices) == 1 and not prices[0].since:
+        return replace(target, price=prices[0])
+    return replace(target, versions=prices)
 
 
 def _issuer(name: str, given: Issuer) -> IssuerPolicy:

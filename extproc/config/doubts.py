@@ -3,13 +3,17 @@
 import difflib
 from collections.abc import Iterator, Mapping
 
+from extproc.config.addresses import is_loopback
+from extproc.config.alerts import Alerts
 from extproc.config.cache import selector
 from extproc.config.limits import GatewayLimit, compile_limit
+from extproc.config.models import Model, Target
+from extproc.config.prices import versions
 from extproc.config.problems import Steps, did_you_mean
 from extproc.config.schema import MEMORY, Gateway
 from extproc.config.teams import TeamFile
 from extproc.guardrails.moderation import CATEGORIES
-from extproc.limits.limit import Measure
+from extproc.limits.limit import Limit, Measure, Mode, Period
 from extproc.model import DEFAULT_POLICY
 
 Doubt = tuple[Steps, str]
@@ -21,7 +25,7 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
 
     `now` is Unix time in seconds; `teams` are the team files, None where they are not at hand.
     """
-    yield from _unpriced(gateway)
+    yield from _unpriced(gateway, now)
     yield from _past(gateway, now)
     yield from _out_of_service(gateway)
     yield from _without_choice(gateway)
@@ -31,17 +35,40 @@ def doubts(gateway: Gateway, now: float, teams: Mapping[str, TeamFile] | None = 
     yield from _uncommon(gateway)
     yield from _kept_apart(gateway)
     yield from _never_reached(gateway)
+    yield from _told_to_all(gateway)
+    yield from _told_to_nobody(gateway)
     yield from _without_default("redaction", gateway.policies.redaction)
     yield from _without_default("guardrails", gateway.policies.guardrails)
     if teams is not None:
+        yield from _forgotten_of_teams(gateway, teams)
         yield from _unnamed("redaction", gateway.policies.redaction, {team.redaction for team in teams.values()})
         yield from _without_file(gateway, teams)
         yield from _unnamed("guardrails", gateway.policies.guardrails, {team.guardrails for team in teams.values()})
 
 
-def _unpriced(gateway: Gateway) -> Iterator[Doubt]:
-    """Models, and models to fall back to, whose calls a limit of money refuses because nobody knows what they cost."""
-    refusing = {model: limit for model in gateway.models if (limit := _limit_over(gateway, model))}
+def _told_to_all(gateway: Gateway) -> Iterator[Doubt]:
+    """What is meant for those who develop, where others call."""
+    if gateway.telemetry.server_timing and not is_loopback(gateway.listener.address):
+        yield (
+            ("telemetry", "server_timing"),
+            f"tells every caller of {gateway.listener.address} how long each stage took: it is meant for development",
+        )
+
+
+def _told_to_nobody(gateway: Gateway) -> Iterator[Doubt]:
+    """When to say something, and nobody to say it to."""
+    alerts = gateway.telemetry.alerts
+    if not alerts.webhooks and alerts != Alerts():
+        yield ("telemetry", "alerts"), "has no `webhooks`: nobody is told anything"
+
+
+def _unpriced(gateway: Gateway, now: float) -> Iterator[Doubt]:
+    """Models whose calls nobody knows the cost of at some backend, where that matters: under limits of money, or
+    where such calls are refused."""
+    if gateway.policies.unpriced == "refuse":
+        yield from _refused(gateway, now)
+        return
+    refusing = {model: limit for model in gateway.models if (limit := _limit_over(gateway, model, now))}
     for model, limit in refusing.items():
         yield ("models", model), f"has a target without a price, so that its calls under the limit {limit} are refused"
     public = gateway.public_names()
@@ -50,15 +77,30 @@ def _unpriced(gateway: Gateway) -> Iterator[Doubt]:
             yield ("policies", "limits", name, "fallback"), "has no price, so that a limit of money refuses it as well"
 
 
-def _limit_over(gateway: Gateway, model: str) -> str | None:
+def _refused(gateway: Gateway, now: float) -> Iterator[Doubt]:
+    """Models with targets that serve nothing, as `policies.unpriced` wants it."""
+    for name, given in gateway.models.items():
+        priced = [_has_price(given, target, now) for group in given.targets for target in group]
+        if not any(priced):
+            yield ("models", name), "has no price, so that `policies.unpriced` refuses its calls"
+        elif not all(priced):
+            yield ("models", name), "has targets without a price, to which `policies.unpriced` sends no call"
+
+
+def _limit_over(gateway: Gateway, model: str, now: float) -> str | None:
     """A limit of money that is enforced, and can hold for calls of a model that has a target without a price."""
     given = gateway.models[model]
     targets = [target for group in given.targets for target in group]
-    if given.price is not None or all(target.price is not None for target in targets):
+    if all(_has_price(given, target, now) for target in targets):
         return None
     backends = {target.backend for target in targets}
     limits = gateway.policies.limits.items()
     return next((name for name, limit in limits if _can_hold(gateway, limit, model, backends)), None)
+
+
+def _has_price(model: Model, target: Target, now: float) -> bool:
+    """Whether one is in force."""
+    return any(price.since <= now * 1000 for price in versions(target.price or model.price))
 
 
 def _can_hold(gateway: Gateway, limit: GatewayLimit, model: str, backends: set[str]) -> bool:
@@ -128,14 +170,34 @@ def _forgotten(gateway: Gateway) -> Iterator[Doubt]:
     if gateway.stores.counters != MEMORY:
         return
     for name, given in gateway.policies.limits.items():
-        limit = compile_limit(name, given)
-        is_long = limit.sliding > _HOUR or given.per in ("day", "month")
-        if limit.measure is Measure.MONEY and given.mode != "off" and is_long:
+        if _is_long_budget(compile_limit(name, given)):
             yield (
                 ("policies", "limits", name),
                 "is counted in the worker's memory, and a restart forgets all but the last hour: "
                 "name a Redis in stores.counters",
             )
+
+
+def _forgotten_of_teams(gateway: Gateway, teams: Mapping[str, TeamFile]) -> Iterator[Doubt]:
+    """The same of team files, in one doubt: there may be hundreds."""
+    if gateway.stores.counters != MEMORY:
+        return
+    public, found = gateway.public_names(), []
+    for team, file in teams.items():
+        given = [*file.limits.items(), *(limit for key in file.keys for limit in key.limits.items())]
+        found += [f"{team}/{name}" for name, one in given if _is_long_budget(compile_limit(name, one, public=public))]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        yield (
+            ("stores", "counters"),
+            f"is the worker's memory, and a restart forgets all but the last hour of budgets in team files "
+            f"({', '.join(found[:3])}{more}): name a Redis",
+        )
+
+
+def _is_long_budget(limit: Limit) -> bool:
+    is_long = limit.sliding > _HOUR or limit.period in (Period.DAY, Period.MONTH)
+    return limit.measure is Measure.MONEY and limit.mode is not Mode.OFF and is_long
 
 
 def _empty(gateway: Gateway) -> Iterator[Doubt]:

@@ -5,7 +5,7 @@ no amount is ever a binary fraction.
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
@@ -157,6 +157,21 @@ def _ip_range(value: object) -> object:
         ) from None
 
 
+def _moment(value: object) -> object:
+    """A date, or a time that can be only one."""
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, date) or (isinstance(value, datetime) and value.tzinfo is None):
+        raise ValueError("write a date like 2026-03-31, or a time with its zone like 2026-03-31T18:00:00+02:00")
+    return value
+
+
+Moment = Annotated[
+    datetime | date, BeforeValidator(_moment), WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d"})
+]
 IpRange = Annotated[str, BeforeValidator(_ip_range)]
 """An IP address or a range in CIDR form."""
 
@@ -169,6 +184,7 @@ def _line(value: str) -> str:
 
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_line)]
 """Text that is shown to people."""
+ShortLine = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_line)]
 
 
 class Strict(BaseModel):

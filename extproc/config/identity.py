@@ -1,13 +1,13 @@
 """Settings of who may call: issuers of tokens, what their claims say, and what holds while the database is down."""
 
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from extproc.config.addresses import is_loopback
 from extproc.config.fields import Duration, LocalSecret, Name, Strict, has_port
 
 Role = Literal["platform_admin", "area_owner", "team_admin", "developer", "viewer", "service_account"]
@@ -43,13 +43,6 @@ class Rule(Strict):
         return self
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Issuer(Strict):
     """An OpenID Connect issuer whose tokens are accepted. Envoy verifies them; nothing here is secret."""
 
@@ -82,7 +75,7 @@ class Issuer(Strict):
             parts = urlsplit(self.jwks_url)
             if parts.scheme not in ("http", "https") or not parts.hostname or not has_port(parts):
                 raise ValueError("jwks_url must look like https://host[:port]/path")
-            if parts.scheme == "http" and not _is_loopback(parts.hostname):  # who swaps the keys is everybody
+            if parts.scheme == "http" and not is_loopback(parts.hostname):  # who swaps the keys is everybody
                 raise ValueError("jwks_url must be https, unless its host is this machine")
         return self
 

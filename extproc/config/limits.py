@@ -4,7 +4,7 @@ Amounts of money are decimals with at most 9 places, so that they are whole numb
 """
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
@@ -18,6 +18,7 @@ from extproc.config.fields import (
     BackendName,
     Line,
     ModelName,
+    Moment,
     Money,
     Name,
     Strict,
@@ -70,18 +71,6 @@ def _zone(value: str) -> str:
     return value
 
 
-def _moment(value: object) -> object:
-    """A date, or a time that can be only one."""
-    if isinstance(value, str):
-        try:
-            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, date) or (isinstance(value, datetime) and value.tzinfo is None):
-        raise ValueError("write a date like 2026-03-31, or a time with its zone like 2026-03-31T18:00:00+02:00")
-    return value
-
-
 def _rising(value: tuple[int, ...]) -> tuple[int, ...]:
     if any(not 1 <= percent <= 100 for percent in value):
         raise ValueError("must be percents from 1 to 100")
@@ -111,9 +100,6 @@ Per = Annotated[
     ),
 ]
 Zone = Annotated[str, AfterValidator(_zone)]
-Moment = Annotated[
-    datetime | date, BeforeValidator(_moment), WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d"})
-]
 Percents = Annotated[tuple[int, ...], AfterValidator(_rising)]
 GatewayScope = Literal["key", "user", "team", "area", "model", "backend", "tier", "priority"]
 TeamScope = Literal["team", "key", "user", "model"]
@@ -321,6 +307,11 @@ class Policies(Strict):
 
     currency: Annotated[str, AfterValidator(_currency)] = Field(
         default="USD", description="what prices and limits of money are in; the same for all"
+    )
+    unpriced: Literal["flag", "refuse"] = Field(
+        default="flag",
+        description="calls of which nobody knows what they cost: `flag` counts them, `refuse` keeps them from backends "
+        "for which the model has no price, and refuses those that no other serves",
     )
     limits: dict[Name, GatewayLimit] = Field(default_factory=dict, description="limits by name")
     redaction: dict[Name, Redaction] = Field(

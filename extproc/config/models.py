@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from extproc import model
 from extproc.config.backends import is_credential, is_ours
 from extproc.config.fields import Duration, ModelName, Name, Strict
-from extproc.config.prices import Bounded, Price
+from extproc.config.prices import Bounded, Prices
 from extproc.config.problems import did_you_mean
 
 Order = Literal["weights", "least_latency", "least_busy"]
@@ -57,7 +57,9 @@ class Target(Strict):
     backend: Name = Field(description="name of an entry in `backends`")
     model: ModelName | None = Field(default=None, description="deployed name; absent: the public name")
     weight: int = Field(default=1, ge=0, le=1000, description="share within its group")
-    price: Price | None = Field(default=None, description="what it costs there; absent: the model's `price`")
+    price: Prices | None = Field(
+        default=None, description="what it costs there, or a list of versions; absent: the model's `price`"
+    )
 
 
 Group = Annotated[tuple[Target, ...], BeforeValidator(_group)]
@@ -164,10 +166,10 @@ class Model(Bounded):
     tiers: tuple[Name, ...] | None = Field(
         default=None, description="only teams of these tiers may use it, however they ask for it; absent: every caller"
     )
-    price: Price | None = Field(
+    price: Prices | None = Field(
         default=None,
-        description="what it costs, where a target has no price of its own; absent: calls under a limit of `money` are "
-        "refused",
+        description="what it costs, where a target has no price of its own; or a list of versions, each in force from "
+        "its `from`. Absent: calls under a limit of `money` are refused, and others as `policies.unpriced` says",
     )
 
     @model_validator(mode="after")

@@ -19,11 +19,13 @@ from extproc.config.cache import Cache, longest_wait
 from extproc.config.fields import Duration, ModelName, Name, Port, Size, Strict, has_port
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
+from extproc.config.ledger import Ledger
 from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
 from extproc.config.models import Model, fallback_problems
 from extproc.config.problems import did_you_mean
 from extproc.config.services import EMBEDDING, MODERATING, Service
+from extproc.config.telemetry import Telemetry
 
 DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
 
@@ -83,7 +85,12 @@ class Stores(Strict):
     database: str = Field(
         default="sqlite:///var/sluice.db",
         pattern=r"^(sqlite:///|postgresql\+?\w*://).+",
-        description="keys and the affinity of stateful calls: a SQLite file or a PostgreSQL URL",
+        description="keys, the affinity of stateful calls and the ledger: a SQLite file or a PostgreSQL URL",
+    )
+    migrate: bool = Field(
+        default=True,
+        description="a start, and commands that write, bring the database to the schema of their version; false: "
+        "`sluice db upgrade` alone does, and they refuse one that is older",
     )
     counters: Annotated[str, AfterValidator(_counters)] = Field(
         default=MEMORY,
@@ -156,6 +163,8 @@ class Gateway(Strict):
     limits: Limits = Field(default=Limits(), description="size caps")
     timeouts: Timeouts = Field(default=Timeouts(), description="time caps")
     stores: Stores = Field(default=Stores(), description="where state lives")
+    ledger: Ledger = Field(default=Ledger(), description="what every call used and cost")
+    telemetry: Telemetry = Field(default=Telemetry(), description="traces, logs and alerts")
     keys: Keys = Field(default=Keys(), description="keys that need no database")
     identity: Identity = Field(default=Identity(), description="tokens, and what holds when a store is down")
     teams: Path = Field(default=Path("teams"), description="folder of the team files, for `sluice plan` and `apply`")

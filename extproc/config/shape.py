@@ -1,6 +1,6 @@
 """What a schema says of each place in a tree, and pydantic's errors in words for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -51,19 +51,29 @@ class Shape:
 
     def _at(self, steps: Steps) -> dict[str, Any]:
         place = self._schema
-        for step in steps:
-            place = self._resolved(_inner(place, step))
+        for number, step in enumerate(steps, 1):
+            in_list = number < len(steps) and isinstance(steps[number], int)
+            place = self._resolved(_inner(place, step), in_list)
         return place
 
-    def _resolved(self, place: dict[str, Any]) -> dict[str, Any]:
-        """Behind references and optional values; of several types the first."""
-        for choice in place.get("anyOf", ()):
-            if choice.get("type") != "null":
-                return self._resolved(choice)
+    def _resolved(self, place: dict[str, Any], in_list: bool = False) -> dict[str, Any]:
+        """Behind references and optional values; of several types the first, or that of lists."""
+        choices = [choice for choice in _choices(place) if choice.get("type") != "null"]
+        for choice in sorted(choices, key=lambda choice: in_list and not _is_list(choice)):
+            return self._resolved(choice, in_list)
         if "$ref" not in place:
             return place
         definition: dict[str, Any] = self._schema["$defs"][place["$ref"].rsplit("/", 1)[1]]
         return definition
+
+
+def _choices(place: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    found: Sequence[dict[str, Any]] = place.get("anyOf") or place.get("oneOf") or ()
+    return found
+
+
+def _is_list(place: dict[str, Any]) -> bool:
+    return place.get("type") == "array" or any(map(_is_list, _choices(place)))
 
 
 def _inner(place: dict[str, Any], step: str | int) -> dict[str, Any]:

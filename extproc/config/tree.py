@@ -31,6 +31,7 @@ _KNOWN_TAGS = {
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_NO_STEPS = frozenset(("[key]", "[one]", "[list]"))  # pydantic's own, and the tags of a value that may be a list
 _MOST_REPEATED = 10_000  # values that aliases may add: seven lines can stand for a million
 
 
@@ -179,7 +180,7 @@ class Tree:
 
         Nothing is said of a value that is broken already, nor of one that holds it.
         """
-        steps = tuple(part for part in details["loc"] if part != "[key]")
+        steps = tuple(part for part in details["loc"] if part not in _NO_STEPS)
         if any(broken[: len(steps)] == steps or steps[: len(broken)] == broken for broken in self._broken):
             return []
         if details["type"] == "too_short" and details["input"]:

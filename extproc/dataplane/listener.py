@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     Http2ProtocolOptions,
@@ -38,10 +39,10 @@ from envoy_data_plane.google.protobuf import Any
 from extproc import contract
 from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
-from extproc.routing.waits import HEADERS
 from extproc.secrets.named import secret_file
 
 from . import edge, policy, tokens
+from .access_log import json_log
 from .extensions import BodySizeLimit, http_filter, manager_filter
 from .files import watched
 from .headers import remove, remove_matching
@@ -51,6 +52,7 @@ from .routes import CORS, JSON_SIZE, MULTIPART_SIZE, ROUTES, gateway_routes, sin
 from .secrets import CLIENTS_SECRET, TLS_SECRET
 from .services import services_listener
 from .shadows import shadowed
+from .tracing import attempt_log, request_ids, tracing
 
 _ROUTER = "envoy.filters.http.router"
 
@@ -86,7 +88,7 @@ def http_filters(gateway: Gateway) -> list[HttpFilter]:
             _ROUTER,
             Router(
                 suppress_envoy_headers=True,
-                upstream_log=[policy.access_log(contract.ATTEMPT_LOG, HEADERS)],
+                upstream_log=[attempt_log(gateway)],
             ),
         ),
     ]
@@ -127,7 +129,9 @@ def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> H
         route_config=routing if isinstance(routing, RouteConfiguration) else None,
         http_filters=http_filters(gateway),
         local_reply_config=local_replies(gateway.listener.cors),
-        access_log=[policy.access_log(contract.LISTENER_LOG)],
+        access_log=_logs(gateway),
+        tracing=tracing(gateway),
+        request_id_extension=request_ids(gateway),
         # who calls
         use_remote_address=True,
         xff_num_trusted_hops=gateway.listener.trusted_proxies,
@@ -159,6 +163,12 @@ def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> H
     )
 
 
+def _logs(gateway: Gateway) -> list[AccessLog]:
+    """To the workers, and where an operator wants them."""
+    to_workers, log = policy.access_log(contract.LISTENER_LOG), gateway.telemetry.access_log
+    return [to_workers] if log is None else [to_workers, json_log(log)]
+
+
 def sink_listeners() -> list[Listener]:
     """One answers a call for which the policy gave no order, with a status that nothing retries.
 
@@ -179,8 +189,9 @@ def _inside(name: str, routes: RouteConfiguration) -> Listener:
     )
 
 
-_OURS = "x-sluice-([^c].*|c[^a].*|ca[^c].*)"
-"""All but x-sluice-cache and what begins so: in these callers ask something, and the clusters remove them."""
+_OURS = "x-sluice-([^ct].*|c[^a].*|ca[^c].*|t[^a].*|ta[^g].*|tag[^-].*)"
+"""All but x-sluice-cache and x-sluice-tag- and what begins so: in these callers ask or tell something, and the policy
+and the clusters remove them."""
 
 
 def _client_headers() -> Mutations:
@@ -188,7 +199,8 @@ def _client_headers() -> Mutations:
     return Mutations(
         request_mutations=[remove_matching(_OURS)],
         response_mutations=[
-            remove(name) for name in (contract.DEPLOYED_HEADER, contract.AGAIN_HEADER, contract.LAST_HEADER)
+            remove(name)
+            for name in (contract.DEPLOYED_HEADER, contract.AGAIN_HEADER, contract.LAST_HEADER, contract.TRACE_HEADER)
         ],
     )
 

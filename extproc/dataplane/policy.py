@@ -84,7 +84,10 @@ def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
         ],
         metadata_options=MetadataOptions(
             forwarding_namespaces=_namespaces(contract.TOKENS) if tokens else None,
-            receiving_namespaces=_namespaces(contract.ORDER, contract.CHAIN, contract.CALL, contract.INSTEAD),
+            receiving_namespaces=_namespaces(
+                *(contract.ORDER, contract.CHAIN, contract.CALL, contract.INSTEAD),
+                *(contract.FACTS, contract.LOG, contract.TRACE),
+            ),
         ),
         # The policy sets x-envoy-max-retries and the timeouts of a call.
         mutation_rules=HeaderMutationRules(allow_envoy=True),
@@ -131,7 +134,7 @@ def streamed_request() -> ExtProcPerRoute:
     return _override(modes)
 
 
-def access_log(name: str, response_headers: tuple[str, ...] = ()) -> AccessLog:
+def access_log(name: str, response_headers: tuple[str, ...] = (), request_headers: tuple[str, ...] = ()) -> AccessLog:
     """Records to the workers' access-log service, off the request path; `name` tells two logs apart."""
     config = HttpGrpcAccessLogConfig(
         common_config=CommonGrpcAccessLogConfig(
@@ -140,6 +143,7 @@ def access_log(name: str, response_headers: tuple[str, ...] = ()) -> AccessLog:
             grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=contract.EXTPROC_CLUSTER)),
             buffer_flush_interval=timedelta(milliseconds=50),
         ),
+        additional_request_headers_to_log=list(request_headers),
         additional_response_headers_to_log=list(response_headers),
     )
     return AccessLog(name="envoy.access_loggers.http_grpc", typed_config=Any.pack(config))

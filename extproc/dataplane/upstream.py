@@ -23,7 +23,7 @@ from extproc.config.schema import Gateway
 from extproc.dialects.translate.directions import DIRECTIONS
 from extproc.secrets.named import secret_file, secret_name
 
-from . import fallback, policy
+from . import fallback, policy, tracing
 from .extensions import extension, http_filter
 from .files import watched
 from .headers import overwrite, remove, remove_prefix
@@ -46,9 +46,7 @@ def backend_filters(name: str, gateway: Gateway, layout: Layout) -> list[HttpFil
     cluster, backend = contract.cluster_of(name), gateway.all_backends()[name]
     chain = [
         *([fallback.reader(cluster)] if name in fallback.backends(gateway) else []),
-        http_filter(
-            "sluice.attempt_headers", HeaderMutation(mutations=_clean(backend, cluster, _fixed(name, gateway)))
-        ),
+        http_filter("sluice.attempt_headers", HeaderMutation(mutations=_clean(name, gateway, _fixed(name, gateway)))),
         http_filter("sluice.rewrite", Lua(default_source_code=DataSource(inline_string=_lua(cluster)))),
         *credential(name, backend, layout),
     ]
@@ -94,11 +92,12 @@ def _fixed(name: str, gateway: Gateway) -> list[str]:
     return sorted({header for backend in beside for header in backend.headers})
 
 
-def _clean(backend: Backend, cluster: str, fixed: list[str]) -> Mutations:
+def _clean(name: str, gateway: Gateway, fixed: list[str]) -> Mutations:
     """No caller's or other provider's credential, no trace of the company; an answer brings none of ours.
 
     Who calls is told only to a backend that is to know, and the attempt before may have told another one.
     """
+    cluster, backend = contract.cluster_of(name), gateway.all_backends()[name]
     identity = overwrite(contract.IDENTITY_HEADER, f"%DYNAMIC_METADATA({contract.CALL}:identity)%")
     return Mutations(
         request_mutations=[
@@ -107,6 +106,7 @@ def _clean(backend: Backend, cluster: str, fixed: list[str]) -> Mutations:
             *(remove(name) for name in fixed),
             *(overwrite(name, value.replace("%", "%%")) for name, value in backend.headers.items()),
             *([identity] if backend.identity_header else []),
+            *tracing.told(backend, gateway),
             overwrite("accept-encoding", "identity"),  # usage is read from the bytes as they pass
             # An attempt before may have left the length of its own body; a wrong one desynchronises the
             # connection. Where the policy knows none, the body goes out in chunks.
@@ -117,6 +117,7 @@ def _clean(backend: Backend, cluster: str, fixed: list[str]) -> Mutations:
             *(remove_prefix(prefix) for prefix in _OURS),
             # Of the attempt's record, for what cools is the model that is deployed there; clients never see it.
             overwrite(contract.DEPLOYED_HEADER, f"%DYNAMIC_METADATA({contract.CHAIN}:deployed:{cluster})%"),
+            *tracing.recorded(backend, gateway),
             remove("set-cookie"),  # the provider's session is not the client's
             remove("alt-svc"),  # would lead clients past the gateway
         ],

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from extproc.dialects import fields
+from extproc.dialects import fields, talks, tiers
 from extproc.dialects.fields import Object
 from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
@@ -28,6 +28,8 @@ MESSAGES = Shape(
         "messages": Shape(items=_MESSAGE),
         "system": Shape(items=_BLOCK),
         "max_tokens": None,
+        "service_tier": None,
+        "speed": None,
         "tools": TOOLS,
         "mcp_servers": None,
         "container": None,
@@ -60,6 +62,8 @@ def read_messages(body: bytes) -> Prompt:
         cap=replace(bound, least=_thinking(parsed) + 1),
         hosted_calls=given.hosted_calls,
         json_output=_says_json(parsed),
+        talk=talks.anthropic(parsed, messages),
+        service_tiers=tiers.asked(parsed),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import orjson
 
-from extproc.dialects import sse
+from extproc.dialects import sse, stops, tiers
 from extproc.dialects import usage as reported
 from extproc.dialects.endings import AnthropicEnding, ChatEnding, Ending, ResponsesEnding, objects
 from extproc.metering import bounds, estimate
@@ -30,6 +30,18 @@ class Meter(Protocol):
     @property
     def failed(self) -> bool:
         """Whether the provider reported an error inside the answer."""
+
+    @property
+    def spoken(self) -> bool:
+        """Whether any output has come of a stream: text, reasoning, sound, or a call of a tool."""
+
+    @property
+    def stop(self) -> str | None:
+        """Why the model ended the answer, one of stops.STOPS; None where nobody has said."""
+
+    @property
+    def tools(self) -> int | None:
+        """Calls of tools that the client runs; None of answers that have none."""
 
     def event(self, raw: bytes) -> bool:
         """Take note of one event of a stream; True if the client did not ask for it and must not see it."""
@@ -81,6 +93,10 @@ class _Counting:
         "finished",
         "hosted",
         "images",
+        "spoken",
+        "stop",
+        "tier",
+        "tools",
         "usage",
         "weight",
     )
@@ -92,6 +108,10 @@ class _Counting:
         self.weight = 0.0
         self.images = 0
         self.hosted = 0  # calls of tools that the provider runs
+        self.spoken = False
+        self.stop: str | None = None
+        self.tools: int | None = None
+        self.tier = ""  # as Usage.tier
         self._family: str | None = None
         self._ending: Ending | None = None
         self._weighed: tuple[bytes, Mapping[str, object] | None] | None = None  # and not noted yet
@@ -141,6 +161,8 @@ class _Counting:
             self.weight += estimate.weight(text)
         if media:
             self.weight += estimate.media(media)
+        if not self.spoken:
+            self.spoken = bool(media) or any(texts)
 
     def _said(self, event: Mapping[str, object]) -> tuple[list[str], int]:
         """The output in an event: its texts, and the characters of its sound and pictures in base64."""
@@ -161,8 +183,14 @@ class _Counting:
         if usage is not None:
             self.usage = usage
 
+    def _note_tier(self, told: Mapping[str, object]) -> None:
+        tier = tiers.answered(told)
+        if tier is not None:
+            self.tier = tier
+
     def answer(self, parsed: Mapping[str, object]) -> None:
         self.finished = True
+        self._note_tier(parsed)
         self.failed = bool(parsed.get("error"))  # some gateways answer 200 with an error inside
         self._report(parsed.get("usage"))
 
@@ -173,6 +201,7 @@ class _Counting:
         usage = self.usage
         if usage is None:
             usage = Usage(input=estimated_input, output=estimate.tokens(self.weight), source=UsageSource.ESTIMATED)
+        usage.tier = self.tier or usage.tier
         if self.images or self.hosted:
             return replace(usage, images=self.images, hosted_calls=self.hosted)
         return usage
@@ -206,10 +235,13 @@ def _strings(value: object, besides: frozenset[str] = _STRUCTURE) -> list[str]:
 class ChatMeter(_Counting):
     """Chat completions and completions of OpenAI and those who speak its dialect."""
 
-    __slots__ = ("_hide_usage",)
+    __slots__ = ("_called", "_hide_usage", "_refused")
 
     def __init__(self, hide_usage: bool = False, searches: bool = False) -> None:
         super().__init__()
+        self.tools = 0
+        self._called: set[object] = set()  # by their ids and their places: some servers leave out either
+        self._refused = False
         self._hide_usage = hide_usage
         self.hosted = int(searches)
 
@@ -220,6 +252,10 @@ class ChatMeter(_Counting):
             return False
         if chunk.get("error"):
             self.failed = True
+        for choice in objects(chunk.get("choices")):
+            self._note_choice(choice)
+        if "service_tier" in chunk:
+            self._note_tier(chunk)
         usage = chunk.get("usage")
         self._report(usage)
         return self._hide_usage and isinstance(usage, dict) and chunk.get("choices") == []
@@ -241,6 +277,39 @@ class ChatMeter(_Counting):
     def answer(self, parsed: Mapping[str, object]) -> None:
         super().answer(parsed)
         self._count(parsed)
+        for choice in objects(parsed.get("choices")):
+            self._note_choice(choice)
+
+    def _note_choice(self, choice: Mapping[str, object]) -> None:
+        delta = choice.get("delta") or choice.get("message")
+        if isinstance(delta, dict):
+            if called := delta.get("tool_calls"):
+                for place, one in enumerate(objects(called)):
+                    self._note_call(choice.get("index"), one, place)
+            if isinstance(alone := delta.get("function_call"), dict):
+                self._note_call(choice.get("index"), {"function": alone}, 0)
+            self._refused = self._refused or bool(delta.get("refusal"))
+        if self.stop is None and (reason := choice.get("finish_reason")):
+            self.stop = stops.stop(reason)
+        if self._refused and self.stop == "stop":  # OpenAI tells a refusal apart from how the answer ended
+            self.stop = "refusal"
+
+    def _note_call(self, choice: object, piece: Mapping[str, object], place: int) -> None:
+        """A piece of a call of a tool: the first one at its place, or one that names a function under a new id.
+
+        Some servers tell all calls at place 0, others make a new id for every piece.
+        """
+        if isinstance(told := piece.get("index"), int):
+            place = told
+        function, name = piece.get("function"), piece.get("id")
+        at = (choice if isinstance(choice, int) else 0, place)
+        known = self._called
+        names = isinstance(function, dict) and bool(function.get("name"))
+        if at not in known or (names and isinstance(name, str) and name not in known):
+            self.tools = (self.tools or 0) + 1
+        known.add(at)
+        if isinstance(name, str):
+            known.add(name)
 
 
 def _add_delta(texts: list[str], delta: Mapping[str, object]) -> int:
@@ -272,6 +341,10 @@ def _length(text: object) -> int:
 
 _RESPONSES_LAST = ("response.completed", "response.incomplete", "response.failed")
 _HOSTED = frozenset({"web_search_call", "file_search_call", "code_interpreter_call"})
+_CALLS = frozenset(
+    ("function_call", "custom_tool_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call")
+)
+"""Of tools that the client runs."""
 _BROUGHT = _STRUCTURE | {"results", "outputs", "output", "result", "sources", "tools", "error"}
 """Nor does the model write what tools give back."""
 
@@ -279,10 +352,12 @@ _BROUGHT = _STRUCTURE | {"results", "outputs", "output", "result", "sources", "t
 class ResponsesMeter(_Counting):
     """OpenAI's Responses API: the last event carries the whole response, its usage and its ids."""
 
-    __slots__ = ("_given", "_made", "_shown")
+    __slots__ = ("_called", "_given", "_made", "_shown")
 
     def __init__(self) -> None:
         super().__init__()
+        self._called: set[object] = set()  # output indices of calls of tools
+        self.tools = 0
         self._made: list[str] = []
         self._given: set[str] = set()
         self._shown: set[object] = set()  # output indices of items that came in deltas, and are told again when done
@@ -300,10 +375,12 @@ class ResponsesMeter(_Counting):
         item = event.get("item")
         if isinstance(item, dict):
             self._note_item(item)
+            self._note_call(item, at)
             if kind == "response.output_item.done":
                 self._count_made(item)
         if kind in _RESPONSES_LAST:
             self.finished = True
+            self._note_stop(response)
         if kind in ("error", "response.failed"):
             self.failed = True
         return False
@@ -331,13 +408,31 @@ class ResponsesMeter(_Counting):
         for item in objects(parsed.get("output")):
             self._note_output(item)
             self._count_made(item)
+        self._note_stop(parsed)
+
+    def _note_call(self, item: Mapping[str, object], at: object) -> None:
+        kind = item.get("type")
+        if isinstance(kind, str) and kind in _CALLS and isinstance(at, int):
+            self._called.add(at)
+            self.tools = len(self._called)
+
+    def _note_stop(self, response: object) -> None:
+        """Of the whole response, which may have calls of which no event told."""
+        if not isinstance(response, dict):
+            return
+        output = objects(response.get("output"))
+        for at, item in enumerate(output):
+            self._note_call(item, at)
+        refused = any(part.get("type") == "refusal" for item in output for part in objects(item.get("content")))
+        self.stop = stops.response_stop(response, len(self._called), refused)
 
     def _count_made(self, item: Mapping[str, object]) -> None:
         kind = item.get("type")
-        self.hosted += kind in _HOSTED
+        self.hosted += isinstance(kind, str) and kind in _HOSTED
         self.images += kind == "image_generation_call"
 
     def _note_response(self, response: Mapping[str, object]) -> None:
+        self._note_tier(response)
         self._report(response.get("usage"))
         if response.get("store") is not False:
             self._make(response.get("id"))
@@ -372,6 +467,7 @@ class AnthropicMeter(_Counting):
 
     def __init__(self) -> None:
         super().__init__()
+        self.tools = 0
         self._final = False  # message_start reports the input only; the output comes with message_delta
 
     def event(self, raw: bytes) -> bool:
@@ -388,6 +484,10 @@ class AnthropicMeter(_Counting):
             if isinstance(usage, dict):
                 self.usage = reported.anthropic(usage, self.usage)
                 self._final = "output_tokens" in usage
+            if isinstance(delta := event.get("delta"), dict):
+                self._note_stop(delta)
+        elif kind == "content_block_start":
+            self._note_block(event.get("content_block"))
         elif kind == "message_stop":
             self.finished = True
         elif kind == "error":
@@ -415,6 +515,15 @@ class AnthropicMeter(_Counting):
         for block in objects(parsed.get("content")):
             for text in _written(block):
                 self._note(text)
+            self._note_block(block)
+        self._note_stop(parsed)
+
+    def _note_stop(self, told: Mapping[str, object]) -> None:
+        self.stop = stops.stop(told.get("stop_reason")) or self.stop
+
+    def _note_block(self, block: object) -> None:
+        if isinstance(block, dict) and block.get("type") == "tool_use":
+            self.tools = (self.tools or 0) + 1
 
     def total(self, estimated_input: int) -> Usage:
         """No input at all is none that was told: the API wants a number where a server that it stands for has none."""

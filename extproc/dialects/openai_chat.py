@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from extproc.dialects import fields
+from extproc.dialects import fields, talks, tiers
 from extproc.dialects.fields import Object, Spans
 from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
 from extproc.edits import Edit, Span
-from extproc.model import Cap, Prompt
+from extproc.model import Cap, Prompt, Talk
 from extproc.refusals import INVALID_VALUE, Refused
 
 _PART = Shape(
@@ -38,6 +38,7 @@ _COMMON: dict[str, Shape | None] = {
     "stream_options": Shape({"include_usage": None}),
     "n": None,
     "max_tokens": None,
+    "service_tier": None,
 }
 TOOLS = Shape(items=Shape({"type": None, "max_uses": None}))
 """Of them policy reads who runs each, and how often."""
@@ -106,7 +107,7 @@ def read_chat(body: bytes) -> Prompt:
     given.rest(parsed, ("messages", "tools"))
     searches = parsed.get("web_search_options") is not None
     bound = cap(parsed, spans, ("max_tokens", "max_completion_tokens"), "max_tokens")
-    prompt = _prompt(body, parsed, spans, given, bound)
+    prompt = _prompt(body, parsed, spans, given, bound, talks.chat(parsed, messages))
     return replace(prompt, hosted_calls=given.hosted_calls + searches, searches=searches)
 
 
@@ -119,11 +120,11 @@ def read_completion(body: bytes) -> Prompt:
     scores = fields.flag(parsed, "echo")  # a text that is given, with no token more
     bound = cap(parsed, spans, ("max_tokens",), "max_tokens", floor=0 if scores else 1)
     best_of = fields.count(parsed, "best_of", most=fields.MAX_CHOICES) or 1
-    prompt = _prompt(body, parsed, spans, given, bound)
+    prompt = _prompt(body, parsed, spans, given, bound, talks.plain(parsed))
     return replace(prompt, choices=max(1, prompts) * max(best_of, prompt.choices))
 
 
-def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap) -> Prompt:
+def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap, talk: Talk) -> Prompt:
     stream = fields.flag(parsed, "stream")
     size, mean = given.size()
     return Prompt(
@@ -137,6 +138,8 @@ def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap)
         cap=bound,
         choices=fields.count(parsed, "n", most=fields.MAX_CHOICES) or 1,
         json_output=fields.says_json(parsed.get("response_format")),
+        talk=talk,
+        service_tiers=tiers.asked(parsed),
     )
 
 

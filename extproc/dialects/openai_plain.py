@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from extproc.dialects import fields
+from extproc.dialects import fields, talks
 from extproc.dialects.fields import Object, Spans
 from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
@@ -29,6 +29,7 @@ def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, cap: Cap = 
         cap=cap,
         choices=max(1, images),
         images=images,
+        talk=talks.plain(parsed),
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from extproc.dialects import fields
+from extproc.dialects import fields, talks, tiers
 from extproc.dialects.fields import Object
 from extproc.dialects.inputs import ASSUMED_CALLS, Input
 from extproc.dialects.json_spans import Shape
@@ -38,6 +38,7 @@ RESPONSE = Shape(
         "store": None,
         "max_output_tokens": None,
         "max_tool_calls": None,
+        "service_tier": None,
         "tools": TOOLS,
         "user": None,
         "metadata": None,
@@ -69,6 +70,8 @@ def read_response(body: bytes) -> Prompt:
         state=state,
         background=fields.flag(parsed, "background"),
         json_output=fields.says_json((fields.mapping(parsed, "text") or {}).get("format")),
+        talk=talks.responses(parsed, items),
+        service_tiers=tiers.asked(parsed),
     )
 
 

@@ -5,15 +5,19 @@ from collections.abc import Mapping
 
 import orjson
 
+from extproc.dialects import tiers
 from extproc.model import Usage, UsageSource
 
-_MAX = 2**53
+_MAX = 10**10
+"""No call uses as many tokens, or seconds: who says so is not believed, lest a few such calls fill up any sum."""
+
 TAIL = 64 * 1024
 """Bytes at the end of a large answer in which its usage is looked for."""
 
 _KNOWN = frozenset(
     {
-        *("cached_tokens", "cache_write_tokens", "audio_tokens", "text_tokens", "image_tokens"),
+        *("cached_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
+        *("audio_tokens", "text_tokens", "image_tokens"),
         *("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"),
     }
 )
@@ -64,11 +68,14 @@ def openai(reported: Mapping[str, object]) -> Usage | None:
         cache_write=written,
         audio_input=_count(of_input, "audio_tokens"),
         audio_output=_count(of_output, "audio_tokens"),
+        image_input=_count(of_input, "image_tokens"),
+        image_output=_count(of_output, "image_tokens"),
         reasoning=reasoning,
         other_input=_unknown(of_input),
         other_output=_unknown(of_output),
         seconds=seconds or 0.0,
         source=UsageSource.REPORTED,
+        cache_write_1h=_count(of_input, "cache_write_1h_tokens"),
     )
 
 
@@ -109,6 +116,8 @@ def anthropic(reported: Mapping[str, object], before: Usage | None = None) -> Us
     cached = was.cached_input if read is None else read
     cache_write = was.cache_write if written is None else written
     uncached = was.input - was.cached_input - was.cache_write if plain is None else plain
+    hour = _said(_details(reported, "cache_creation"), "ephemeral_1h_input_tokens")
+    tier = tiers.answered(reported)
     tools = _details(reported, "server_tool_use")
     thought = _said(_details(reported, "output_tokens_details"), "thinking_tokens")
     return Usage(
@@ -119,6 +128,8 @@ def anthropic(reported: Mapping[str, object], before: Usage | None = None) -> Us
         reasoning=was.reasoning if thought is None else thought,
         hosted_calls=sum(_count(tools, name) for name in tools) if tools else was.hosted_calls,
         source=UsageSource.REPORTED,
+        cache_write_1h=was.cache_write_1h if hour is None else hour,
+        tier=was.tier if tier is None else tier,
     )
 
 

@@ -38,6 +38,7 @@ class Extent:
     """What bounds a call: `input` tokens, `cap` tokens for each of `choices`, `seconds` of audio, `images` made.
 
     `hosted_calls`: of tools that the provider runs. `aside`: nano-units for what the gateway asks services about it.
+    `tiers`: in which it may be served beside the usual one; None: in any.
     """
 
     input: int = 0
@@ -48,6 +49,7 @@ class Extent:
     images: int = 0
     hosted_calls: int = 0
     aside: int = 0
+    tiers: frozenset[str] | None = None
 
     def at_most(self, chain: Chain, cap: int) -> Demand:
         """With this cap, at the dearest target that has a price."""
@@ -67,7 +69,7 @@ class Extent:
     def _money(self, target: Target, output: int) -> int:
         if target.price is None:
             return 0
-        return prices.most(target.price, self.input, output, self.seconds, self.images, self.hosted_calls)
+        return prices.most(target.price, self.input, output, self.seconds, self.images, self.hosted_calls, self.tiers)
 
 
 def extent(surface: Surface, prompt: Prompt, chain: Chain, upload: int) -> Extent:
@@ -88,6 +90,7 @@ def extent(surface: Surface, prompt: Prompt, chain: Chain, upload: int) -> Exten
         images=images,
         hosted_calls=prompt.hosted_calls,
         aside=prompt.aside,
+        tiers=prompt.service_tiers,
     )
 
 

@@ -10,6 +10,7 @@ from extproc.model import Demand
 from extproc.stores.counters import Answer, Draw, Reading
 
 _NOTHING = Extent()
+_LITTLE = Demand()
 
 
 class Stake(NamedTuple):
@@ -25,20 +26,23 @@ class Stake(NamedTuple):
 
 @dataclass(slots=True)
 class Hold:
-    """The stakes of a call in all the limits that it falls under. `id` is its own: a request id may come twice.
+    """The stakes of a call in all the limits that it falls under. `id`: see `counters.hold_name`.
 
     `cap`: tokens of one choice that it paid for at first. `local`: the store was down, and the worker counts by
-    itself. `once`: refuses a repeat of the call, by its Idempotency-Key, for as long as this one is open.
+    itself. `once`: refuses a repeat of the call, by its Idempotency-Key, for as long as this one is open. `surely`:
+    what the call uses if it is sent, as far as that is known. `note`: whose it is, should nobody settle it.
     """
 
     id: str
     stakes: tuple[Stake, ...]
     demand: Demand
     extent: Extent = _NOTHING
+    surely: Demand = _LITTLE
     cap: int = 0
     leased: bool = False
     local: bool = False
     once: Draw | None = None
+    note: bytes = b""
 
     @property
     def draws(self) -> tuple[Draw, ...]:

@@ -182,7 +182,7 @@ def is_running(standing: Standing, units: int) -> bool:
 
 def is_final(limit: Limit, reading: Reading) -> bool:
     """Whether waiting does not help, or not soon: no client should try again by itself."""
-    return reading.wait is None or reading.wait > _FINAL or _is_quota(limit)
+    return reading.wait is None or reading.wait > _FINAL or is_allowance(limit)
 
 
 def refusal(standing: Standing, units: int, model: str, team: str, now: int, currency: str) -> Refusal:
@@ -200,14 +200,14 @@ def refusal(standing: Standing, units: int, model: str, team: str, now: int, cur
         message = f"Rate limit reached {where}, Held {reading.held}. Please try again in {_wait_words(wait)}."
     elif reading.wait is None:
         message = f"Request too large {where}. Make the input or the output cap smaller."
-    elif _is_quota(limit):
+    elif is_allowance(limit):
         message = f"You exceeded your current quota {where}. There is room again at {_time(now + reading.wait)}."
     elif final:
         message = f"Rate limit reached {where}. There is room again at {_time(now + reading.wait)}."
     else:
         message = f"Rate limit reached {where}. Please try again in {_wait_words(wait)}."
     said = Refusal(
-        QUOTA if final and _is_quota(limit) else RATE_LIMIT,
+        QUOTA if final and is_allowance(limit) else RATE_LIMIT,
         limit.message or f"{message} (limit {limit.title})",
         headers=(("x-sluice-limit", limit.title),),
         type=_type(limit, final),
@@ -217,13 +217,13 @@ def refusal(standing: Standing, units: int, model: str, team: str, now: int, cur
     return said if final else replace(said, headers=(*after(wait), *said.headers), own_retry=True)
 
 
-def _is_quota(limit: Limit) -> bool:
+def is_allowance(limit: Limit) -> bool:
     """Whether it is an allowance and not a speed: clients take that for final."""
     return limit.measure is Measure.MONEY or limit.period in (Period.DAY, Period.MONTH) or limit.sliding >= _DAY
 
 
 def _type(limit: Limit, final: bool) -> str:
-    if final and _is_quota(limit):
+    if final and is_allowance(limit):
         return QUOTA.code
     return "tokens" if limit.measure in _TOKENS else "requests"
 

@@ -137,7 +137,7 @@ def hold(terms: Terms, id: str, ask: Ask, sums: Sums, now: int) -> Hold:  # noqa
             values = _values(limit, terms, backend)
             counter = sums.counter(limit, values, _capacity(limit, terms.priority, now), now)
             stakes.append(Stake(limit, Draw(counter, units, min(units, kept)), values, backend))
-    return Hold(id, tuple(stakes), demand, terms.extent, ask.cap, ask.leased, once=terms.once)
+    return Hold(id, tuple(stakes), demand, terms.extent, surely, ask.cap, ask.leased, once=terms.once)
 
 
 def longer(held: Hold, chain: Chain, flowed: int, sums: Sums, now: int) -> tuple[Demand, tuple[Draw, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from extproc.limits.demand import UNITS, Extent
 from extproc.limits.hold import Hold
 from extproc.metering import prices
-from extproc.model import Demand, Ending, Outcome, Target, Usage, UsageSource
+from extproc.model import UNPRICED_MODEL, Demand, Ending, Outcome, Target, Usage, UsageSource
 from extproc.refusals import NOT_CACHED
 from extproc.stores.counters import MOST, Draw
 
@@ -40,6 +40,15 @@ def _used(outcome: Outcome, target: Target | None, held: Hold | None, background
         usage = _measured(usage, held.extent)
     money = 0 if target.price is None else prices.cost(target.price, usage)
     return Demand(1, usage.input, usage.output, money)
+
+
+def unpriced(target: Target | None, usage: Usage) -> str | None:
+    """What of a call that used something nobody knows the price of: all of it, or its service tier; None: nothing."""
+    if target is None or usage.source is UsageSource.NONE:
+        return None
+    if target.price is None:
+        return UNPRICED_MODEL
+    return None if prices.is_of_tier(target.price, usage.tier) else usage.tier
 
 
 def _measured(usage: Usage, extent: Extent) -> Usage:

@@ -4,6 +4,7 @@ from email.utils import formatdate
 
 from extproc.call import Call
 from extproc.model import PublicModel
+from extproc.timing import Stage
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -26,3 +27,13 @@ def of_backend(call: Call) -> Pairs:
         return ()
     attempt = tried.index(call.backend) + 1 if call.attempt is None else call.attempt
     return ("x-sluice-backend", call.backend), ("x-sluice-attempts", str(attempt))
+
+
+def of_times(call: Call) -> Pairs:
+    """For how long each stage took so far, the wait for a backend, and all of it, in milliseconds (Server-Timing)."""
+    took = call.times.spent
+    sent = call.times.spans.get(Stage.FORWARD)
+    if call.first_byte is not None and sent is not None:
+        took.append(("upstream", call.first_byte - sent.ended))
+    took.append(("total", call.times.clock() - call.started))
+    return (("server-timing", ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in took)),)

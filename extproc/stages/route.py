@@ -27,6 +27,7 @@ from extproc.refusals import (
     MISSING_MODEL,
     MODEL_NOT_FOUND,
     PERMISSION_DENIED,
+    PRICE_UNKNOWN,
     STATE_NOT_FOUND,
     STOPPED,
     UNSUPPORTED_BY_MODEL,
@@ -39,6 +40,8 @@ from extproc.refusals import (
 from extproc.routing.attempt import Why
 from extproc.routing.health import Standing
 from extproc.surfaces import Place
+
+_UNPRICED = "The gateway serves only what has a price, and this model has none. Ask its operators for one."
 
 Draw = Callable[[], float]
 """A random number in [0, 1)."""
@@ -110,6 +113,8 @@ class Conditions:
     lacks: Lacks | None = None  # as `lacks` gives it; None: yet to be found out
     retry_share: float = 1.0  # of all calls, the most that may be tried again after failures; 1: any number
     traffic: Traffic | None = None  # None: nothing is known of it
+    began: int = 0  # when the call did, in milliseconds of Unix time: it is paid by the prices of then
+    priced_only: bool = False  # targets without a price are left out
 
 
 def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Conditions) -> Chain:
@@ -128,7 +133,7 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     check_stops(model, given.stops)
     fit = _Fit(place, given, lacks(model, place, clean, given.team) if given.lacks is None else given.lacks)
     for group in model.groups:
-        able = [target for target in group if fit.takes(target.backend)]
+        able = [target for target in (one.at(given.began) for one in group) if fit.takes(target)]
         for target in _ordered(able, model.order, clean.prompt.stream, given):
             standing = given.health.until(target.backend.name, target.model, given.now)
             if not free and _may_probe(target, standing, given):
@@ -187,8 +192,17 @@ class _Fit:
         self._is_stopped = False
         self._lacks: dict[Dialect, Field | None] = {}  # of the backends that were asked about
         self._is_kept_away = False
+        self._priced_only = given.priced_only
+        self._is_unpriced = False
 
-    def takes(self, backend: Backend) -> bool:
+    def takes(self, target: Target) -> bool:
+        takes = self._takes(target.backend)
+        if takes and self._priced_only and target.price is None:
+            self._is_unpriced = True
+            return False
+        return takes
+
+    def _takes(self, backend: Backend) -> bool:
         if self._team is not None and not self._team.admits(backend):
             self._is_kept_away = True
             return False
@@ -208,6 +222,8 @@ class _Fit:
             why = "The operators of the gateway have taken the backends of this model out of service. Ask them."
             return Refused(STOPPED, why, "model")
         lack = next((lack for lack in self._lacks.values() if lack is not None), None)
+        if lack is None and self._is_unpriced:
+            return Refused(PRICE_UNKNOWN, _UNPRICED, "model")
         if lack is None and self._is_kept_away:
             return Refused(
                 PERMISSION_DENIED, "The team's providers and regions leave no backend of this model.", "model"
@@ -273,6 +289,12 @@ def _distance(target: Target, binding: str) -> float:
     return -log((number + 1) / 2**64) / target.weight
 
 
+def _priced(target: Target, only: bool) -> Target:
+    if only and target.price is None:
+        raise Refused(PRICE_UNKNOWN, _UNPRICED, "model")
+    return target
+
+
 def check_stops(model: PublicModel, stops: Collection[tuple[str, str]]) -> None:
     """Raises Refused where operators have stopped the model, or all that serves it."""
     backends = {("backend", target.backend.name) for group in model.groups for target in group}
@@ -281,16 +303,22 @@ def check_stops(model: PublicModel, stops: Collection[tuple[str, str]]) -> None:
 
 
 def pinned(
-    model: PublicModel, place: Place, backend: str, team: Team | None, stops: Collection[tuple[str, str]] = ()
+    model: PublicModel,
+    place: Place,
+    backend: str,
+    team: Team | None,
+    stops: Collection[tuple[str, str]] = (),
+    began: int = 0,
+    priced_only: bool = False,
 ) -> Chain:
-    """The one target that holds the state of this call; there is no other to fail over to."""
+    """The one target that holds the state of this call; there is no other to fail over to. See Conditions."""
     if not {("model", model.name), ("backend", backend)}.isdisjoint(stops):
         raise Refused(STOPPED, "The operators of the gateway have taken what made this state out of service. Ask them.")
     for group in model.groups:
         for target in group:
             is_it = target.backend.name == backend and paths.serves(target.backend, place.surface)
             if is_it and (team is None or team.admits(target.backend)):
-                return Chain(model, (target,))
+                return Chain(model, (_priced(target.at(began), priced_only),))
     raise Refused(
         STATE_NOT_FOUND,
         "The state that this call refers to was made with another model. Use that model, or send the full input.",

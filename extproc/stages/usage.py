@@ -9,6 +9,8 @@ from extproc.model import Ending, Outcome, Target, Usage, UsageSource
 
 FASTEST = 5_000
 """Tokens a second, of one choice, that no provider is taken to write faster than."""
+USUAL = 100
+"""And those that are likely: where no limit can be cheated the ledger is to be right in the mean."""
 
 
 def outcome(call: Call, duration: float) -> Outcome:
@@ -26,6 +28,8 @@ def outcome(call: Call, duration: float) -> Outcome:
         warnings=call.warned,
         held=call.hold.demand if call.hold else None,
         output_cap=call.output_cap,
+        stop_reason=call.meter.stop if call.meter else None,
+        tool_calls=_tool_calls(call),
     )
 
 
@@ -36,6 +40,13 @@ def served(call: Call) -> Target | None:
     if call.backend is None:
         return call.chain.targets[0] if _ending(call) is Ending.CUT else None
     return next((target for target in call.chain.targets if target.backend.name == call.backend), None)
+
+
+def _tool_calls(call: Call) -> int | None:
+    """Those in the answer; None where it has none, or was not read."""
+    if call.meter is None or (isinstance(call.answer, answers.Opaque | answers.Document) and call.answer.unread):
+        return None
+    return call.meter.tools
 
 
 def _ending(call: Call) -> Ending:
@@ -61,8 +72,12 @@ def _usage(call: Call, ending: Ending, duration: float) -> Usage:
         total = Usage(input=call.estimated_input, source=UsageSource.ESTIMATED)
     else:
         total = call.meter.total(call.estimated_input)
+        if call.meter.failed and total.source is UsageSource.ESTIMATED and not total.output:
+            return Usage()  # an error in place of the answer
     if total.source is UsageSource.ESTIMATED and call.hold is not None:
         total.output = _made(total.output, call, call.hold, ending, duration)
+    elif total.source is UsageSource.ESTIMATED and _is_unseen(call, ending):
+        total.output = max(total.output, min(call.longest, _written(duration, USUAL, call.choices)))
     return total
 
 
@@ -74,7 +89,8 @@ def _made(shown: int, call: Call, hold: Hold, ending: Ending, duration: float) -
     | leased | what showed, never more than what its pieces were weighed at |
     | passed unread, such as speech, or one too large to be read | all that was held |
     | broken off where it does not show | what can have been written meanwhile, up to what was held: else whoever
-      leaves early would pay nothing for what the provider charges |
+      leaves early would pay nothing for what the provider charges. Without a hold what is likely, up to the longest
+      answer that there can be; of the other rows then what showed |
     | held back, and withdrawn before it was read to its end | all that was held |
     | any other | what showed |
     """
@@ -84,7 +100,16 @@ def _made(shown: int, call: Call, hold: Hold, ending: Ending, duration: float) -
         return hold.demand.output
     if ending is Ending.BLOCKED and (not call.stream or call.answer is None):
         return hold.demand.output
-    hides = call.chain is not None and call.chain.model.bounds.hidden_output
-    if ending in (Ending.CUT, Ending.STALLED) and (not call.stream or hides):
-        return max(shown, min(hold.demand.output, math.ceil(duration * FASTEST) * hold.extent.choices))
+    if _is_unseen(call, ending):
+        return max(shown, min(hold.demand.output, _written(duration, FASTEST, hold.extent.choices)))
     return shown
+
+
+def _is_unseen(call: Call, ending: Ending) -> bool:
+    """Whether an answer was broken off of which more can have been written than showed."""
+    hides = call.chain is not None and call.chain.model.bounds.hidden_output
+    return ending in (Ending.CUT, Ending.STALLED) and (not call.stream or hides)
+
+
+def _written(duration: float, pace: int, choices: int) -> int:
+    return math.ceil(duration * pace) * choices

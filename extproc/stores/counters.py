@@ -31,6 +31,8 @@ MARK = 7_200_000
 anything again (the hour of its spool, and some time to say it), or has a clock that is behind. There is a mark for
 every call, so this is what the store needs memory for."""
 
+_AGAIN = "~"
+
 
 class CountersUnavailable(Exception):
     """The store does not answer, or not in time: whether a step was taken is not known."""
@@ -131,11 +133,14 @@ class Counters(Protocol):
     def connections(self) -> int:
         """How many connections were made. Behind a new one may be a store that lacks the last of what was settled."""
 
-    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
+    async def reserve(
+        self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0, note: bytes = b""
+    ) -> Answer:
         """Take all draws, or none where an enforced counter lacks room. The hold lives for `life` milliseconds.
 
         A hold that is there already, or was settled, is answered as it was granted, and nothing is taken again;
-        one that was closed is refused. Draws of 0 units always fit, so that a counter can be read.
+        one that was closed is refused. Draws of 0 units always fit, so that a counter can be read. `note`: a text of
+        some hundred bytes that is kept beside the hold, for its obituary.
         """
 
     async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
@@ -146,7 +151,7 @@ class Counters(Protocol):
         Refused, too, where the hold is not open.
         """
 
-    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> None:
+    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int, note: bytes = b"") -> None:
         """Let a hold have what its caller knows it to have, whether there is room or not: the call is running.
 
         It is opened again where it was closed, made anew where the store has forgotten it, and then as in
@@ -191,9 +196,10 @@ def bucket(length: int, now: int) -> int:
     return now - now % width + width - 1
 
 
-def obituary(hold: str, kept: Mapping[str, int]) -> bytes:
+def obituary(hold: str, kept: Mapping[str, int], note: bytes = b"") -> bytes:
     """The event of a hold that nobody settled. `kept`: the units that stay, by counter, in the order of its draws."""
-    return json.dumps({"id": hold, "expired": True, "kept": kept}).encode()
+    told = {"id": hold, "expired": True, "kept": kept} | ({"note": note.decode()} if note else {})
+    return json.dumps(told).encode()
 
 
 def checked(draws: Sequence[Draw]) -> None:
@@ -206,3 +212,14 @@ def checked(draws: Sequence[Draw]) -> None:
             raise ValueError("a counter has calendar windows, or a sliding one of at least 1 ms, or neither")
         if not (0 <= draw.units <= MOST and 0 <= draw.kept <= MOST and 0 <= counter.capacity <= MOST):
             raise ValueError(f"an amount lies outside 0..{MOST}")
+
+
+def hold_name(call: str, number: int) -> str:
+    """The id of a hold, by that of its call: 0 is its first. Each that asks for other counters needs one of its own: a
+    store answers what it knows as it did at first, and that answer may have been lost."""
+    return call if not number else f"{call}{_AGAIN}{number}"
+
+
+def call_of(hold: str) -> str:
+    """The id of the call that a hold of this id is of."""
+    return hold.partition(_AGAIN)[0]

@@ -49,11 +49,13 @@ class MemoryCounters:
         """There are none that could break."""
         return 0
 
-    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
+    async def reserve(
+        self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0, note: bytes = b""
+    ) -> Answer:
         checked(draws)
         self._check(since)
         each, now = self._step(slot)
-        return each.reserve(hold, draws, life, now)
+        return each.reserve(hold, draws, life, now, note)
 
     async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
         checked(draws)
@@ -61,10 +63,10 @@ class MemoryCounters:
         each, now = self._step(slot)
         return each.extend(hold, draws, life, now)
 
-    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> None:
+    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int, note: bytes = b"") -> None:
         checked(draws)
         each, now = self._step(slot)
-        each.retake(hold, draws, life, now)
+        each.retake(hold, draws, life, now, note)
 
     async def renew(self, slot: str, holds: Sequence[str], life: int, since: int = 0) -> Renewal:  # noqa: ARG002
         each, now = self._step(slot)
@@ -273,6 +275,7 @@ class _Hold:
     end: int = 0  # of its life
     is_closed: bool = False
     bookings: dict[str, _Booking] = field(default_factory=dict)  # by the counter's key
+    note: bytes = b""
 
 
 class _Slot:
@@ -292,14 +295,14 @@ class _Slot:
 
     # ---- steps ----
 
-    def reserve(self, name: str, draws: Sequence[Draw], life: int, now: int) -> Answer:
+    def reserve(self, name: str, draws: Sequence[Draw], life: int, now: int, note: bytes) -> Answer:
         self.sweep(now, SWEEP)
         hold = self._own(name, now)
         if self._is_settled(name, now) or (hold is not None and not hold.is_closed):
             return Answer(True, self._readings(draws, [0 for _ in draws], now))
         if hold is not None:
             return Answer(False, self._readings(draws, [draw.units for draw in draws], now))
-        hold = _Hold()
+        hold = _Hold(note=note)
         answer = self._take(hold, draws, now)
         if answer.granted:
             self._live_on(name, hold, now + life)
@@ -314,10 +317,10 @@ class _Slot:
             self._live_on(name, hold, now + life)
         return answer
 
-    def retake(self, name: str, draws: Sequence[Draw], life: int, now: int) -> None:
+    def retake(self, name: str, draws: Sequence[Draw], life: int, now: int, note: bytes) -> None:
         if self._is_settled(name, now):
             return
-        hold = self._own(name, now) or _Hold()
+        hold = self._own(name, now) or _Hold(note=note)
         if hold.is_closed:
             for booking in hold.bookings.values():
                 _move(booking, booking.expired(), booking.places, 1, now)
@@ -439,7 +442,8 @@ class _Slot:
                 each.keep(now + DAY)
         hold.is_closed = True
         self._closed[name] = now
-        self._bus(self._name, obituary(name, {key: sum(shares.values()) for key, shares in kept.items()}))
+        stays = {key: sum(shares.values()) for key, shares in kept.items()}
+        self._bus(self._name, obituary(name, stays, hold.note))
 
     # ---- sums ----
 

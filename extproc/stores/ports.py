@@ -21,6 +21,14 @@ class StoreUnavailable(Exception):
     """The store does not answer. The text never holds a credential."""
 
 
+class SchemaBehind(StoreUnavailable):
+    """The database answers, and its schema is older than this version needs; or there is none yet."""
+
+
+class SchemaAhead(StoreUnavailable):
+    """The database answers, and its schema is newer than this version knows."""
+
+
 class NameTaken(ValueError):
     """There is a key in force of this name in this team."""
 

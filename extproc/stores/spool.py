@@ -1,11 +1,13 @@
 """Settlements in local files: what the store of the counters has not taken yet, and what it took within the last hour.
+Among them stands which calls have begun, so that those can be told of whose worker dies.
 
 A spool belongs to one process, which keeps it locked; the next one that starts takes over the spools of those that
 died. It is a log: it is written at its end only, and places in it are bytes since its beginning. Nothing is synced:
 what is written outlives the process, not a power cut. There is no text of calls in it, but names of users.
 
 NAME.spool        locked by its owner; up to where the store has taken it, and since when that store remembers
-NAME.FIRST.jsonl  a segment, whose first byte is number FIRST of the log; one settlement a line
+NAME.FIRST.jsonl  a segment, whose first byte is number FIRST of the log; one settlement, or call begun, a line
+NAME.ledger       up to where the ledger has it, as its consumer notes for as long as it runs (see spool_bus.py)
 """
 
 import contextlib
@@ -20,12 +22,19 @@ from pathlib import Path
 
 import orjson
 
-from extproc.stores.counters import Counter, Draw, Window
+from extproc.stores.counters import Counter, Draw, Window, call_of
+
+FOLDER = "spool"
+"""Where the spools of a gateway stand, in its `state_dir`."""
 
 KEPT_MS = 3_600_000
 """For how long what the store has taken is kept: a store that lost its memory gets so much of it back."""
 
+LEDGER_MS = 86_400_000
+"""For how long what the ledger lacks is kept after its consumer was heard of last."""
+
 _CAP = 64 << 20  # bytes of one spool
+_FOR_LEDGER = 16  # times that, where the store has taken what the ledger lacks
 _SEGMENT = 1 << 20
 _SEGMENT_MS = 600_000  # after which a segment is ended, so that it can be let go of as a whole
 _STATE = b"%020d %020d\n"  # up to where it was taken, and since when the store remembers
@@ -43,6 +52,16 @@ class Settlement:
     at_byte: int | None = None
 
 
+@dataclass(slots=True)
+class Begun:
+    """A call that is about to be sent. `note`: a JSON object that says what is known of it. `at`: as above."""
+
+    name: str
+    note: bytes
+    at: int
+    at_byte: int | None = None
+
+
 class Spool:
     """One log. Its methods block, and are called by one thread at a time.
 
@@ -55,7 +74,7 @@ class Spool:
         self._name = name
         self._lock = lock
         self._cap = cap
-        self._segments = sorted(int(path.suffixes[-2][1:]) for path in root.glob(f"{name}.*.jsonl"))
+        self._segments = segments_of(root, name)
         self._file: int | None = None  # of the last segment, once we write
         self._opened = 0  # when that was, in milliseconds
         self.taken, self.since = _state(lock)
@@ -73,7 +92,7 @@ class Spool:
 
     # ---- settlements ----
 
-    def write(self, settlements: Sequence[Settlement]) -> None:
+    def write(self, settlements: Sequence[Settlement | Begun]) -> None:
         """Append them, and note in each where it stands. Raises OSError where the disk or the cap does not allow it.
 
         Before that what the store has taken makes room, the oldest first.
@@ -97,8 +116,21 @@ class Spool:
             file.seek(begin - held[-1])
             lines = list(itertools.islice(file, most))
         read_to = begin + sum(map(len, lines))
-        settlements = [settlement for line in lines if (settlement := _settlement(line)) is not None]
+        settlements = [settlement for line in lines if (settlement := settlement_in(line)) is not None]
         return settlements, read_to if lines else end
+
+    def unended(self) -> tuple[list[Begun], int]:
+        """The calls that have begun and not ended, and when something was written last. Raises OSError."""
+        begun: dict[str, bytes] = {}
+        for first in self._segments:
+            with self._path(first).open("rb") as file:
+                for line in file:
+                    if line.startswith(BEGUN):
+                        begun[_call_in(line)] = line
+                    else:
+                        begun.pop(_call_in(line), None)
+        last = self._written(self._segments[-1]) if begun else 0
+        return [one for line in begun.values() if (one := _begun_in(line)) is not None], last
 
     def position_of(self, when: int) -> int:
         """A place before all that was written since then, Unix time in milliseconds."""
@@ -122,12 +154,16 @@ class Spool:
     def discard(self) -> None:
         """Remove it for good; it is empty."""
         self._path_of_lock().unlink()
+        ledger_file(self._root, self._name).unlink(missing_ok=True)
         self.close()
 
     def _append(self, data: bytes, now: int) -> None:
-        while self.end + len(data) - self.first > self._cap:
-            if not self._let_go():
+        while (size := self.end + len(data) - self.first) > self._cap:
+            if self._let_go():
+                continue
+            if not self._is_oldest_taken() or size > self._cap * _FOR_LEDGER:
                 raise OSError(errno.ENOSPC, "the spool has reached its cap")
+            break
         while True:
             file = self._segment(now)
             try:
@@ -151,17 +187,22 @@ class Spool:
         return self._file
 
     def _let_go(self) -> bool:
-        """Remove the oldest segment; False where the store has not taken all of it."""
-        if not self._segments:
+        """Remove the oldest segment; False where the store has not taken all of it, or the ledger waits for some."""
+        if not self._is_oldest_taken() or self._end_of_oldest() > noted_of(self._root, self._name, self.end):
             return False
         oldest, *others = self._segments
-        if (others[0] if others else self.end) > self.taken:
-            return False
         if not others:
             self._end_segment()
         self._path(oldest).unlink(missing_ok=True)
         self._segments = others
         return True
+
+    def _is_oldest_taken(self) -> bool:
+        """Whether the store has all of the oldest segment; False where there is none."""
+        return bool(self._segments) and self._end_of_oldest() <= self.taken
+
+    def _end_of_oldest(self) -> int:
+        return self._segments[1] if len(self._segments) > 1 else self.end
 
     def _end_segment(self) -> None:
         file, self._file = self._file, None
@@ -176,7 +217,7 @@ class Spool:
             return 0
 
     def _path(self, first: int) -> Path:
-        return self._root / f"{self._name}.{first:020}.jsonl"
+        return segment_file(self._root, self._name, first)
 
     def _path_of_lock(self) -> Path:
         return self._root / f"{self._name}.spool"
@@ -199,12 +240,37 @@ def inherit(root: Path) -> list[Spool]:
     return [Spool(root, name, lock) for name, lock in found if lock is not None]
 
 
+def segments_of(root: Path, name: str) -> list[int]:
+    """The first bytes of what is there of a spool, in order."""
+    return sorted(int(path.suffixes[-2][1:]) for path in root.glob(f"{name}.*.jsonl"))
+
+
+def segment_file(root: Path, name: str, first: int) -> Path:
+    return root / f"{name}.{first:020}.jsonl"
+
+
+def ledger_file(root: Path, name: str) -> Path:
+    return root / f"{name}.ledger"
+
+
+def noted_of(root: Path, name: str, usual: int) -> int:
+    """Up to where the ledger has a spool; `usual` where there is no ledger, or nobody has heard of it for long."""
+    path = ledger_file(root, name)
+    try:
+        if path.stat().st_mtime_ns // 1_000_000 < time.time_ns() // 1_000_000 - LEDGER_MS:
+            return usual
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return usual
+
+
 def _known_since(root: Path) -> int:
     """Since when the store remembers, as whoever noted it last knows: 0 where nobody has."""
-    return max((_state_in(path)[1] for path in root.glob("*.spool")), default=0)
+    return max((state_in(path)[1] for path in root.glob("*.spool")), default=0)
 
 
-def _state_in(path: Path) -> tuple[int, int]:
+def state_in(path: Path) -> tuple[int, int]:
+    """What NAME.spool says: up to where it was taken, and since when the store remembers. Raises OSError."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # its owner has just removed it
@@ -248,8 +314,14 @@ def _write(file: int, data: bytes) -> None:
 # ---- lines ----
 
 
-def _line(settlement: Settlement) -> bytes:
+BEGUN = b'{"begun":'
+"""How the line of a call begins that has begun. Then comes its name, as in a settlement's."""
+
+
+def _line(settlement: Settlement | Begun) -> bytes:
     """One settlement as JSON, of each draw what a settle needs; nothing where it is not text at all."""
+    if isinstance(settlement, Begun):
+        return b'%b"%b","at":%d,"note":%b}\n' % (BEGUN, settlement.name.encode(), settlement.at, settlement.note)
     draws = [
         [
             draw.counter.key,
@@ -266,13 +338,27 @@ def _line(settlement: Settlement) -> bytes:
         return b""
 
 
-def _settlement(line: bytes) -> Settlement | None:
+def settlement_in(line: bytes) -> Settlement | None:
     """None where the line is damaged, as the last one of a machine that lost power may be."""
     try:
         record = orjson.loads(line)
         draws = tuple([_draw(*words) for words in record["draws"]])
         return Settlement(record["hold"], draws, record["event"].encode("latin-1"), record["at"])
     except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _call_in(line: bytes) -> str:
+    """The id of the call that a line is about, without reading the whole line; empty where it is damaged."""
+    parts = line[:200].split(b'"', 4)
+    return call_of(parts[3].decode("latin-1")) if len(parts) > 4 else ""
+
+
+def _begun_in(line: bytes) -> Begun | None:
+    try:
+        record = orjson.loads(line)
+        return Begun(record["begun"], orjson.dumps(record["note"]), record["at"])
+    except (ValueError, KeyError, TypeError):
         return None
 
 

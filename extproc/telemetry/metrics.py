@@ -1,19 +1,17 @@
 """Prometheus metrics. Labels are bounded: surfaces, configured names and closed sets, never what a caller typed.
 
-Writing a shared counter costs more than deciding a call's route, so counts are tallied in this process and
-written once a second by `publish`.
+The families, and what is counted where it happens. What is counted of a call that has ended is in `calls`.
 """
 
-from collections import Counter as Tally
 from collections.abc import Mapping
-from functools import cache
+from http import HTTPStatus
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 
-from extproc.cache.lookup import Lookup
-from extproc.call import Call
-from extproc.model import Outcome, Usage, UsageSource
-from extproc.redaction.policy import Mode
+from extproc.model import Usage
+from extproc.telemetry.tally import Histogram, LatestGauge, count, publish, reach
+
+__all__ = ["count", "publish", "reach"]
 
 # Answers of language models take minutes, agents' calls longer.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -27,8 +25,15 @@ DURATION = Histogram(
 FIRST_BYTE = Histogram(
     "sluice_first_byte_seconds", "Until the first byte of a streamed answer.", ["surface"], buckets=_SECONDS
 )
+STAGE = Histogram(
+    "sluice_stage_seconds",
+    "What each stage of a call took inside the gateway.",
+    ["stage"],
+    buckets=(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10),
+)
 IN_FLIGHT = Gauge("sluice_calls_in_flight", "Calls that have begun and not ended.", multiprocess_mode="livesum")
 ATTEMPTS = Counter("sluice_attempts", "Attempts at a backend, as Envoy reports them.", ["backend", "status"])
+ATTEMPT = Histogram("sluice_attempt_seconds", "Attempts at a backend, whole.", ["backend"], buckets=_SECONDS)
 FAILOVERS = Counter(
     "sluice_failovers", "Calls that another backend answered than the first that was tried.", ["model", "backend"]
 )
@@ -42,10 +47,14 @@ RETRIES_SPENT = Gauge(
     "sluice_retries_spent", "1: too much fails for any call to be tried again.", multiprocess_mode="livemax"
 )
 COST = Counter("sluice_cost_nano", "What calls cost, in billionths of the currency.", ["team", "model"])
+UNPRICED = Counter(
+    "sluice_unpriced_calls", "Calls that used what has no price, by what that was.", ["model", "backend", "what"]
+)
 BROKEN = Counter("sluice_broken_calls", "Answers that broke off, by who left.", ["by"])
 AFFINITY_LOST = Counter("sluice_affinity_lost", "Stored responses whose backend could not be remembered.")
-RECORDS_DROPPED = Gauge(
-    "sluice_records_dropped", "Access records that the log could not take.", multiprocess_mode="livesum"
+RECORDS_DROPPED = Counter("sluice_records_dropped", "Access records that the log could not take.")
+TELEMETRY_DROPPED = Counter(
+    "sluice_telemetry_dropped", "Calls, attempts and lines of logs that no collector took.", ["what"]
 )
 LIMIT_REFUSALS = Counter("sluice_limit_refusals", "Calls that a limit refused.", ["limit"])
 LIMIT_SHADOW_REFUSALS = Counter(
@@ -53,6 +62,21 @@ LIMIT_SHADOW_REFUSALS = Counter(
 )
 LIMIT_WARNINGS = Counter(
     "sluice_limit_warnings", "Soft thresholds, in percent, that a call has crossed.", ["limit", "threshold"]
+)
+LIMIT_USED = LatestGauge(
+    "sluice_limit_used_ratio",
+    "The settled part of a limit, as of the last call under it.",
+    ["limit", "scope"],
+    multiprocess_mode="livemostrecent",
+)
+LIMIT_REMAINING = LatestGauge(
+    "sluice_limit_remaining",
+    "What is not settled of a limit, as of the last call under it.",
+    ["limit", "scope", "measure"],
+    multiprocess_mode="livemostrecent",
+)
+POLICY_CALLS = Counter(
+    "sluice_policy_calls", "Calls that a configured policy applied to, whatever it said.", ["kind", "policy"]
 )
 OVERSPENT = Counter("sluice_overspent", "What calls used above what they had reserved.", ["unit", "cause"])
 HOLDS_OPEN = Gauge("sluice_holds_open", "Reservations that have not been settled.", multiprocess_mode="livesum")
@@ -64,12 +88,8 @@ SETTLEMENTS_OLDEST = Gauge(
     "For how long the oldest settlement has been waiting for the store.",
     multiprocess_mode="livemax",
 )
-SETTLEMENTS_UNSPOOLED = Gauge(
-    "sluice_settlements_unspooled", "Settlements that the spool could not take.", multiprocess_mode="livesum"
-)
-SETTLEMENTS_LOST = Gauge(
-    "sluice_settlements_lost", "Settlements that neither the store nor the spool took.", multiprocess_mode="livesum"
-)
+SETTLEMENTS_UNSPOOLED = Counter("sluice_settlements_unspooled", "Settlements that the spool could not take.")
+SETTLEMENTS_LOST = Counter("sluice_settlements_lost", "Settlements that neither the store nor the spool took.")
 COUNTERS_ERRORS = Counter("sluice_counters_errors", "Steps that the store of the counters did not answer in time.")
 LIMITS_LOCAL = Counter("sluice_limits_local", "Calls counted in a worker's memory while that store was down.")
 
@@ -116,7 +136,7 @@ CACHE_SHADOW = Counter(
     ["model", "agrees"],
 )
 SCREENING_FAILED = Counter("sluice_screening_failed", "Calls that a policy could not look at.", ["what"])
-# Of the supervisor, and no worker. Each has labels: one without would show in every worker, too, as nothing.
+# Of the supervisor, and no worker.
 CONFIG_LOADED = Gauge(
     "sluice_config_loaded_timestamp_seconds", "When the configuration in force was taken over.", ["revision"]
 )
@@ -128,76 +148,34 @@ SECRET_FETCHED = Gauge(
     ["secret"],
     multiprocess_mode="mostrecent",
 )
-SUPERVISORS = [CONFIG_LOADED, CONFIG_RELOADS, SECRET_REFRESHES, SECRET_FETCHED]
-
-_NONE = ""
-_PRICE = "price"  # more money and no more tokens: images or tools that were not asked for
-_KINDS = (
-    *("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "reasoning"),
-    *("other_input", "other_output"),
+LEDGER_ROWS = Counter("sluice_ledger_rows", "Rows that the ledger took from the usage bus.", ["what"])
+LEDGER_LAG = Gauge(
+    "sluice_ledger_lag_seconds", "For how long the oldest event on the usage bus has been waiting.", ["bus"]
 )
-
-_TALLIED = (
-    *(CALLS, REFUSALS, TOKENS, ATTEMPTS, FAILOVERS, COST, BROKEN, AFFINITY_LOST),
-    *(LIMIT_REFUSALS, LIMIT_SHADOW_REFUSALS, LIMIT_WARNINGS, OVERSPENT, COUNTERS_ERRORS, LIMITS_LOCAL),
-    *(CACHE, CACHE_UNKEPT, CACHE_SAVED, CACHE_SAVED_TOKENS, CACHE_ERRORS, CACHE_EMBEDDINGS, CACHE_SHADOW),
-    *(SERVICE_QUESTIONS, REDACTIONS, RESTORED, VERDICTS, SCREENING_FAILED),
-    *(SHADOWS, SHADOW_TOKENS),
+LEDGER_GAPS = Counter(
+    "sluice_ledger_gaps", "Times that events may have been missing on the stream, so that the spools were read."
 )
+LEDGER_LET_GO = Counter(
+    "sluice_ledger_let_go", "Rows that the ledger let go of, as they were past their time.", ["what"]
+)
+ALERTS = Counter("sluice_alerts", "Tries to post an alert to a webhook, by what became of them.", ["webhook", "result"])
+OF_LEDGER = [LEDGER_ROWS, LEDGER_LAG, LEDGER_GAPS, LEDGER_LET_GO, ALERTS]
+SUPERVISORS = [CONFIG_LOADED, CONFIG_RELOADS, SECRET_REFRESHES, SECRET_FETCHED, *OF_LEDGER]
+
+KINDS = (
+    *("input", "output", "cached_input", "cache_write", "audio_input", "audio_output", "image_input", "image_output"),
+    *("reasoning", "other_input", "other_output"),
+)
+"""Of tokens, as usage names them."""
+
+_OTHER_STATUSES = (0, 419, 420, 440, 444, 460, 463, 494, 495, 496, 497, 498, 499, *range(520, 528), 529, 530, 598, 599)
+_STATUSES = {int(status): str(int(status)) for status in (*HTTPStatus, *_OTHER_STATUSES)}
 _shown: set[str] = set()  # backends
-_tallies: dict[Counter, Tally[tuple[str, ...]]] = {counter: Tally() for counter in _TALLIED}
 
 
-def count(counter: Counter, *labels: str, amount: int = 1) -> None:
-    """Add to a counter; it shows within a second."""
-    _tallies[counter][labels] += amount
-
-
-def publish() -> None:
-    """Write what has been tallied since the last time."""
-    for counter, tally in _tallies.items():
-        for labels, amount in tally.items():
-            (counter.labels(*labels) if labels else counter).inc(amount)
-        tally.clear()
-
-
-@cache
-def _child(histogram: Histogram, label: str) -> Histogram:
-    return histogram.labels(label)
-
-
-def count_call(call: Call, outcome: Outcome, duration: float) -> None:
-    """Count one ended call. `duration` in seconds."""
-    surface = call.place.surface.value if call.place else _NONE
-    model = call.model or _NONE
-    backend = outcome.backend or _NONE
-    count(CALLS, surface, model, backend, str(outcome.status), outcome.ending.value)
-    _child(DURATION, surface).observe(duration)
-    if call.stream and call.first_byte is not None:
-        _child(FIRST_BYTE, surface).observe(call.first_byte - call.started)
-    if call.refusal is not None:
-        count(REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame.value)
-    _count_limits(outcome)
-    _count_inspection(call)
-    _count_routing(call, outcome)
-    if call.lookup is not None:
-        _count_cache(call, call.lookup, model)
-    usage = outcome.usage
-    if usage.source is not UsageSource.NONE:
-        for kind in _KINDS:
-            if amount := getattr(usage, kind):
-                count(TOKENS, surface, model, backend, kind, usage.source.value, amount=amount)
-
-
-def _count_cache(call: Call, made: Lookup, model: str) -> None:
-    count(CACHE, model, made.result.value, made.reason)
-    if made.age is None:
-        return
-    mode = (Mode.SHADOW if made.in_shadow else made.policy.mode).value
-    count(CACHE_SAVED_TOKENS, model, mode, amount=made.saved_tokens)
-    if made.saved:
-        team = call.caller.team.name if call.caller and call.caller.team else _NONE
-        count(CACHE_SAVED, team, model, mode, amount=made.saved)
+def status_label(status: int) -> str:
+    """A status as a label. Those that no standard knows have one for each hundred: a provider may answer any."""
+    return _STATUSES.get(status) or f"{status // 100}xx"
 
 
 def show_backends(conditions: Mapping[str, tuple[int, int]]) -> None:
@@ -212,7 +190,7 @@ def show_backends(conditions: Mapping[str, tuple[int, int]]) -> None:
 def count_service(service: str, result: str, seconds: float) -> None:
     """Count one question to a service."""
     count(SERVICE_QUESTIONS, service, result)
-    _child(SERVICE_DURATION, service).observe(seconds)
+    SERVICE_DURATION.add((service,), seconds)
 
 
 def count_shadow(
@@ -221,51 +199,7 @@ def count_shadow(
     """Count a copy of a call. `result`: a status, what came in place of one, or why it was not sent."""
     count(SHADOWS, model, backend, result)
     if seconds is not None:
-        _child(SHADOW_DURATION, backend).observe(seconds)
-    for kind in _KINDS if usage is not None else ():
+        SHADOW_DURATION.add((backend,), seconds)
+    for kind in KINDS if usage is not None else ():
         if amount := getattr(usage, kind):
             count(SHADOW_TOKENS, model, backend, kind, amount=amount)
-
-
-def _count_inspection(call: Call) -> None:
-    """What policies found. Rules and entities are configured names, and words of a closed set."""
-    seen, rules = call.inspection, call.rules
-    if rules is None:
-        return
-    if rules.redaction is not None:
-        policy = rules.redaction.policy
-        for direction, found in (("input", seen.found), ("output", seen.said)):
-            for entity, amount in found.items():
-                count(REDACTIONS, policy.name, entity, direction, policy.mode.value, amount=amount)
-    for result, amount in (("restored", seen.restored), ("unrestored", seen.unrestored)):
-        if amount:
-            count(RESTORED, result, amount=amount)
-    for verdict in seen.verdicts:
-        count(VERDICTS, verdict.guardrail, verdict.rule, verdict.action.value, verdict.mode.value)
-    for what in seen.failed:
-        count(SCREENING_FAILED, what)
-
-
-def _count_routing(call: Call, outcome: Outcome) -> None:
-    """Teams and models are configured names."""
-    first = None if call.chain is None else call.chain.targets[0].backend.name
-    if first is not None and outcome.backend not in (None, first):
-        count(FAILOVERS, call.model or _NONE, outcome.backend or _NONE)
-    if outcome.cost:
-        team = call.caller.team.name if call.caller and call.caller.team else _NONE
-        count(COST, team, call.model or _NONE, amount=outcome.cost)
-
-
-def _count_limits(outcome: Outcome) -> None:
-    """By the limits' titles, which are configured names. Money above a hold goes by the cause with the most tokens."""
-    if outcome.limit is not None:
-        count(LIMIT_REFUSALS, outcome.limit)
-    for limit in outcome.shadows:
-        count(LIMIT_SHADOW_REFUSALS, limit)
-    for limit, threshold in outcome.warnings:
-        count(LIMIT_WARNINGS, limit, str(threshold))
-    for cause, tokens in outcome.overspent.items():
-        count(OVERSPENT, "tokens", cause, amount=tokens)
-    if outcome.overspent_money:
-        cause = max(outcome.overspent, key=lambda name: outcome.overspent[name], default=_PRICE)
-        count(OVERSPENT, "nano", cause, amount=outcome.overspent_money)

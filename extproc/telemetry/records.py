@@ -6,7 +6,7 @@ A full queue drops the line and counts it: a slow log can never delay a paid ans
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from select import PIPE_BUF
 from typing import BinaryIO
 
@@ -15,23 +15,35 @@ import orjson
 from extproc.cache.lookup import Lookup
 from extproc.call import Call
 from extproc.guardrails.verdict import Verdict
-from extproc.limits.limit import Priority
+from extproc.limits.hold import Stake
+from extproc.limits.limit import Measure, Priority
 from extproc.model import Caller, Outcome, Usage, UsageSource
+from extproc.stores.counters import Draw, Reading
+from extproc.telemetry import passed
+from extproc.traceparent import Context
 
 _CLOSE_SECONDS = 5.0
 _PERIOD = 0.05  # seconds
+_MOST_BUDGETS = 8  # of one call that are told: a record is to fit into one write
 _COUNTED = (
-    *("cached_input", "cache_write", "audio_input", "audio_output", "reasoning", "other_input", "other_output"),
+    *("cached_input", "cache_write", "audio_input", "audio_output", "image_input", "image_output", "reasoning"),
+    *("cache_write_1h", "other_input", "other_output"),
     *("seconds", "images", "hosted_calls"),
 )
 
 
-def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> dict[str, object]:
-    """The record of one call. `now` is Unix time, `duration` seconds; absent facts are left out."""
+def access_record(
+    call: Call, outcome: Outcome, now: float, duration: float, settled: Sequence[Draw] = ()
+) -> dict[str, object]:
+    """The record of one call. `now` is Unix time, `duration` seconds; absent facts are left out.
+
+    `settled`: what is booked in place of its hold.
+    """
     record: dict[str, object] = {
         "time": round(now, 3),
         "kind": "call",
         "request_id": call.request_id,
+        **(_trace(call.trace) if call.trace else {}),
         "method": call.method,
         "surface": call.place.surface.value if call.place else None,
         **(_caller(call.caller) if call.caller else {}),
@@ -40,21 +52,36 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float) -> 
         "fallback": call.fallback,
         "chain": [target.backend.name for target in call.chain.targets] if call.chain else None,
         "backend": outcome.backend,
+        "deployed": outcome.deployed,
+        "session": call.session,
+        "turn": call.turn,
+        "caller_tags": call.tags or None,
         "status": outcome.status,
         "ending": outcome.ending.value,
         "refusal": outcome.refusal,
+        "stop_reason": outcome.stop_reason,
+        "tool_calls": outcome.tool_calls,
         "stream": call.stream or None,
         "usage": usage_record(outcome.usage),
-        **_limits(call, outcome),
+        "service_tier": outcome.usage.tier or None,
+        **_limits(call, outcome, settled),
+        "budgets": _budgets(call, settled) if call.stood else None,
         **_inspection(call),
         "aside": call.inspection.aside or None,
         "cache": _cache(call.lookup),
-        "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
-        "duration_ms": _milliseconds(duration),
+        **_times(call, duration),
+        "answer_bytes": call.answer_bytes or None,
         "client_retry": call.retries or None,
         "config": call.catalogue.revision or None,
     }
     return {name: value for name, value in record.items() if value is not None}
+
+
+def _trace(context: Context) -> dict[str, object]:
+    """Where it is, or would be: nobody else has the id of one that begins here and is not sampled."""
+    if not context.sampled:
+        return {"trace_id": context.trace} if context.is_of_others else {}
+    return {"trace_id": context.trace, "span_id": context.span}
 
 
 def _caller(caller: Caller) -> dict[str, object]:
@@ -73,7 +100,7 @@ def _caller(caller: Caller) -> dict[str, object]:
     }
 
 
-def _limits(call: Call, outcome: Outcome) -> dict[str, object]:
+def _limits(call: Call, outcome: Outcome, settled: Sequence[Draw]) -> dict[str, object]:
     """What the call reserved and cost, and which limits had a say. Money is in nano-units."""
     held = outcome.held
     counts_money = outcome.cost is not None or (held is not None and held.money)
@@ -82,12 +109,58 @@ def _limits(call: Call, outcome: Outcome) -> dict[str, object]:
         "limit": outcome.limit,
         "limits_shadow": outcome.shadows or None,
         "warnings": dict(outcome.warnings) or None,
+        "passed": passed.budgets(call, outcome, settled) or None,
         "held": {"input": held.input, "output": held.output, "money": held.money} if held else None,
         "output_cap": outcome.output_cap,
         "cost": outcome.cost,
+        "price": outcome.price_version or None,
         "currency": call.catalogue.currency if counts_money else None,
         "overspent": outcome.overspent or None,
         "overspent_money": outcome.overspent_money or None,
+    }
+
+
+def _budgets(call: Call, settled: Sequence[Draw]) -> list[dict[str, object]]:
+    """How each limit stood before the call, and what the call took and used; of many the tightest."""
+    stood, booked = call.stood, {draw.counter.key: draw.units for draw in settled}
+    if len(stood) > _MOST_BUDGETS:
+        stood = tuple(sorted(stood, key=_left)[:_MOST_BUDGETS])
+    return [_budget(stake, reading, booked, call.stood_at) for stake, reading in stood]
+
+
+def _left(stood: tuple[Stake, Reading]) -> tuple[bool, int]:
+    """One that refuses comes first, then the one with the smallest part of its capacity left."""
+    stake, reading = stood
+    counter = stake.draw.counter
+    return reading.wait == 0, (counter.capacity - reading.used) * 1_000_000 // (counter.capacity or 1)
+
+
+def _budget(stake: Stake, reading: Reading, booked: Mapping[str, int], now: int) -> dict[str, object]:
+    """`reading` is of after the reserve, where that was granted."""
+    counter, units = stake.draw.counter, stake.draw.units
+    is_held = counter.key in booked
+    told: dict[str, object] = {
+        "limit": stake.limit.title,
+        "measure": stake.limit.measure.value,
+        "amount": counter.capacity,
+        "before": reading.used - units if is_held else reading.used,
+        "wanted": units,
+    }
+    if is_held:  # of open calls nothing stays
+        told["used"] = booked[counter.key] if stake.limit.measure is not Measure.CONCURRENT else 0
+    if reading.reset:
+        told["until"] = (now + reading.reset + 500) // 1000  # to the second: the store has a clock of its own
+    return told
+
+
+def _times(call: Call, duration: float) -> dict[str, object]:
+    """In milliseconds since the call began; `stream_ms`: from the first piece of a stream to the end of the call."""
+    streamed = call.stream and call.heard is not None
+    return {
+        "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
+        "first_token_ms": _milliseconds(call.first_token - call.started) if call.first_token else None,
+        "stream_ms": _milliseconds(call.started + duration - (call.heard or 0.0)) if streamed else None,
+        "duration_ms": _milliseconds(duration),
     }
 
 

@@ -50,6 +50,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--latency-ms", type=float, default=0, help="wait before each answer")
     parser.add_argument("--tokens-per-second", type=float, help="pace of streams (unlimited)")
     parser.add_argument("--keep-bodies", action="store_true", help="record bodies above 64 KiB whole, too")
+    parser.add_argument("--keep-bills", action="store_true", help="keep what each call used, for `_fake/bills`")
     return parser.parse_args()
 
 
@@ -66,7 +67,7 @@ async def _serve(options: argparse.Namespace, named: list[tuple[str, int]]) -> N
     connections: set[Connection] = set()
     servers = []
     for name, port in named:
-        recorder = Recorder(keep_bodies=options.keep_bodies)
+        recorder = Recorder(keep_bodies=options.keep_bodies, keep_bills=options.keep_bills)
         instance = Instance(name, recorder, options.latency_ms, options.tokens_per_second)
         try:
             server = await loop.create_server(partial(Connection, instance, connections), options.address, port)

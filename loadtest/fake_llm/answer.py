@@ -1,7 +1,7 @@
 """What a provider gives back: a whole body, or a stream of events."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
@@ -27,8 +27,8 @@ class Answer:
     """A response to be delivered. With `events` it is a stream and `body` is empty.
 
     `error_event` is what this dialect sends inside a stream that breaks.
-    `output_tokens` belongs to the whole body; a stream carries its tokens on its events. `model` is as
-    the call names it.
+    `output_tokens` belongs to the whole body; a stream carries its tokens on its events. `classes`: tokens among
+    those of the whole answer that have a price of their own, by name. `model` is as the call names it.
     """
 
     status: int = 200
@@ -37,6 +37,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    classes: Mapping[str, int] = field(default_factory=dict)
     events: Iterator[Event] | None = None
     error_event: Event | None = None
     model: str = ""

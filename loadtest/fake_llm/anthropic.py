@@ -29,9 +29,15 @@ def answer(inquiry: Inquiry) -> Answer:
             content_type=EVENT_STREAM,
             events=message.events(),
             input_tokens=counts.input,
+            classes=counts.classes,
             error_event=_OVERLOADED,
         )
-    return Answer(body=orjson.dumps(message.whole()), input_tokens=counts.input, output_tokens=counts.output)
+    return Answer(
+        body=orjson.dumps(message.whole()),
+        input_tokens=counts.input,
+        output_tokens=counts.output,
+        classes=counts.classes,
+    )
 
 
 def count_tokens(inquiry: Inquiry) -> Answer:
@@ -134,13 +140,23 @@ class _Message:
         }
 
     def _usage(self, output: int) -> Json:
+        thought = min(self._counts.reasoning, output)
         return {
-            "input_tokens": self._counts.input - self._counts.cached,
-            "cache_creation_input_tokens": 0,
+            "input_tokens": self._counts.input - self._counts.cached - self._counts.cache_write,
+            "cache_creation_input_tokens": self._counts.cache_write,
             "cache_read_input_tokens": self._counts.cached,
             "output_tokens": output,
-            "service_tier": "standard",
+            **({"output_tokens_details": {"thinking_tokens": thought}} if thought else {}),
+            **self._cache_creation(),
+            "service_tier": self._inquiry.faults.served_tier or "standard",
         }
+
+    def _cache_creation(self) -> Json:
+        hour = self._inquiry.faults.cache_write_1h_tokens
+        if not hour:
+            return {}
+        rest = self._counts.cache_write - hour
+        return {"cache_creation": {"ephemeral_5m_input_tokens": rest, "ephemeral_1h_input_tokens": hour}}
 
     def _tool_use(self, place: int, arguments: Json) -> Json:
         identity, name = self._inquiry.id("toolu_", place), self._said.calls[place].name

@@ -25,7 +25,7 @@ def answer(inquiry: Inquiry) -> Answer:
     counts = turn.count(ask, turns, inquiry.faults)
     if inquiry.body.get("stream"):
         events = _Stream(inquiry, model, turns, counts).events()
-        return Answer(content_type=EVENT_STREAM, events=events, input_tokens=counts.input)
+        return Answer(content_type=EVENT_STREAM, events=events, input_tokens=counts.input, classes=counts.classes)
     whole = _envelope(inquiry, model, "chat.completion") | {
         "choices": [_choice(inquiry, said, index) for index, said in enumerate(turns)]
     }
@@ -33,7 +33,9 @@ def answer(inquiry: Inquiry) -> Answer:
         whole["prompt_filter_results"] = _PROMPT_FILTER
     for reported in turn.reported(usage(counts), inquiry.faults):
         whole["usage"] = reported
-    return Answer(body=orjson.dumps(whole), input_tokens=counts.input, output_tokens=counts.output)
+    return Answer(
+        body=orjson.dumps(whole), input_tokens=counts.input, output_tokens=counts.output, classes=counts.classes
+    )
 
 
 def usage(counts: Counts) -> Json:
@@ -42,10 +44,14 @@ def usage(counts: Counts) -> Json:
         "prompt_tokens": counts.input,
         "completion_tokens": counts.output,
         "total_tokens": counts.input + counts.output,
-        "prompt_tokens_details": {"cached_tokens": counts.cached, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": counts.cached,
+            "audio_tokens": counts.audio_input,
+            **({"cache_write_tokens": counts.cache_write} if counts.cache_write else {}),
+        },
         "completion_tokens_details": {
             "reasoning_tokens": counts.reasoning,
-            "audio_tokens": 0,
+            "audio_tokens": counts.audio_output,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
@@ -103,7 +109,7 @@ def _envelope(inquiry: Inquiry, model: str, kind: str) -> Json:
         "object": kind,
         "created": CREATED,
         "model": model,
-        "service_tier": "default",
+        "service_tier": inquiry.faults.served_tier or "default",
         "system_fingerprint": "fp_fake",
     }
 

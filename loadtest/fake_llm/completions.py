@@ -26,12 +26,14 @@ def answer(inquiry: Inquiry) -> Answer:
     envelope = {"id": inquiry.id("cmpl-"), "object": "text_completion", "created": CREATED, "model": model}
     if body.get("stream"):
         events = _events(inquiry, envelope, turns, counts)
-        return Answer(content_type=EVENT_STREAM, events=events, input_tokens=counts.input)
+        return Answer(content_type=EVENT_STREAM, events=events, input_tokens=counts.input, classes=counts.classes)
     choices = [_choice(body, said.pieces, index, _finish(said)) for index, said in enumerate(turns)]
     whole = envelope | {"choices": choices}
     for reported in turn.reported(chat.usage(counts), inquiry.faults):
         whole["usage"] = reported
-    return Answer(body=orjson.dumps(whole), input_tokens=counts.input, output_tokens=counts.output)
+    return Answer(
+        body=orjson.dumps(whole), input_tokens=counts.input, output_tokens=counts.output, classes=counts.classes
+    )
 
 
 def texts(given: Any) -> list[tuple[str, int]]:

@@ -15,6 +15,8 @@ def answer(method: str, path: str, body: bytes, instance: Instance) -> Answer:
     match method, path.removeprefix(PREFIX):
         case "GET", "calls":
             return Answer(body=orjson.dumps(instance.recorder.calls()))
+        case "GET", "bills":
+            return Answer(body=orjson.dumps(instance.recorder.bills()))
         case "DELETE", "calls":
             instance.recorder.reset()
         case "GET", "totals":

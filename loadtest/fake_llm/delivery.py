@@ -47,7 +47,7 @@ async def deliver(answer: Answer, faults: Faults, pipe: Pipe, call: Call, *, kee
     if faults.held is not None and (faults.held == 0 or answer.events is None):
         await pipe.released()
     call.input_tokens = answer.input_tokens
-    call.status, call.model = answer.status, answer.model
+    call.status, call.model, call.classes = answer.status, answer.model, answer.classes
     if answer.events is None:
         await _send_whole(answer, faults, pipe, call, keep_alive=keep_alive)
     else:

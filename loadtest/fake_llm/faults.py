@@ -60,9 +60,15 @@ class Faults:
     refusal: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     usage: _UsageFault | Mapping[str, Any] | None = None
-    tokens_percent: Annotated[int, Field(ge=1, le=1000)] = 100  # of our count is what its own tokenizer makes
+    tokens_percent: Annotated[float, Field(ge=1, le=1000)] = 100  # of our count is what its own tokenizer makes
+    template_tokens: _Count = 0  # that it counts around what it was told, as chat templates have them
     reasoning_tokens: _Count = 0  # hidden output on top of what a cap allows
     cached_tokens: _Count = 0
+    cache_write_tokens: _Count = 0
+    cache_write_1h_tokens: _Count = 0  # of those, so many for an hour
+    served_tier: str | None = None  # the service tier that the answer names; None: the usual one
+    audio_input_tokens: _Count = 0
+    audio_output_tokens: _Count = 0  # of what it says, so many
     pad_bytes: _Count = 0
 
 

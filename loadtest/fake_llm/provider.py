@@ -75,7 +75,8 @@ class _Content:
 def answer(request: Request, instance: Instance) -> tuple[Answer, Faults]:
     """Answer a request, and say which faults its delivery shall have.
 
-    Faults come from the script while it has any, then from the `x-fake` header, then the body's `x_fake`.
+    Faults come from the script while it has any, then from the `x-fake` header, or `x-stainless-fake`, which gateways
+    pass on, then the body's `x_fake`.
     """
     place = find(request.path, request.query, request.headers)
     serial = next(instance.serials)
@@ -160,7 +161,8 @@ def _read(request: Request) -> _Content:
 def _faults(request: Request, content: _Content, instance: Instance) -> Faults:
     if instance.script:
         return instance.script.popleft()
-    given = request.headers.get("x-fake", content.fields.get("x_fake"))
+    headers = request.headers
+    given = headers.get("x-fake", headers.get("x-stainless-fake", content.fields.get("x_fake")))
     if given is None:
         return fault_reader.NONE
     if isinstance(given, str):

@@ -3,6 +3,7 @@
 import time
 from base64 import b64encode
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http import HTTPStatus
@@ -39,6 +40,7 @@ class Call:
     model: str = ""  # as the body or path names it
     input_tokens: int = 0
     output_tokens: int = 0
+    classes: Mapping[str, int] = field(default_factory=dict)  # among those of the whole answer
     events_sent: int = 0
     ending: bool = False
     finished: bool = False
@@ -59,8 +61,8 @@ class Call:
 class Recorder:
     """The calls of one instance, the last 10,000 of them kept."""
 
-    def __init__(self, *, keep_bodies: bool = False) -> None:
-        self._keep_bodies = keep_bodies
+    def __init__(self, *, keep_bodies: bool = False, keep_bills: bool = False) -> None:
+        self._keep_bodies, self._keep_bills = keep_bodies, keep_bills
         self.reset()
 
     def reset(self) -> None:
@@ -71,6 +73,7 @@ class Recorder:
         self._open: dict[int, Call] = {}
         self._most_open = 0
         self._by_model: dict[str, Counter[str]] = {}
+        self._bills: list[Json] = []
 
     def begin(self, connection: int) -> Call:
         """Start the record of a call."""
@@ -102,6 +105,8 @@ class Recorder:
             self._by_model.setdefault(call.model, Counter()).update(
                 calls=1, input_tokens=call.input_tokens, output_tokens=call.output_tokens
             )
+        if self._keep_bills and not call.malformed:
+            self._bills.append(_bill(call))
         for name in ("finished", "disconnected", "malformed", "complete"):
             self._totals[name] += bool(getattr(call, name))
         if call.status is not None:
@@ -110,6 +115,10 @@ class Recorder:
     def calls(self) -> list[Json]:
         """All kept records, oldest first."""
         return [call.to_json() for call in self._calls]
+
+    def bills(self) -> list[Json]:
+        """What each call that is over used, since the start or the last reset, in the order they ended; if kept."""
+        return self._bills
 
     def totals(self) -> Json:
         """Counts since the start or the last reset. `open` calls are still being received or answered.
@@ -125,3 +134,19 @@ class Recorder:
             "by_status": statuses,
             "by_model": self._by_model,
         }
+
+
+def _bill(call: Call) -> Json:
+    """One call as a provider's bill has it: by the ids that it came with, and nothing for an error."""
+    paid = call.status == HTTPStatus.OK
+    headers = dict(call.headers)
+    return {
+        "request_id": headers.get("x-request-id", ""),
+        "client_request_id": headers.get("x-client-request-id", ""),
+        "model": call.model,
+        "status": call.status,
+        "finished": call.finished,
+        "input": call.input_tokens if paid else 0,
+        "output": call.output_tokens if paid else 0,
+        "classes": call.classes if paid else {},
+    }

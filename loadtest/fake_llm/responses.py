@@ -36,11 +36,14 @@ def create(inquiry: Inquiry) -> Answer:
             content_type=EVENT_STREAM,
             events=draft.events(),
             input_tokens=counts.input,
+            classes=counts.classes,
             error_event=failure._replace(name="error"),
         )
     if background:
         return Answer(body=orjson.dumps(draft.unfinished("queued")), input_tokens=counts.input)
-    return Answer(body=orjson.dumps(finished), input_tokens=counts.input, output_tokens=counts.output)
+    return Answer(
+        body=orjson.dumps(finished), input_tokens=counts.input, output_tokens=counts.output, classes=counts.classes
+    )
 
 
 def item(inquiry: Inquiry) -> Answer:
@@ -167,7 +170,7 @@ def _schema(text_format: Any) -> Json | None:
 def _usage(counts: Counts) -> Json:
     return {
         "input_tokens": counts.input,
-        "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": counts.cache_write},
         "output_tokens": counts.output,
         "output_tokens_details": {"reasoning_tokens": counts.reasoning},
         "total_tokens": counts.input + counts.output,
@@ -212,7 +215,7 @@ class _Draft:
             "parallel_tool_calls": body.get("parallel_tool_calls", True),
             "previous_response_id": body.get("previous_response_id"),
             "reasoning": body.get("reasoning") or {"effort": None, "summary": None},
-            "service_tier": "default",
+            "service_tier": self._inquiry.faults.served_tier or "default",
             "store": body.get("store", True),
             "temperature": body.get("temperature", 1.0),
             "text": body.get("text") or {"format": {"type": "text"}},

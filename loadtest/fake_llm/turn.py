@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
+from math import ceil
 from typing import Any
 
 import orjson
@@ -65,12 +66,27 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The true usage of a call, as the provider's tokenizer counts. `output` has `reasoning`, `input` has `cached`."""
+    """The true usage of a call, as the provider's tokenizer counts. `input` and `output` have all others in them."""
 
     input: int
     output: int
     cached: int = 0
     reasoning: int = 0
+    cache_write: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """The parts that have a price of their own, by their names in the bill; without those of nothing."""
+        parts = {
+            "cached_input": self.cached,
+            "cache_write": self.cache_write,
+            "audio_input": self.audio_input,
+            "audio_output": self.audio_output,
+            "reasoning": self.reasoning,
+        }
+        return {name: tokens for name, tokens in parts.items() if tokens}
 
 
 def compose(ask: Ask, faults: Faults, index: int = 0) -> Turn:
@@ -94,25 +110,29 @@ def compose(ask: Ask, faults: Faults, index: int = 0) -> Turn:
 def count(ask: Ask, turns: Sequence[Turn], faults: Faults, thought: int = 0) -> Counts:
     """The usage of a call that thought for so many tokens before it spoke.
 
-    The input is at least the number of cached tokens that was demanded.
+    The input is at least what was demanded of its parts, and sound is no more than was said.
     """
     output = sum(turn.tokens for turn in turns) + thought + faults.reasoning_tokens
+    parts = faults.cached_tokens + faults.cache_write_tokens + faults.audio_input_tokens
     return Counts(
-        max(scaled(ask.input_tokens, faults), faults.cached_tokens),
+        max(scaled(ask.input_tokens, faults) + faults.template_tokens, parts),
         scaled(output, faults),
         faults.cached_tokens,
         scaled(faults.reasoning_tokens, faults),
+        faults.cache_write_tokens,
+        faults.audio_input_tokens,
+        min(faults.audio_output_tokens, scaled(output - faults.reasoning_tokens, faults)),
     )
 
 
 def scaled(tokens: int, faults: Faults) -> int:
     """Our count of tokens as the provider's own tokenizer makes it, rounded up."""
-    return -(-tokens * faults.tokens_percent // 100)
+    return ceil(round(tokens * faults.tokens_percent / 100, 6))
 
 
 def _pieces_within(limit: int | None, faults: Faults) -> int | None:
     """How many of our tokens a cap leaves room for, which the provider counts in its own."""
-    return None if limit is None or faults.ignores_cap else limit * 100 // faults.tokens_percent
+    return None if limit is None or faults.ignores_cap else int(limit * 100 / faults.tokens_percent)
 
 
 def reported(usage: Json, faults: Faults) -> list[Json]:

@@ -79,17 +79,19 @@ class Broken:
         self.down = False
         self.connections = 0
 
-    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
+    async def reserve(
+        self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0, note: bytes = b""
+    ) -> Answer:
         self._check()
-        return await self._store.reserve(slot, hold, draws, life, since)
+        return await self._store.reserve(slot, hold, draws, life, since, note)
 
     async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
         self._check()
         return await self._store.extend(slot, hold, draws, life, since)
 
-    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> None:
+    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int, note: bytes = b"") -> None:
         self._check()
-        await self._store.retake(slot, hold, draws, life)
+        await self._store.retake(slot, hold, draws, life, note)
 
     async def renew(self, slot: str, holds: Sequence[str], life: int, since: int = 0) -> Renewal:
         self._check()
@@ -222,6 +224,38 @@ async def test_a_part_is_never_nothing_of_something(tmp_path: Path, capacity: in
         answers = [await holds.reserve(one) for one in tries]
         assert [answer.granted for answer in answers].count(True) == admitted
         assert {answer.readings[0].used for answer in answers if not answer.granted} == {capacity}
+
+
+class TestWhatNoLimitCounts:
+    async def test_is_in_the_spool_and_on_the_bus_of_a_redis(self, ground: Ground, tmp_path: Path) -> None:
+        async with running(ground.store, tmp_path) as holds:
+            holds.tell("call", event("call"))
+            await until(lambda: idle(holds))
+        (path,) = tmp_path.glob("*.jsonl")
+        assert [line.event for line in map(spool.settlement_in, path.read_bytes().splitlines()) if line] == [
+            event("call")
+        ]
+        is_redis = isinstance(ground.store, RedisCounters)
+        assert list(ground.events()) == ([event("call")] if is_redis else [])
+
+    async def test_a_store_in_memory_remembers_nothing_of_it(self, tmp_path: Path) -> None:
+        """There may be hundreds a second, for which nobody set a limit: neither now, nor in the next process."""
+        for _ in range(2):
+            store = MemoryCounters(lambda: time.time_ns() // 1_000_000)
+            async with running(store, tmp_path) as holds:
+                holds.tell("call", event("call"))
+                await until(lambda: idle(holds))
+                await until(lambda: all(one.taken == one.end for one in holds._spools))
+            assert await store.settle(SLOT, "call", ())
+
+    async def test_a_disk_that_fails_is_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(self: Spool, settlements: object) -> None:
+            raise OSError(errno.ENOSPC, "no space")
+
+        monkeypatch.setattr(Spool, "write", full)
+        async with running(MemoryCounters(lambda: time.time_ns() // 1_000_000), tmp_path) as holds:
+            holds.tell("call", event("call"))
+            await until(lambda: holds.unspooled == 1)
 
 
 class TestOpenCallsKeepWhatTheyHave:

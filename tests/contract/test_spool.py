@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from extproc.stores import spool
 from extproc.stores.counters import Counter, Draw, Window
-from extproc.stores.spool import KEPT_MS, Settlement, Spool
+from extproc.stores.spool import KEPT_MS, Begun, Settlement, Spool
 
 NOW = 1_790_000_000_000
 AMOUNTS = st.integers(0, 2**53 - 1)
@@ -256,6 +257,22 @@ class TestRoom:
         assert (names(log), fresh.at_byte) == (["hold 1", "hold 4"], fresh.at_byte)
         log.close()
 
+    def test_what_only_the_ledger_lacks_may_take_more(self, tmp_path: Path) -> None:
+        """But no more than sixteen caps: it may be away for good."""
+        log = spool.begin(tmp_path, cap=2 << 20)
+        note = spool.ledger_file(tmp_path, log._name)
+        note.write_bytes(b"0")
+        for number in range(31):
+            log.write([one(number, size=1 << 20)])
+            log.keep(log.end, NOW)
+        assert log.first == 0
+        with pytest.raises(OSError, match="cap"):
+            log.write([one(16, size=1 << 20)])
+        note.write_bytes(b"%d" % log.end)
+        log.write([one(17, size=1 << 20)])
+        assert names(log) == ["hold 17"]
+        log.close()
+
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was taken makes room; half a line is taken back; when there is room again it goes on."""
         log = spool.begin(tmp_path)
@@ -306,4 +323,47 @@ class TestRoom:
         log.keep(log.end, NOW)
         log.write([one(2)])
         assert names(log) == ["hold 2"]
+        log.close()
+
+
+def begun(number: int, at: int = NOW) -> Begun:
+    return Begun(f"hold {number}", b'{"id":"hold %d"}' % number, at)
+
+
+class TestCallsThatBegan:
+    def test_those_that_have_not_ended_are_told(self, tmp_path: Path) -> None:
+        log = spool.begin(tmp_path)
+        log.write([begun(0), begun(1), one(0), begun(2)])
+        log.write([one(2), one(9)])
+        age(tmp_path, 5)
+        assert log.unended() == ([Begun("hold 1", b'{"id":"hold 1"}', NOW)], NOW - 5)
+        log.close()
+
+    def test_a_call_ends_with_whichever_of_its_holds_is_settled(self, tmp_path: Path) -> None:
+        log = spool.begin(tmp_path)
+        log.write([begun(0), begun(1), replace(one(0), hold="hold 0~2")])
+        assert [call.name for call in log.unended()[0]] == ["hold 1"]
+        log.close()
+
+    def test_of_all_segments(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(spool, "_SEGMENT", 1)
+        log = spool.begin(tmp_path)
+        for written in (begun(0), one(0), begun(1), begun(2), one(2)):
+            log.write([written])
+        assert [call.name for call in log.unended()[0]] == ["hold 1"]
+        log.close()
+
+    def test_they_are_no_settlements(self, tmp_path: Path) -> None:
+        log = spool.begin(tmp_path)
+        log.write([begun(0), one(1), begun(2)])
+        assert names(log) == ["hold 1"]
+        log.close()
+
+    @pytest.mark.parametrize("line", [b"", b"{", b'{"begun":', b'{"begun":7}', b'{"begun":"x","note"', b"\xff\n{}"])
+    def test_a_damaged_line_stops_nothing(self, tmp_path: Path, line: bytes) -> None:
+        log = spool.begin(tmp_path)
+        log.write([begun(1)])
+        (segment,) = tmp_path.glob("*.jsonl")
+        segment.write_bytes(segment.read_bytes() + line + b"\n")
+        assert [call.name for call in log.unended()[0]] == ["hold 1"]
         log.close()

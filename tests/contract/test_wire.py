@@ -36,7 +36,8 @@ ROOTS: dict[type[Message], Any] = {
 
 # Fields that we keep as bytes, and the message in them.
 SEALED: dict[str, type[Message]] = {
-    "envoy.service.ext_proc.v3.ProcessingRequest.metadata_context": ext_proc_pb2.Metadata
+    "envoy.service.ext_proc.v3.ProcessingRequest.metadata_context": ext_proc_pb2.Metadata,
+    "envoy.service.accesslog.v3.AccessLogCommon.metadata": ext_proc_pb2.Metadata,
 }
 
 

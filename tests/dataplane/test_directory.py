@@ -1,16 +1,11 @@
 """Teams and keys in the database, and what the running gateway makes of them: how soon, on which routes, how long."""
 
-import contextlib
 import json
-import os
 import secrets
-import shutil
 import sqlite3
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +24,7 @@ from tests.dataplane.test_credentials import ROUTES, Route
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway, until
 from tests.support.ports import free_port
+from tests.support.postgres_server import postgres_server
 
 Json = dict[str, Any]
 
@@ -656,58 +652,14 @@ def test_a_start_without_the_database_needs_a_snapshot_and_leave_to_use_it(allow
 # ---- PostgreSQL ---------------------------------------------------------------------------------------
 
 
-class Postgres:
-    """A PostgreSQL of its own on a free port, that can be stopped at once and started again."""
-
-    def __init__(self, programs: Path) -> None:
-        self._programs = programs
-        self._folder = Path(tempfile.mkdtemp(prefix="sluice-pg-"))
-        if os.getuid() == 0:
-            shutil.chown(self._folder, "postgres")
-        self.port = free_port()
-        self._run("initdb", "--username", "postgres", "--auth", "trust", "--encoding", "UTF8")
-
-    @property
-    def url(self) -> str:
-        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
-
-    def start(self) -> None:
-        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self._folder}"
-        self._run("pg_ctl", "--log", str(self._folder / "log"), "--wait", "--options", options, "start")
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "--mode", "immediate", "--wait", "stop")
-
-    def remove(self) -> None:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _run(self, program: str, *options: str) -> None:
-        user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-        command = [*user, str(self._programs / program), "--pgdata", str(self._folder / "data"), *options]
-        subprocess.run(command, cwd="/", check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if not found:
-        pytest.skip("PostgreSQL is not installed")
-    server = Postgres(found[-1].parent)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-def test_a_postgresql_that_dies_and_comes_back_costs_no_call(postgres: Postgres, fake: FakeProvider) -> None:
-    given = {**settings(fake), "stores": {"database": postgres.url}}
-    with RunningGateway(given, SECRETS) as gateway:
+def test_a_postgresql_that_dies_and_comes_back_costs_no_call(fake: FakeProvider) -> None:
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_server())
+        given = {**settings(fake), "stores": {"database": postgres.url}}
+        gateway = stack.enter_context(RunningGateway(given, SECRETS))
         desk = Desk(gateway)
         key = desk.key("enduring")
-        postgres.stop()
+        postgres.kill()
         began = time.monotonic()
         while time.monotonic() - began < PROMISE:
             assert desk.chat(key).status_code == 200

@@ -149,8 +149,10 @@ def test_a_client_may_leave_before_the_first_byte(
     until(lambda: fake.totals("openai")["complete"] or any(call["complete"] for call in fake.calls("openai")))
     WAYS[way](connection)
     record = gateway.record(dict(fake.calls("openai")[0]["headers"])["x-request-id"])
-    assert (record["ending"], record["usage"]["source"], record["usage"]["output"]) == ("cut", "estimated", 0)
+    assert (record["ending"], record["usage"]["source"]) == ("cut", "estimated")
     assert record["usage"]["input"] > 0
+    # What is written of a whole answer shows nowhere: it goes by the time. A stream would have shown it.
+    assert (record["usage"]["output"] > 0) is not stream
     until(lambda: fake.totals("openai")["disconnected"] == 1, what="the provider's call to end")
 
 

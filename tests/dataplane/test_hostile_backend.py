@@ -90,6 +90,10 @@ def test_a_stream_without_its_last_event_ends_all_the_same(path: str, gateway: R
     assert (record["ending"], record["usage"]["source"]) == ("complete", "reported")
 
 
+_SPEAKS = {CHAT: 2, MESSAGES: 1, RESPONSES: 4}
+"""How many events of a stream have told that something was used. An error before that used nothing."""
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
 def test_an_error_inside_a_stream_reaches_the_client_and_fails_the_call(
@@ -99,7 +103,8 @@ def test_an_error_inside_a_stream_reaches_the_client_and_fails_the_call(
     assert (answer.status, answer.whole) == (200, True)
     assert b"error" in answer.body
     record = only_record(gateway, answer)
-    assert (record["ending"], record["usage"]["source"]) == ("failed", "estimated")
+    assert record["ending"] == "failed"
+    assert record.get("usage", {}).get("source") == ("estimated" if after >= _SPEAKS[path] else None)
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])
@@ -182,8 +187,7 @@ def test_an_error_with_status_200_passes_as_it_is(stream: bool, path: str, gatew
     answer = call(gateway, {"error_in_200": True}, stream=stream, path=path)
     assert answer.status == 200
     assert answer.json()["error"]
-    record = only_record(gateway, answer)
-    assert record["usage"]["output"] == 0
+    assert "usage" not in only_record(gateway, answer)
 
 
 BODIES = ["", "null", "[]", "1", '"text"', "{", '{"choices":null}', '{"usage":1}', '{"usage":[]}', "\x00", "not json"]

@@ -30,6 +30,7 @@ from extproc.cli.processes import State
 from extproc.config.schema import Gateway
 from extproc.dataplane import Layout, render, write
 from extproc.headers import Headers
+from extproc.model import Catalogue
 from extproc.pipeline import Pipeline
 from tests.support.gateway import until
 from tests.support.ports import free_port
@@ -46,6 +47,9 @@ class _Told:
     answer_ended = False
     passed = 0
     plan: dict[str, Any]
+    who = what = b""
+    trace = None
+    catalogue = Catalogue({}, {}, {}, 0)
 
 
 class Scripted:
@@ -76,6 +80,12 @@ class Scripted:
             return Emit()
         call.answer_ended = True
         return Emit(chunk + call.plan.get("farewell", "").encode(), last=True)
+
+    def timed(self, _call: _Told, order: Relay | Reply) -> Relay | Reply:
+        return order
+
+    def to_log(self, _call: _Told, _is_last: bool) -> Mapping[str, str]:
+        return {}
 
     async def trailers(self, _call: _Told, _event: Event) -> object:
         return PROCEED

@@ -76,6 +76,11 @@ class FakeProvider:
         counted: Json = self._ask("GET", name, "totals")
         return counted
 
+    def bills(self, name: str = "fake") -> list[Json]:
+        """What each call at an instance used that is over: see `loadtest.fake_llm.recorder`; needs `--keep-bills`."""
+        billed: list[Json] = self._ask("GET", name, "bills")
+        return billed
+
     def script(self, name: str, steps: Sequence[Mapping[str, Any]]) -> None:
         """Let the next calls of an instance have these faults, in order, after those still waiting."""
         self._ask("POST", name, "script", list(steps))

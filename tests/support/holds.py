@@ -68,7 +68,7 @@ async def until(what: Callable[[], bool]) -> None:
 
 def idle(holds: Holds) -> bool:
     """Whether everything is settled, and said again that was to be."""
-    return not (holds.pending or holds._fresh or holds._again or holds._doubted)
+    return not (holds.pending or holds._fresh or holds._again or holds._doubted or holds._untold)
 
 
 @asynccontextmanager

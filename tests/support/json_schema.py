@@ -42,7 +42,7 @@ def _mistakes(root: dict[str, Any], schema: dict[str, Any], value: Any, at: str)
                 yield f"{at}: {word} {rule}"
         elif word == "$ref":
             yield from _mistakes(root, root["$defs"][rule.rsplit("/", 1)[1]], value, at)
-        elif word == "anyOf":
+        elif word in ("anyOf", "oneOf"):
             tried = [list(_mistakes(root, choice, value, at)) for choice in rule]
             yield from min(tried, key=len)
         elif word == "items":

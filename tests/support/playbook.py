@@ -6,6 +6,7 @@ The same events drive the pipeline directly (`Playbook`) or its gRPC shell (`Fak
 import asyncio
 import contextlib
 import difflib
+import json
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from extproc.stores.memory import MemoryAffinity
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.ports import Affinity, StoreUnavailable
 from extproc.surfaces import Surface
+from extproc.telemetry.traces import Traces
 from protos.ext_proc_pb2 import HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ProcessingRequest
 from tests.support.screened import Answers, screening
 
@@ -253,6 +255,8 @@ class Reserved:
         self.down = False
         self.open: dict[str, Hold] = {}
         self.settled: list[tuple[Hold, tuple[Draw, ...], bytes]] = []
+        self.told: list[tuple[str, bytes]] = []
+        self.noted: dict[str, Any] = {}
 
     async def reserve(self, hold: Hold) -> Answer:
         answer = await self._reach().reserve(SLOT, hold.id, hold.draws, 60_000)
@@ -268,6 +272,12 @@ class Reserved:
         self.settled.append((hold, tuple(draws), event))
         with contextlib.suppress(StopIteration):
             self.counters.settle(SLOT, hold.id, draws, event).send(None)  # the store in memory never waits
+
+    def begun(self, name: str, note: bytes) -> None:
+        self.noted[name] = json.loads(note)
+
+    def tell(self, name: str, event: bytes) -> None:
+        self.told.append((name, event))
 
     def _reach(self) -> MemoryCounters:
         if self.down:
@@ -291,6 +301,7 @@ class Policy:
     judged: list[Attempt] = field(default_factory=list)
     kept: KeptAnswers | None = None  # the answer cache
     neighbours: Neighbours | None = None  # of questions in it
+    traces: Traces | None = None
 
     def __post_init__(self) -> None:
         self.pipeline = Pipeline(
@@ -306,6 +317,7 @@ class Policy:
             judge=self.judged.append,
             answers=self.kept,
             neighbours=self.neighbours,
+            traces=self.traces,
         )
 
 
@@ -387,8 +399,15 @@ class FakeEnvoy:
     With `hangs` nothing follows the last message, as while a client waits; else Envoy ends the stream.
     """
 
-    def __init__(self, messages: Iterable[ProcessingRequest], hangs: bool = False) -> None:
+    def __init__(
+        self,
+        messages: Iterable[ProcessingRequest],
+        hangs: bool = False,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`metadata`: what Envoy tells before the first message."""
         self._messages = iter(list(messages))
+        self._metadata = metadata
         self._hangs = hangs
         self.replies: list[bytes] = []
         self.ended = False  # it was told that Envoy ended the stream
@@ -405,6 +424,9 @@ class FakeEnvoy:
             await asyncio.Event().wait()
         self.ended = True
         return grpc.aio.EOF
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        return self._metadata
 
     async def write(self, message: bytes) -> None:
         self.replies.append(message)

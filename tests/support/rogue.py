@@ -96,6 +96,10 @@ class _Trapped:
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         await self._stream.abort(code, details)
 
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        told: Sequence[tuple[str, str]] = self._stream.invocation_metadata()
+        return told
+
     async def _spring(self, honest: bytes) -> None:
         assert self._trap is not None
         self._due = False

@@ -1,6 +1,7 @@
 """Envoy's own records: what is counted of them, and which are worth a line."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -8,11 +9,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from extproc.adapter.access_log import AccessLog
-from extproc.contract import ATTEMPT_LOG, LISTENER_LOG
+from extproc.contract import ATTEMPT_LOG, DEPLOYED_HEADER, FACTS, LISTENER_LOG
+from extproc.ledger.events import read
 from extproc.routing.attempt import Attempt, Meaning, cool_down, is_answered, meaning
 from extproc.routing.policy import Cooling
+from extproc.stores.ledger import AttemptRow, Batch, Event, Told
 from extproc.telemetry import metrics
 from protos.access_log_pb2 import HTTPAccessLogEntry, StreamAccessLogsMessage
+from protos.ext_proc_pb2 import Metadata
 from tests.support.playbook import Records
 
 Message = StreamAccessLogsMessage
@@ -69,6 +73,56 @@ def _count(name: str, **labels: str) -> float:
 
 
 # ---- attempts ---------------------------------------------------------------------------------------
+
+
+async def _for_the_ledger(name: str, *entries: HTTPAccessLogEntry) -> list[AttemptRow]:
+    """What the ledger makes of what it is told."""
+    events: list[tuple[str, bytes]] = []
+    log = AccessLog(Records(), tell=lambda event, data: events.append((event, data)))
+    await log.stream(None, Stream(_message(name, *entries), _message(name)))
+    assert len(events) <= 1, "one event for all of a message"
+    batch = read(Event(None, 0, data) for _, data in events)
+    assert not batch.odd
+    assert {row.event for row in batch.attempts} == {event for event, _ in events}
+    return batch.attempts
+
+
+async def test_the_ledger_is_told_every_attempt_of_a_backend() -> None:
+    refused = _entry(429)
+    refused.response.response_headers["retry-after"] = "7"
+    refused.response.response_headers[DEPLOYED_HEADER] = "gpt-4o-swe"
+    broken = _entry(0, cluster="backend_two", upstream_connection_failure=True)
+    rows = await _for_the_ledger(ATTEMPT_LOG, refused, broken, _entry(), _entry(cluster="sink"))
+    assert [(row.backend, row.status, row.flag) for row in rows] == [
+        ("one", 429, None),
+        ("two", 0, "upstream_connection_failure"),
+        ("one", 200, None),
+    ]
+    first = rows[0]
+    assert (first.request_id, first.retry_after, first.deployed, first.duration_ms) == ("r-1", "7", "gpt-4o-swe", 2)
+    assert first.started_at == datetime(2025, 10, 9, 8, 53, 20, 123_000)
+
+
+@pytest.mark.parametrize(
+    ("entry", "left"),
+    [
+        (_entry(downstream_remote_reset=True), "client"),
+        (_entry(downstream_connection_termination=True), "client"),
+        (_entry(upstream_remote_reset=True), "upstream"),
+        (_entry(details="upstream_reset_after_response_started{reset}"), "upstream"),
+        (_entry(500, details="ext_proc_error_gRPC_error_14{}"), "gateway"),
+        (_entry(), None),
+        (_entry(413, details="request_payload_too_large"), None),
+        (_entry(401, details="sluice_missing_api_key"), None),
+    ],
+)
+async def test_the_ledger_is_told_by_whom_a_call_was_broken_off(entry: HTTPAccessLogEntry, left: str | None) -> None:
+    events: list[bytes] = []
+    log = AccessLog(Records(), tell=lambda _, data: events.append(data))
+    await log.stream(None, Stream(_message(LISTENER_LOG, entry)))
+    batch = read(Event(None, 0, data) for data in events)
+    assert [(row.request_id, row.blame) for row in batch.breaks] == ([] if left is None else [("r-1", left)])
+    assert not batch.odd
 
 
 async def test_a_good_attempt_is_counted_and_not_told() -> None:
@@ -163,6 +217,67 @@ async def test_what_envoy_refused_by_itself_is_told_without_the_text_of_the_sock
     told = await _told(LISTENER_LOG, _entry(400, "http1.codec_error{canary of a socket}"))
     assert told[0]["details"] == "http1.codec_error"
     assert told[0]["status"] == 400
+
+
+# ---- calls that their worker left --------------------------------------------------------------------
+
+
+def _noted(entry: HTTPAccessLogEntry, **notes: str) -> HTTPAccessLogEntry:
+    metadata = Metadata()
+    fields = metadata.filter_metadata[FACTS].fields
+    for name, note in notes.items():
+        fields[name].string_value = note
+    entry.common_properties.metadata = metadata.SerializeToString()
+    return entry
+
+
+async def _ledger_told(entry: HTTPAccessLogEntry) -> Batch:
+    told: list[bytes] = []
+    log = AccessLog(Records(), tell=lambda _name, event: told.append(event))
+    await log.stream(None, Stream(_message(LISTENER_LOG, entry)))
+    return read([Event(None, 0, event) for event in told])
+
+
+WHO, WHAT = '{"id":"w.1","team":"search"}', '{"model":"m","usage":{"input":7,"source":"estimated"},"cost":9}'
+_LEFT = "ext_proc_error_gRPC_error_13{upstream_reset_before_response_started}"
+
+
+@pytest.mark.parametrize(("tries", "used"), [(0, (0, None, "none")), (1, (7, 9, "estimated"))])
+async def test_a_call_whose_worker_left_is_told_to_the_ledger(tries: int, used: tuple[object, ...]) -> None:
+    entry = _noted(_entry(503, _LEFT), who=WHO, what=WHAT)
+    entry.common_properties.upstream_request_attempt_count = tries
+    batch = await _ledger_told(entry)
+    (row,) = batch.calls.values()
+    assert (row.id, row.told, row.team, row.model, row.status) == ("w.1", Told.ENVOY, "search", "m", 503)
+    assert (row.input, row.cost, row.source) == used
+    assert [one.blame for one in batch.breaks] == ["gateway"]
+    assert not batch.odd
+
+
+async def test_one_that_was_not_sent_yet_has_nobody_but_its_caller() -> None:
+    (row,) = (await _ledger_told(_noted(_entry(503, _LEFT), who=WHO))).calls.values()
+    assert (row.team, row.model, row.source) == ("search", "", "none")
+
+
+async def test_a_call_of_which_no_worker_said_anything_is_no_row() -> None:
+    """Whoever has no key could fill the ledger."""
+    batch = await _ledger_told(_entry(503, _LEFT))
+    assert not batch.calls
+    assert len(batch.breaks) == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        _entry(),
+        _entry(503, "sluice_gateway_error"),
+        _entry(200, downstream_remote_reset=True),
+        _entry(200, upstream_connection_termination=True),
+    ],
+    ids=["good", "our refusal", "the client left", "the backend left"],
+)
+async def test_a_call_whose_worker_is_there_is_told_by_that(entry: HTTPAccessLogEntry) -> None:
+    assert not (await _ledger_told(_noted(entry, who=WHO, what=WHAT))).calls
 
 
 # ---- streams ----------------------------------------------------------------------------------------

@@ -116,6 +116,21 @@ def test_a_model_whose_cost_nobody_knows_under_a_budget(limit: str, found: list[
     assert _doubts(f"{MODELS}policies: {{limits: {{some: {limit}}}}}\n") == found
 
 
+@pytest.mark.parametrize("limit", ["{money: 5, per: hour}", "{tokens: 5, per: hour}"])
+def test_where_nothing_unpriced_serves_it_is_named_whatever_the_limits(limit: str) -> None:
+    text = f"{MODELS}policies: {{unpriced: refuse, limits: {{some: {limit}}}}}\n"
+    assert _doubts(text) == ["models.bare", "models.half"]
+
+
+@pytest.mark.parametrize("policies", ["limits: {some: {money: 5, per: month}}", "unpriced: refuse"])
+@pytest.mark.parametrize(("now", "found"), [(1_774_915_199, ["models.soon"]), (1_774_915_200, [])])
+def test_a_price_that_is_not_in_force_yet(policies: str, now: float, found: list[str]) -> None:
+    price = "[{from: 2026-03-31, request: 1}, {from: 2026-04-30, request: 2}]"
+    text = f"models: {{soon: {{targets: [[{{backend: one}}]], price: {price}}}}}\n"
+    redis = 'stores: {counters: "redis://h"}\n'
+    assert _doubts(f"{text}policies: {{{policies}}}\n{redis}", now) == found
+
+
 def test_a_fallback_of_one_limit_that_another_refuses() -> None:
     calls = "    calls: {requests: 5, per: day, only: {models: [paid]}, fallback: bare}"
     text = f"{MODELS}policies:\n  limits:\n{calls}\n"
@@ -146,6 +161,21 @@ def test_a_budget_that_a_restart_forgets(limit: str, found: bool) -> None:
     text = f"{MODELS}policies: {{limits: {{some: {{{limit}, only: {{models: [paid]}}}}}}}}\n"
     assert _doubts(text) == (["policies.limits.some"] if found else [])
     assert _doubts(text + 'stores: {counters: "redis://h"}\n') == []
+
+
+def test_budgets_of_team_files_that_a_restart_forgets() -> None:
+    Path("teams").mkdir()
+    limits = ", ".join(f"m{number}: {{money: 5, per: month}}" for number in range(3))
+    keys = "[{name: app, user: ann@example.com, limits: {own: {money: 1, per: day}, calls: {requests: 9, per: day}}}]"
+    Path("teams/search.yaml").write_text(
+        f"{{area: shop, owner: ann@example.com, limits: {{{limits}}}, keys: {keys}}}\n"
+    )
+    Path("teams/web.yaml").write_text("{area: shop, owner: ann@example.com, limits: {rate: {money: 1, per: hour}}}\n")
+    text = "models: {m: {targets: [[{backend: one}]], price: {request: 0}}}\n"
+    (told,) = [line for line in _run("check", text, 0).stderr.splitlines() if "forgets" in line]
+    assert "stores.counters" in told
+    assert "(search/m0, search/m1, search/m2 and 1 more)" in told
+    assert "forgets" not in _run("check", text + 'stores: {counters: "redis://h"}\n', 0).stderr
 
 
 # ---- policies ----

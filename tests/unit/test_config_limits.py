@@ -1,10 +1,12 @@
 """Limits and prices as they are written, and what they come to. What is refused stands in tests/unit/config."""
 
-from datetime import UTC, datetime, timedelta
+import re
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,13 +19,15 @@ from extproc.config import compile as compiled
 from extproc.config.fields import MOST, Duration, Money, TokenPrice, UnitPrice, nanos
 from extproc.config.limits import GatewayLimit, KeyLimit, LimitFile, TeamLimit, compile_limit
 from extproc.config.loader import json_schema, load
-from extproc.config.prices import Price
+from extproc.config.models import Model
+from extproc.config.prices import Price, ServiceTier
 from extproc.config.schema import Gateway
 from extproc.limits.limit import Limit, Measure, Mode, Only, Period, Priority, Raise, Scope, Short
-from extproc.model import Bounds, Catalogue, Dialect
+from extproc.model import SERVICE_TIERS, Bounds, Catalogue, Dialect
 from extproc.model import Price as NanoPrice
 from tests.support.json_schema import mistakes
 
+DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = Path(__file__).parents[2] / "examples/limits/gateway.yaml"
 MONEY = TypeAdapter[Decimal](Money)
 UNIT_PRICE = TypeAdapter[Decimal](UnitPrice)
@@ -432,7 +436,9 @@ def test_money_of_a_file_and_of_the_environment_is_no_binary_fraction(tmp_path: 
     catalogue = compiled.catalogue(gateway)
     assert catalogue.currency == "CHF"
     assert catalogue.limits[0].amount == 123_456_100_000_001
-    assert catalogue.models["m"].groups[0][0].price == NanoPrice(input=100_000_001, output=123_456_100_000_003)
+    assert catalogue.models["m"].groups[0][0].price == NanoPrice(
+        input=100_000_001, output=123_456_100_000_003, version="auto-475e6b88"
+    )
 
 
 def test_an_editor_accepts_the_example_and_no_misspelling_of_it() -> None:
@@ -458,7 +464,7 @@ def test_the_example_is_what_its_comments_say() -> None:
         == "2026-12-24T00:00:00+01:00"
     )
     fallback = catalogue.models[limits["company"].fallback or ""]
-    assert fallback.groups[0][0].price == NanoPrice()
+    assert fallback.groups[0][0].price == NanoPrice(version="auto-3833238a")
     assert limits["nightly"].only == Only(low_route=True)
     assert limits["next-quarter"].mode is Mode.SHADOW
 
@@ -476,6 +482,8 @@ def test_a_price_in_full() -> None:
             "reasoning": 0,
             "audio_input": 40,
             "audio_output": 80,
+            "image_input": 5,
+            "image_output": 40,
             "request": "0.01",
             "minute": "0.006",
             "image": "0.04",
@@ -491,6 +499,8 @@ def test_a_price_in_full() -> None:
         reasoning=0,
         audio_input=40_000_000_000,
         audio_output=80_000_000_000,
+        image_input=5_000_000_000,
+        image_output=40_000_000_000,
         request=10_000_000,
         minute=6_000_000,
         image=40_000_000,
@@ -502,9 +512,111 @@ def test_a_price_in_full() -> None:
 def test_a_target_has_its_own_price_or_the_models_or_none() -> None:
     assert _model()[0].price is None
     own, other = {"input": 0, "output": 2}, {"input": 1, "output": 0}
-    assert _model(price=other)[0].price == NanoPrice(input=10**9)
-    assert _model(target={"price": own}, price=other)[0].price == NanoPrice(output=2 * 10**9)
-    assert _model(price={"request": 0})[0].price == NanoPrice()
+    assert _unnamed(_model(price=other)[0].price) == NanoPrice(input=10**9)
+    assert _unnamed(_model(target={"price": own}, price=other)[0].price) == NanoPrice(output=2 * 10**9)
+    assert _unnamed(_model(price={"request": 0})[0].price) == NanoPrice()
+
+
+def _unnamed(price: NanoPrice | None) -> NanoPrice:
+    assert price is not None
+    assert price.version.startswith("auto-")
+    return replace(price, version="")
+
+
+def test_prices_of_long_inputs_and_of_service_tiers() -> None:
+    price = {
+        "per": "1k",
+        "input": 2,
+        "output": 8,
+        "cache_write_1h": 4,
+        "request": 1,
+        "version": "v",
+        "long_context": [{"above": 200_000, "input": 4, "output": 12}, {"above": 500_000, "input": 5, "output": 15}],
+        "service_tiers": {
+            "priority": {"input": 6, "output": 9, "long_context": [{"above": 7, "input": 10, "output": 0}]},
+            "flex": {"input": 1, "output": 1, "cached_input": 0},
+        },
+    }
+    million, each = 10**12, 10**9
+    assert _model(price=price)[0].price == NanoPrice(
+        input=2 * million,
+        output=8 * million,
+        cache_write_1h=4 * million,
+        request=each,
+        version="v",
+        above=(
+            (200_000, NanoPrice(4 * million, 12 * million, request=each)),
+            (500_000, NanoPrice(5 * million, 15 * million, request=each)),
+        ),
+        tiers=(
+            ("flex", NanoPrice(million, million, cached_input=0, request=each)),
+            (
+                "priority",
+                NanoPrice(6 * million, 9 * million, request=each, above=((7, NanoPrice(10 * million, request=each)),)),
+            ),
+        ),
+    )
+
+
+def test_the_service_tiers_are_those_that_answers_can_have() -> None:
+    assert get_args(ServiceTier) == SERVICE_TIERS
+
+
+def test_versions_of_a_price_are_in_force_one_after_the_other() -> None:
+    target, _ = _model(
+        price=[
+            {"input": 1, "output": 1},
+            {"from": "2026-03-01", "input": 2, "output": 2},
+            {"from": "2026-03-01T18:00:00+02:00", "input": 3, "output": 3},
+            {"from": date(2026, 4, 1), "version": "april", "input": 4, "output": 4},
+        ]
+    )
+    march = 1_772_323_200_000
+    assert target.price is None
+    assert [version.since for version in target.versions] == [0, march, march + 16 * 3_600_000, 1_775_001_600_000]
+    names = [version.version for version in target.versions]
+    assert names == ["auto-9bfb6abf", "2026-03-01", "2026-03-01T16:00:00Z", "april"]
+    at = [target.at(moment).price for moment in (0, march - 1, march, march + 16 * 3_600_000, 2**53)]
+    assert [price.input // 10**9 if price else None for price in at] == [1, 1, 2, 3, 4]
+
+
+def test_before_its_first_version_nothing_has_a_price() -> None:
+    target, _ = _model(price={"from": "2026-03-01", "input": 2, "output": 2})
+    assert target.at(1_772_323_199_999).price is None
+    assert target.at(1_772_323_200_000).price == target.versions[0]
+
+
+def test_a_price_without_a_name_has_another_one_once_it_is_another() -> None:
+    def name(**price: Any) -> str:
+        target, _ = _model(price={"input": 1, "output": 2, **price})
+        return str(target.price.version)
+
+    same = [name(), name(per="1M"), name(input="1.000"), name(minute=0)]
+    assert len(set(same)) == 1
+    long = {"above": 5, "input": 1, "output": 2}
+    others = [name(input=2), name(cached_input=1), name(cached_input=0), name(minute=1), name(long_context=[long])]
+    others += [name(long_context=[{**long, "above": 6}]), name(service_tiers={"flex": {"input": 1, "output": 2}})]
+    assert len({*same, *others}) == 1 + len(others)
+
+
+def test_prices_are_told_as_they_were_written() -> None:
+    """A version's `from`, too, in what is made from the configuration."""
+    versions = [{"input": "1", "output": "1"}, {"from": "2026-03-01", "input": "2", "output": "2", "version": "v"}]
+    model = Model.model_validate({"targets": [[{"backend": "one"}]], "price": versions})
+    dumped = model.model_dump(mode="json", exclude_unset=True)
+    assert dumped["price"] == versions
+    assert Model.model_validate(dumped) == model
+    assert Model.model_validate(model.model_dump(exclude_unset=True)) == model
+
+
+def test_the_example_of_the_page_on_prices_is_accepted() -> None:
+    example = re.findall(r"```yaml\n(.*?)```", (DOCS / "prices.md").read_text(), re.DOTALL)
+    tree = YAML(typ="safe").load(example[0])
+    backends = {"anthropic": {"dialect": "anthropic", "url": "https://api.anthropic.com"}}
+    assert mistakes(json_schema(), {"backends": backends, **tree}) == []
+    gateway = Gateway.model_validate({"backends": backends, **tree})
+    (model,) = compiled.without_policies(gateway).listed()
+    assert [price.version for price in model.groups[0][0].versions] == ["2026-01", "2027-01"]
 
 
 def test_the_bounds_of_a_model() -> None:

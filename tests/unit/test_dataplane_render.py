@@ -614,6 +614,19 @@ def test_every_missing_secret_is_named_at_once(tmp_path: Path) -> None:
     ]
 
 
+# --- headers of clients --------------------------------------------------------------------------------
+
+
+def test_clients_set_no_header_of_ours_but_those_in_which_they_ask_or_tell() -> None:
+    found = re.search(r"regex: (x-sluice-\S+)", render(_gateway(PLAIN), LAYOUT)["listeners.yaml"])
+    assert found is not None
+    ours = [name for name in vars(contract).values() if isinstance(name, str) and name.startswith("x-sluice-")]
+    assert len(ours) > 8
+    assert [name for name in (*ours, "x-sluice-tags", "x-sluice-t-x") if not re.fullmatch(found[1], name)] == []
+    theirs = ("x-sluice-cache", "x-sluice-cache-ttl", "x-sluice-tag-repository")
+    assert [name for name in theirs if re.fullmatch(found[1], name)] == []
+
+
 # --- files ---------------------------------------------------------------------------------------------
 
 

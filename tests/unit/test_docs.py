@@ -4,7 +4,7 @@ import itertools
 import re
 import subprocess
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from extproc.config.teams import TeamFile
 from extproc.guardrails.policy import Action
 from extproc.guardrails.verdict import Verdict
 from extproc.limits import standing
-from extproc.limits.hold import Hold
-from extproc.limits.limit import Limit, Measure, Priority
+from extproc.limits.hold import Hold, Stake
+from extproc.limits.limit import Limit, Measure, Period, Priority
 from extproc.metering import prices
 from extproc.model import (
     Backend,
@@ -44,9 +44,11 @@ from extproc.model import (
 from extproc.model import UsageSource as Source
 from extproc.redaction.policy import Mode
 from extproc.stages import budget, charge, fallback
-from extproc.stores.counters import Reading
+from extproc.stores import ledger
+from extproc.stores.counters import Counter, Draw, Reading
 from extproc.surfaces import Face, Surface
-from extproc.telemetry import metrics, records
+from extproc.telemetry import genai, metrics, records
+from extproc.traceparent import Context
 from tests.support.policies import redaction
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,7 @@ PAGES = sorted(
     for page in (
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("deploy/**/*.md"),
         *ROOT.glob("envoy/*.md"),
         *ROOT.glob("examples/**/*.md"),
     )
@@ -102,11 +105,17 @@ def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
         family._name + ("_total" if isinstance(family, prometheus_client.Counter) else ""): list(family._labelnames)
         for family in families
     }
-    documented = {
-        row[0].strip("`"): [label for label in row[1].split(", ") if label]
-        for row in rows("docs/operations.md", "## Metrics")
-    }
-    assert documented == wanted
+    assert _labels_of_metrics("## Metrics") == wanted
+
+
+def test_every_metric_of_the_conventions_is_documented_with_its_labels() -> None:
+    wanted = {family._name: list(family._labelnames) for family in genai.meter(genai.NEWEST).families}
+    assert _labels_of_metrics("### By OpenTelemetry's conventions") == wanted
+
+
+def _labels_of_metrics(heading: str) -> dict[str, list[str]]:
+    table = rows("docs/operations.md", heading)
+    return {row[0].strip("`"): [label for label in row[1].split(", ") if label] for row in table}
 
 
 def test_every_ending_of_a_call_is_explained() -> None:
@@ -123,6 +132,7 @@ def fullest_record() -> dict[str, Any]:
         started=1.0,
         catalogue=Catalogue({"m": model}, {"b": backend}, {}, 1, revision="r"),
         phase=Phase.RESPONDING,
+        trace=Context("0" * 31 + "1", "0" * 15 + "1", sampled=True),
         place=surfaces.locate("/v1/chat/completions"),
         caller=Caller(
             "id",
@@ -156,7 +166,8 @@ def fullest_record() -> dict[str, Any]:
             similarity=1.0,
         ),
     )
-    counts = Usage(1, 1, 1, 1, 1, 1, 1, 1, 1, 1.0, 1, 1, Source.REPORTED)
+    known: dict[str, Any] = {one.name: 1 for one in fields(Usage)}
+    counts = Usage(**{**known, "seconds": 1.0, "source": Source.REPORTED, "tier": "priority"})
     outcome = Outcome(
         *(Ending.REFUSED, 400, counts),
         refusal="x",
@@ -169,8 +180,17 @@ def fullest_record() -> dict[str, Any]:
         overspent={"x": 1},
         overspent_money=1,
         output_cap=1,
+        deployed="gpt-4o",
+        price_version="2026-01",
+        stop_reason="stop",
+        tool_calls=1,
     )
-    return records.access_record(replace(call, request_id="r", method="POST"), outcome, 1.0, 1.0)
+    counter = Counter("requests/l", 10)
+    stake = Stake(Limit("l", Measure.REQUESTS, 10, period=Period.DAY, warn_at=(50,)), Draw(counter, 1))
+    call.session, call.turn, call.tags = "s", 1, {"repository": "sluice"}
+    call.stood, call.stood_at = ((stake, Reading(8, 1_000)),), 1_769_860_800_000
+    call.first_token, call.heard, call.answer_bytes = 2.5, 2.0, 1
+    return records.access_record(replace(call, request_id="r", method="POST"), outcome, 1.0, 1.0, (Draw(counter, 1),))
 
 
 def test_every_field_of_a_record_is_documented_and_no_other() -> None:
@@ -182,6 +202,12 @@ def test_every_field_of_a_record_is_documented_and_no_other() -> None:
     assert set(re.findall(r"`(\w+)`", usage)) == {*record["usage"], "reported", "estimated"}
     cache = next(row[1] for row in table if row[0] == "`cache`")
     assert set(re.findall(r"`(\w+)`", cache)) == set(record["cache"])
+
+
+@pytest.mark.parametrize(("heading", "row"), [("### Calls", ledger.CallRow), ("### Attempts", ledger.AttemptRow)])
+def test_every_column_of_the_ledger_is_documented_and_no_other(heading: str, row: Any) -> None:
+    documented = [name for line in rows("docs/ledger.md", heading) for name in re.findall(r"`(\w+)`", line[0])]
+    assert sorted(documented) == sorted(one.name for one in fields(row))
 
 
 def served_paths() -> list[str]:

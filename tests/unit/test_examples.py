@@ -1,5 +1,6 @@
 """Every configuration that a user starts from works as it stands; so does the demo client."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from extproc.cli import app
 from extproc.config.loader import load
 from tests.support.fake import FakeProvider
 from tests.support.gateway import RunningGateway
@@ -56,6 +59,21 @@ def test_an_example_is_accepted_by_sluice_and_by_envoy(name: str, tmp_path: Path
     run = check(name, {wanted: str(file) if wanted.endswith("FILE") else "a-secret" for wanted in SECRETS[name]})
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("OK: ")
+
+
+@pytest.mark.parametrize("name", ["cache", "catalogue", "limits", "quickstart"])
+def test_no_price_of_an_example_is_another_than_the_listed_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are copied. Models without any price, or that nobody lists, are not meant."""
+    (tmp_path / "secret").write_text("a-secret")
+    for wanted in SECRETS[name]:
+        monkeypatch.setenv(wanted, str(tmp_path / "secret") if wanted.endswith("FILE") else "a-secret")
+    command = ["prices", "check", "--json", "--at", "2026-11-01", "--config", f"{ROOT}/examples/{name}/gateway.yaml"]
+    found = json.loads(CliRunner().invoke(app, command).stdout)["models"]
+    compared = [one for one in found if one.get("same")]
+    assert len(compared) > 2
+    assert [one for one in compared if one["differences"]] == []
 
 
 def test_the_example_of_the_cache_works_with_its_comments_taken_away(tmp_path: Path) -> None:

@@ -175,3 +175,71 @@ def until(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)
+
+
+# ---- bills ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def biller() -> Iterator[FakeProvider]:
+    with FakeProvider("one", options=("--keep-bills",)) as started:
+        yield started
+
+
+def billed(biller: FakeProvider, path: str, stream: bool = False, **faults: Any) -> tuple[Json, Json]:
+    """What a call was billed, and what usage it was told. Its faults stand in a header that gateways pass on."""
+    _, fields = SURFACES[path]
+    body: Json = {"model": "m", **fields, "stream": stream, "max_tokens": 100}
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    headers = {"x-stainless-fake": json.dumps(faults), "x-client-request-id": "mine", "anthropic-version": "2023-06-01"}
+    biller.reset()
+    answer = httpx.post(biller.url("one") + path, json=body, headers=headers, trust_env=False)
+    assert answer.status_code == faults.get("status", 200), answer.text
+    usage = {} if "status" in faults else told(answer.text) if stream else answer.json()["usage"]
+    (bill,) = biller.bills("one")
+    return bill, usage
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES])
+def test_a_bill_has_every_class_that_was_told(biller: FakeProvider, path: str, stream: bool) -> None:
+    faults = {"cached_tokens": 2, "cache_write_tokens": 3, "reasoning_tokens": 5}
+    bill, usage = billed(biller, path, stream, **faults)
+    assert bill["client_request_id"] == "mine"
+    assert bill["model"] == "m"
+    assert bill["classes"] == {"cached_input": 2, "cache_write": 3, "reasoning": 5}
+    assert (bill["input"], bill["output"]) == (input_of(usage), output_of(usage))
+    of_input = usage.get("prompt_tokens_details") or usage["input_tokens_details"]
+    of_output = usage.get("completion_tokens_details") or usage["output_tokens_details"]
+    assert (of_input["cached_tokens"], of_input["cache_write_tokens"], of_output["reasoning_tokens"]) == (2, 3, 5)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
+def test_anthropic_leaves_what_was_cached_out_of_its_input(biller: FakeProvider, stream: bool) -> None:
+    faults = {"cached_tokens": 2, "cache_write_tokens": 3, "reasoning_tokens": 5}
+    bill, usage = billed(biller, MESSAGES, stream, **faults)
+    assert (usage["cache_read_input_tokens"], usage["cache_creation_input_tokens"]) == (2, 3)
+    assert usage["output_tokens_details"] == {"thinking_tokens": 5}
+    assert bill["input"] == usage["input_tokens"] + 2 + 3
+
+
+def test_sound_is_a_part_of_what_was_said(biller: FakeProvider) -> None:
+    bill, usage = billed(biller, CHAT, length=10, audio_input_tokens=4, audio_output_tokens=99)
+    assert usage["prompt_tokens_details"]["audio_tokens"] == 4
+    assert usage["completion_tokens_details"]["audio_tokens"] == 10
+    assert bill["classes"] == {"audio_input": 4, "audio_output": 10}
+
+
+def test_a_template_counts_beside_the_text(biller: FakeProvider) -> None:
+    assert billed(biller, CHAT, template_tokens=7)[0]["input"] == 14
+
+
+def test_a_call_that_was_not_answered_costs_nothing(biller: FakeProvider) -> None:
+    bill, _ = billed(biller, CHAT, status=503)
+    assert (bill["status"], bill["input"], bill["output"], bill["classes"]) == (503, 0, 0, {})
+
+
+def test_a_share_of_tokens_may_be_any_number(biller: FakeProvider) -> None:
+    bill, usage = billed(biller, CHAT, length=7, tokens_percent=100 * 9 / 7)
+    assert (bill["output"], usage["completion_tokens"]) == (9, 9)

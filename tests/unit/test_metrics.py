@@ -10,7 +10,7 @@ from extproc.call import Call
 from extproc.model import Caller, Chain, Ending, Outcome, PublicModel, Target, Team, Usage, UsageSource
 from extproc.refusals import Refusal
 from extproc.surfaces import Face, Place, Surface
-from extproc.telemetry import metrics
+from extproc.telemetry import calls, metrics
 from tests.support.playbook import ONE, Playbook, RequestBody, catalogue, request
 
 
@@ -42,19 +42,19 @@ def _call(**facts: Any) -> Call:
 
 def test_a_call_is_counted_once_with_its_duration_and_first_byte() -> None:
     labels = {"surface": "chat", "model": "m", "backend": "one", "status": "200", "ending": "complete"}
-    calls = Counted("sluice_calls_total", **labels)
+    counted = Counted("sluice_calls_total", **labels)
     duration = Counted("sluice_call_duration_seconds_sum", surface="chat")
     first = Counted("sluice_first_byte_seconds_sum", surface="chat")
-    metrics.count_call(_call(first_byte=100.5, stream=True), Outcome(Ending.COMPLETE, 200, backend="one"), 2.0)
-    assert calls.grown == 1
+    calls.count_call(_call(first_byte=100.5, stream=True), Outcome(Ending.COMPLETE, 200, backend="one"), 2.0)
+    assert counted.grown == 1
     assert duration.grown == pytest.approx(2.0)
     assert first.grown == pytest.approx(0.5)
 
 
 def test_only_a_stream_that_began_has_a_first_byte() -> None:
     first = Counted("sluice_first_byte_seconds_count", surface="chat")
-    metrics.count_call(_call(stream=True), Outcome(Ending.CUT, 0), 2.0)
-    metrics.count_call(_call(first_byte=100.5), Outcome(Ending.COMPLETE, 200), 2.0)
+    calls.count_call(_call(stream=True), Outcome(Ending.CUT, 0), 2.0)
+    calls.count_call(_call(first_byte=100.5), Outcome(Ending.COMPLETE, 200), 2.0)
     assert first.grown == 0
 
 
@@ -74,7 +74,7 @@ def test_tokens_are_counted_by_kind_and_source() -> None:
         for kind in ("input", "output", "reasoning", "cached_input")
     }
     usage = Usage(12, 9, reasoning=2, source=UsageSource.ESTIMATED)
-    metrics.count_call(_call(), Outcome(Ending.CUT, 200, usage, backend="one"), 1.0)
+    calls.count_call(_call(), Outcome(Ending.CUT, 200, usage, backend="one"), 1.0)
     assert {kind: one.grown for kind, one in counted.items()} == {
         "input": 12,
         "output": 9,
@@ -86,7 +86,7 @@ def test_tokens_are_counted_by_kind_and_source() -> None:
 def test_a_refusal_is_counted_with_who_is_to_blame() -> None:
     refused = Counted("sluice_refusals_total", surface="chat", code="store_unavailable", blame="gateway")
     call = _call(refusal=Refusal(refusals.STORE_UNAVAILABLE, "text"), chain=None)
-    metrics.count_call(call, Outcome(Ending.REFUSED, 503, refusal="store_unavailable"), 1.0)
+    calls.count_call(call, Outcome(Ending.REFUSED, 503, refusal="store_unavailable"), 1.0)
     assert refused.grown == 1
 
 
@@ -112,15 +112,15 @@ def test_what_limits_did_is_counted_by_their_titles() -> None:
         overspent={"input_estimate": 2, "output_above_cap": 7},
         overspent_money=900,
     )
-    metrics.count_call(_call(), outcome, 1.0)
+    calls.count_call(_call(), outcome, 1.0)
     for grown, samples in counted.items():
         assert [sample.grown for sample in samples] == [grown] * len(samples)
 
 
 def test_more_money_and_no_more_tokens_has_a_cause_of_its_own() -> None:
     price = Counted("sluice_overspent_total", unit="nano", cause="price")
-    metrics.count_call(_call(), Outcome(Ending.COMPLETE, 200, overspent_money=5), 1.0)
-    metrics.count_call(_call(), Outcome(Ending.COMPLETE, 200), 1.0)
+    calls.count_call(_call(), Outcome(Ending.COMPLETE, 200, overspent_money=5), 1.0)
+    calls.count_call(_call(), Outcome(Ending.COMPLETE, 200), 1.0)
     assert price.grown == 5
 
 
@@ -148,7 +148,7 @@ async def test_no_label_is_what_a_caller_typed() -> None:
 def test_a_call_that_another_backend_answered_has_failed_over() -> None:
     counted = {name: Counted("sluice_failovers_total", model="m", backend=name) for name in ("one", "two")}
     for backend in ("one", "two", None):
-        metrics.count_call(_call(), Outcome(Ending.COMPLETE, 200, backend=backend), 1.0)
+        calls.count_call(_call(), Outcome(Ending.COMPLETE, 200, backend=backend), 1.0)
     assert (counted["one"].grown, counted["two"].grown) == (0, 1)
 
 
@@ -156,7 +156,7 @@ def test_a_call_that_another_backend_answered_has_failed_over() -> None:
 def test_what_calls_cost_is_added_up_by_team_and_model(caller: Caller | None, team: str) -> None:
     counted = Counted("sluice_cost_nano_total", team=team, model="m")
     for cost in (None, 0, 7, 2_500):
-        metrics.count_call(_call(caller=caller), Outcome(Ending.COMPLETE, 200, backend="one", cost=cost), 1.0)
+        calls.count_call(_call(caller=caller), Outcome(Ending.COMPLETE, 200, backend="one", cost=cost), 1.0)
     assert counted.grown == 2_507
 
 

@@ -64,7 +64,7 @@ class Site:
 
     def begin(self, first: str, *others: str, stream: bool = True) -> Call:
         """A call that has been sent to these, in order."""
-        call = Call(0.0, CATALOGUE, Phase.ROUTED, stream=stream)
+        call = Call(0.0, CATALOGUE, phase=Phase.ROUTED, stream=stream)
         call.chain = Chain(self.model, tuple([target(name) for name in (first, *others)]))
         self.traffic.sent(call, self.now)
         return call

@@ -10,10 +10,12 @@ import pytest
 
 from extproc import refusals
 from extproc.call import PROCEED, BodyMode, Emit, Pass, Relay, Reply, Route
+from extproc.limits.hold import Hold
 from extproc.limits.limit import Limit, Measure, Mode, Only, Period, Priority, Scope, Short
 from extproc.model import Bounds, Catalogue, Price, Team
 from extproc.stages.budget import SLOT
-from extproc.stores.counters import Draw
+from extproc.stores.counters import Answer, Draw, call_of
+from extproc.stores.memory_counters import MemoryCounters
 from tests.support.playbook import (
     DIRECTORY,
     Enrolled,
@@ -23,6 +25,7 @@ from tests.support.playbook import (
     Refusal,
     RequestBody,
     RequestHeaders,
+    Reserved,
     ResponseBody,
     answer,
     catalogue,
@@ -130,11 +133,23 @@ class TestReserveAndSettle:
         assert record["held"]["output"] == 1_000
         assert not of.holds.open
 
-    async def test_the_event_on_the_bus_is_the_record(self) -> None:
-        of = policy(limit())
+    async def test_the_event_on_the_bus_is_the_record_and_what_long_windows_took(self) -> None:
+        of = policy(limit(sliding=86_400_000), limit(name="quick"))
         record = await whole(of).play()
-        ((_, _, event),) = of.holds.settled
-        assert orjson.loads(event) == json.loads(json.dumps(record))
+        ((hold, _, event),) = of.holds.settled
+        told = orjson.loads(event)
+        booked = told.pop("booked")
+        assert told == {"id": hold.id, **json.loads(json.dumps(record))}
+        (daily, used, _), _ = next(draws for _, draws, _ in of.holds.settled)
+        assert [one[:3] for one in booked] == [[daily.key, "l", used]]
+        assert not of.holds.told
+
+    async def test_a_call_that_no_limit_counts_is_on_the_bus_too(self) -> None:
+        of = policy()
+        record = await whole(of).play()
+        ((name, event),) = of.holds.told
+        assert orjson.loads(event) == {"id": name, **json.loads(json.dumps(record))}
+        assert not of.holds.settled
 
     async def test_a_journal_that_fails_costs_no_hold(self) -> None:
         class Full(Records):
@@ -148,6 +163,22 @@ class TestReserveAndSettle:
             await whole(of).play()
         assert len(of.holds.settled) == 1
         assert not of.holds.open
+
+    async def test_a_record_that_cannot_be_made_costs_no_booking(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise TypeError("of a fact")
+
+        monkeypatch.setattr("extproc.settlement.access_record", fails)
+        of = policy(limit())
+        record = await whole(of).play()
+        ((hold, draws, event),) = of.holds.settled
+        assert [draw.units for draw in draws] == [37]
+        told = orjson.loads(event)
+        assert (told["id"], told["usage"], told["ending"]) == (hold.id, record["usage"], "complete")
+        assert "TypeError" in caplog.text
+        assert "of a fact" not in caplog.text
 
     async def test_a_call_without_limits_reserves_nothing(self) -> None:
         of = policy()
@@ -386,6 +417,22 @@ class TestTold:
         assert told(orders[-1]) == {"x-gw-priority": "low"}
 
 
+class Losing(Reserved):
+    """The first answer is lost, of what was taken; the worker, which counts by itself, refuses."""
+
+    def __init__(self, counters: MemoryCounters) -> None:
+        super().__init__()
+        self.counters, self._loses = counters, True
+
+    async def reserve(self, hold: Hold) -> Answer:
+        answer = await super().reserve(hold)
+        if not self._loses:
+            return answer
+        self._loses = False
+        del self.open[hold.id]
+        return Answer(False, tuple([reading._replace(used=10**6, wait=None) for reading in answer.readings]))
+
+
 class TestOutputCap:
     @staticmethod
     async def sent(of: Policy, body: RequestBody) -> tuple[dict[str, Any], dict[str, str]]:
@@ -443,6 +490,28 @@ class TestOutputCap:
         record, orders = await play(call(of) << Route >> answer("two") >> ResponseBody(ANSWER))
         assert [leg.backend for leg in orders[1].legs] == ["two"]
         assert record["model"] == "gpt-4o-mini"
+
+    async def test_another_model_is_not_granted_what_the_first_one_took_unseen(self) -> None:
+        """A store that knows the id of a hold says yes without a look at the counters."""
+        of = policy(limit(Measure.REQUESTS, 1, period=Period.DAY, fallback="gpt-4o-mini", scope=(Scope.MODEL,)))
+        mini = call(of, chat(model="gpt-4o-mini")) << Route >> answer("two") >> ResponseBody(ANSWER)
+        await mini.play()
+        of.holds = Losing(of.holds.counters)
+        of.__post_init__()
+        record, _ = await play(call(of) << Refusal(refusals.QUOTA))
+        assert record["model"] == "gpt-4o"
+
+    async def test_holds_of_other_models_are_of_the_one_call(self) -> None:
+        of = policy(limit(Measure.REQUESTS, 1, period=Period.DAY, fallback="gpt-4o-mini", scope=(Scope.MODEL,)))
+        of.holds = Losing(of.holds.counters)
+        of.__post_init__()
+        await play(call(of) << Route >> answer("two") >> ResponseBody(ANSWER))
+        ((hold, _, event),) = of.holds.settled
+        name = orjson.loads(event)["id"]
+        assert hold.id == f"{name}~1"
+        assert call_of(hold.id) == name
+        assert orjson.loads(hold.note)["id"] == name
+        assert list(of.holds.noted) == [name]
 
     async def test_what_took_over_is_told_even_where_no_limit_holds_for_it(self) -> None:
         dear = limit(Measure.MONEY, 1, period=Period.MONTH, fallback="gpt-4o-mini")

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
@@ -129,8 +129,10 @@ def test_the_currency_is_told_where_there_is_money(facts: dict[str, Any], curren
 
 
 def test_every_kind_of_usage_is_recorded() -> None:
-    usage = Usage(1, 2, 3, 4, 5, 6, 7, 8, 9, 10.0, 11, 12, UsageSource.REPORTED)
-    assert access_record(_call(), Outcome(Ending.COMPLETE, 200, usage), 1.0, 1.0)["usage"] == asdict(usage)
+    counts: dict[str, Any] = {one.name: number for number, one in enumerate(fields(Usage), 1)}
+    usage = Usage(**{**counts, "source": UsageSource.REPORTED, "tier": "flex"})
+    record: dict[str, Any] = access_record(_call(), Outcome(Ending.COMPLETE, 200, usage), 1.0, 1.0)
+    assert {**record["usage"], "tier": record["service_tier"]} == asdict(usage)
 
 
 def test_no_secret_and_no_text_of_a_call_is_in_its_record() -> None:

@@ -21,6 +21,7 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "ambiguous_team": (400, "client", False, "invalid_request_error", "invalid_request_error"),
     "permission_denied": (403, "client", False, "invalid_request_error", "permission_error"),
     "ip_not_allowed": (403, "client", False, "invalid_request_error", "permission_error"),
+    "price_unknown": (403, "client", False, "invalid_request_error", "permission_error"),
     "stopped": (403, "client", False, "invalid_request_error", "permission_error"),
     "unsupported_media_type": (415, "client", False, "invalid_request_error", "invalid_request_error"),
     "request_too_large": (413, "client", False, "invalid_request_error", "request_too_large"),

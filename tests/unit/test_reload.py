@@ -355,6 +355,17 @@ async def test_a_source_that_fails_does_not_end_the_watch(sources: Sources, puts
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_only_a_configuration_that_is_taken_over_is_told(sources: Sources, puts: Puts) -> None:
+    told: list[Gateway] = []
+    reloader = Reloader(sources.load, [], puts, lambda given: given, told.append)
+    sources.gateway = WRONG
+    await reloader.reload()
+    assert told == []
+    sources.gateway = BROUGHT
+    await reloader.reload()
+    assert told == [BROUGHT]
+
+
 # ---- handing over -------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from extproc.model import (
     CleanPrompt,
     Dialect,
     Modality,
+    Price,
     Prompt,
     PublicModel,
     Target,
@@ -27,6 +28,7 @@ from extproc.refusals import (
     MISSING_MODEL,
     MODEL_NOT_FOUND,
     PERMISSION_DENIED,
+    PRICE_UNKNOWN,
     STATE_NOT_FOUND,
     STOPPED,
     UNSUPPORTED_BY_MODEL,
@@ -243,6 +245,55 @@ def test_a_model_is_only_for_what_it_is_for() -> None:
     with pytest.raises(Refused) as refused:
         model_for(ANYONE, CHAT, "m", catalogue)
     assert refused.value.refusal.kind is UNSUPPORTED_BY_MODEL
+
+
+PRICE = Price(input=1, since=1_000)
+LATER = Price(input=2, since=2_000)
+
+
+def test_a_call_is_paid_by_the_prices_of_when_it_began() -> None:
+    changing, fixed = Target(BACKENDS["a"], "m", versions=(PRICE, LATER)), Target(BACKENDS["b"], "m", 1, PRICE)
+    model = PublicModel("m", ((changing, fixed),))
+
+    def prices(began: int) -> set[tuple[str, Price | None]]:
+        given = replace(_given(lambda: 0.0), began=began)
+        (alone,) = pinned(model, CHAT, "a", None, began=began).targets
+        found = {(target.backend.name, target.price) for target in chain(model, CHAT, CLEAN, given).targets}
+        assert ("a", alone.price) in found
+        return found
+
+    assert prices(999) == {("a", None), ("b", PRICE)}
+    assert prices(1_000) == prices(1_999) == {("a", PRICE), ("b", PRICE)}
+    assert prices(2_000) == {("a", LATER), ("b", PRICE)}
+
+
+def test_where_only_what_has_a_price_serves_the_rest_is_left_out() -> None:
+    priced, bare = Target(BACKENDS["a"], "m", versions=(PRICE,)), Target(BACKENDS["b"], "m")
+    model = PublicModel("m", ((bare,), (priced,)))
+    given = replace(_given(lambda: 0.0), began=1_000, priced_only=True)
+    assert [target.backend.name for target in chain(model, CHAT, CLEAN, given).targets] == ["a"]
+    assert pinned(model, CHAT, "a", None, began=1_000, priced_only=True).targets[0].price == PRICE
+    assert pinned(model, CHAT, "b", None, began=1_000).targets == (bare,)
+
+
+@pytest.mark.parametrize("began", [0, 999])
+def test_where_nothing_has_a_price_the_call_is_refused(began: int) -> None:
+    model = PublicModel("m", ((Target(BACKENDS["b"], "m"),), (Target(BACKENDS["a"], "m", versions=(PRICE,)),)))
+    given = replace(_given(lambda: 0.0), began=began, priced_only=True)
+    with pytest.raises(Refused) as refused:
+        chain(model, CHAT, CLEAN, given)
+    assert refused.value.refusal.kind is PRICE_UNKNOWN
+    with pytest.raises(Refused) as refused:
+        pinned(model, CHAT, "a", None, began=began, priced_only=True)
+    assert refused.value.refusal.kind is PRICE_UNKNOWN
+
+
+def test_what_the_priced_one_cannot_express_is_told_first() -> None:
+    """A caller can leave a field out, and give no model a price."""
+    model = PublicModel("m", ((Target(BACKENDS["a"], "m"), Target(CLAUDE, "m", 1, PRICE)),))
+    with pytest.raises(Refused) as refused:
+        chain(model, CHAT, _asks(b',"seed":1'), replace(_given(lambda: 0.0), priced_only=True))
+    assert (refused.value.refusal.kind, refused.value.refusal.param) == (UNSUPPORTED_BY_MODEL, "seed")
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import pytest
 
 from extproc import refusals
 from extproc.call import Call, Phase
+from extproc.dialects.answers import PARSE_WHOLE, Document
 from extproc.dialects.meters import ChatMeter
 from extproc.model import Ending, Usage, UsageSource
 from extproc.refusals import Refusal
-from extproc.stages.usage import outcome
+from extproc.stages.usage import USUAL, outcome
 from tests.support.playbook import catalogue
 
 REPORT = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
@@ -16,8 +17,9 @@ ERROR = b'data: {"error":{"message":"overloaded"}}\n\n'
 DONE = b"data: [DONE]\n\n"
 
 
-def _call(*events: bytes, phase: Phase = Phase.RESPONDING, metered: bool = True) -> Call:
+def _call(*events: bytes, phase: Phase = Phase.RESPONDING, metered: bool = True, stream: bool = False) -> Call:
     call = Call(started=0.0, catalogue=catalogue(), phase=phase, status=200, backend="one", estimated_input=7)
+    call.stream = stream
     if metered:
         call.meter = ChatMeter()
         for event in events:
@@ -87,3 +89,61 @@ def test_a_refusal_is_named_by_its_code() -> None:
     call = _call(metered=False)
     call.refusal, call.ending = Refusal(refusals.TOO_LARGE, "text"), Ending.REFUSED
     assert outcome(call, 1.0).refusal == "request_too_large"
+
+
+# ---- broken off, or failed ---------------------------------------------------------------------------
+
+
+def test_an_error_in_place_of_an_answer_used_nothing() -> None:
+    call = _call(metered=False)
+    call.meter, call.answer_ended = ChatMeter(), True
+    call.meter.answer({"error": {"message": "overloaded"}})
+    result = outcome(call, 1.0)
+    assert (result.ending, result.usage) == (Ending.FAILED, Usage())
+
+
+def test_an_error_after_some_words_used_them() -> None:
+    call = _call(TEXT, ERROR)
+    call.answer_ended = True
+    assert outcome(call, 1.0).usage.source is UsageSource.ESTIMATED
+
+
+@pytest.mark.parametrize(
+    ("longest", "choices", "stream", "output"),
+    [
+        (0, 1, False, 0),  # such as of embeddings
+        (10, 1, False, 10),
+        (1_000_000, 1, False, USUAL),
+        (1_000_000, 2, False, 2 * USUAL),
+        (100, 1, True, 0),  # what a stream wrote showed
+    ],
+)
+def test_of_a_whole_answer_that_broke_off_what_can_have_been_written_counts(
+    longest: int, choices: int, stream: bool, output: int
+) -> None:
+    call = _call(stream=stream)
+    call.longest, call.choices = longest, choices
+    assert outcome(call, 1.0).usage == Usage(7, output, source=UsageSource.ESTIMATED)
+    call.answer_ended = True
+    assert outcome(call, 1.0).usage == Usage(7, 0, source=UsageSource.ESTIMATED)
+
+
+# ---- why it ended, and what it calls -----------------------------------------------------------------
+
+
+def test_the_meter_tells_why_the_answer_ended_and_which_tools_it_calls() -> None:
+    call = _call(b'data: {"choices":[{"delta":{"tool_calls":[{"id":"a"}]},"finish_reason":"tool_calls"}]}\n\n')
+    result = outcome(call, 1.0)
+    assert (result.stop_reason, result.tool_calls) == ("tool_calls", 1)
+    unread = outcome(_call(metered=False), 1.0)
+    assert (unread.stop_reason, unread.tool_calls) == (None, None)
+
+
+def test_of_an_answer_that_is_too_large_to_be_read_nobody_counts_tools() -> None:
+    call = _call(metered=False)
+    call.meter = ChatMeter()
+    call.answer = Document(call.meter)
+    call.answer.feed(b'{"id": "x", "pad": "' + b"x" * PARSE_WHOLE, end=False)
+    call.answer.feed(b'", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}', end=True)
+    result = outcome(call, 1.0)
+    assert (result.usage.output, result.stop_reason, result.tool_calls) == (4, None, None)

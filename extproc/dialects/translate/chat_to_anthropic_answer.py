@@ -176,11 +176,14 @@ class ChatAnswer:
 
     def _told_usage(self) -> dict[str, object]:
         used = self._usage or Usage()
+        details = {"cached_tokens": used.cached_input, "cache_write_tokens": used.cache_write}
+        if used.cache_write_1h:  # no word of OpenAI's: what it costs is told by it
+            details["cache_write_1h_tokens"] = used.cache_write_1h
         told: dict[str, object] = {
             "prompt_tokens": used.input,
             "completion_tokens": used.output,
             "total_tokens": used.input + used.output,
-            "prompt_tokens_details": {"cached_tokens": used.cached_input, "cache_write_tokens": used.cache_write},
+            "prompt_tokens_details": details,
         }
         if self._reasoning is not None:
             told["completion_tokens_details"] = {"reasoning_tokens": self._reasoning}

@@ -14,7 +14,7 @@ NOT_APPLICABLE = (
 
 _STATE = ("previous_response_id", "conversation", "prompt")
 _SAME = ("temperature", "top_p")
-_TIERS = ("flex", "scale", "priority", "fast")
+_TIERS = ("default", "flex", "scale", "priority", "fast")
 _LOGPROBS = "message.output_text.logprobs"
 _HARMLESS_INCLUDES = (
     "reasoning.encrypted_content",  # reasoning comes in plain text, or not at all
@@ -109,7 +109,7 @@ def _service(taken: Fields) -> Out:
         cache.only("prewarm", False)
         cache.done()
     tier = taken.text("service_tier")
-    if tier is None or tier in ("auto", "default"):
+    if tier is None or tier == "auto":
         return {}
     if tier not in _TIERS:
         raise taken.cannot("service_tier", "A chat has no such tier.")

@@ -43,7 +43,7 @@ _STEPS = {
 """The scripts, and what comes before each."""
 
 _KEYS = ("sums", "ends", "past", "usage")
-_EVENTS = 100_000
+EVENTS = 100_000
 """About the most events of a slot that wait on the usage bus. The ledger's own copy is each worker's spool."""
 
 _AT_ONCE = 200
@@ -90,10 +90,13 @@ class RedisCounters:
     def connections(self) -> int:
         return self._connection.made
 
-    async def reserve(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
+    async def reserve(
+        self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0, note: bytes = b""
+    ) -> Answer:
         self._unknown.pop((slot, hold), None)
         try:
-            return _answer(await self._step("reserve", slot, hold, b"%d" % life, _packed(draws), b"%d" % since))
+            rest = b"%d" % life, _packed(draws), b"%d" % since, note
+            return _answer(await self._step("reserve", slot, hold, *rest))
         except Unanswered:
             self._note(slot, hold)
             raise
@@ -101,9 +104,9 @@ class RedisCounters:
     async def extend(self, slot: str, hold: str, draws: Sequence[Draw], life: int, since: int = 0) -> Answer:
         return _answer(await self._step("extend", slot, hold, b"%d" % life, _packed(draws), b"%d" % since))
 
-    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int) -> None:
+    async def retake(self, slot: str, hold: str, draws: Sequence[Draw], life: int, note: bytes = b"") -> None:
         self._unknown.pop((slot, hold), None)
-        await self._step("retake", slot, hold, b"%d" % life, _packed(draws))
+        await self._step("retake", slot, hold, b"%d" % life, _packed(draws), note)
 
     async def renew(self, slot: str, holds: Sequence[str], life: int, since: int = 0) -> Renewal:
         began, gone = since, list[str]()
@@ -166,7 +169,7 @@ def scripts() -> dict[str, bytes]:
     folder = resources.files(__package__) / "lua"
     text = {path.name: path.read_text() for path in folder.iterdir()}
     begins = f"local DAY, MARK, GRACE, QUIET, CALM = {DAY}, {MARK}, {GRACE}, {QUIET}, {CALM}\n"
-    begins += f"local SWEEP, EVENTS = {SWEEP}, '{_EVENTS}'\n"
+    begins += f"local SWEEP, EVENTS = {SWEEP}, '{EVENTS}'\n"
     return {
         name: (begins + "".join([text[f"{part}.lua"] for part in (*before, name)])).encode()
         for name, before in _STEPS.items()

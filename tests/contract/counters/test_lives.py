@@ -41,6 +41,30 @@ class TestExpire:
         ]
         assert list(told[0]["kept"]) == ['wide "ü"', "tokens", "calls"]
 
+    @pytest.mark.parametrize("note", [b'{"team":"search"}', 'a"b\\/ü 🙂\n'.encode(), b"x" * 2_000])
+    async def test_the_note_of_its_hold_is_told(self, ground: Ground, tokens: Counter, note: bytes) -> None:
+        """Whatever was done with the hold in between."""
+        store, draws = ground.store, [Draw(tokens, 2, kept=1)]
+        for name in ("reserved", "extended", "renewed"):
+            assert (await store.reserve("slot", name, draws, LIFE, note=note)).granted
+        await extend(ground, "extended", Draw(tokens, 3, kept=1))
+        await store.renew("slot", ["renewed"], LIFE)
+        await store.retake("slot", "retaken", draws, LIFE, note)
+        ground.clock.now += LIFE
+        await store.renew("slot", [], LIFE)
+        ground.clock.now += CALM
+        assert await store.expire("slot") == 4
+        told = {record["id"]: record["note"] for record in map(json.loads, ground.events())}
+        assert told == dict.fromkeys(("reserved", "extended", "renewed", "retaken"), note.decode())
+
+    async def test_a_note_outlives_the_expiry_of_its_hold(self, ground: Ground, tokens: Counter) -> None:
+        assert (await ground.store.reserve("slot", "one", [Draw(tokens, 2)], LIFE, note=b"mine")).granted
+        for _ in range(2):  # which its worker did not die of
+            ground.clock.now += LIFE
+            assert await ground.store.expire("slot") == 1
+            await ground.store.retake("slot", "one", [Draw(tokens, 2)], LIFE)
+        assert [json.loads(event)["note"] for event in ground.events()] == ["mine", "mine"]
+
     async def test_what_is_told_adds_up_over_windows(self, ground: Ground, tokens: Counter) -> None:
         await granted(ground, "one", Draw(tokens, 8, kept=9), life=HOUR)
         ground.clock.now += MINUTE
@@ -84,6 +108,35 @@ class TestExpire:
         ground.clock.now += LIFE
         assert not (await reserve(ground, "two", Draw(tokens, 11))).granted
         assert await ground.used(OPEN) == 0
+
+
+@pytest.mark.parametrize("step", [-HOUR, HOUR])
+class TestAClockThatSteps:
+    async def test_closes_no_hold_of_a_worker_that_lives(self, ground: Ground, tokens: Counter, step: int) -> None:
+        await ground.store.renew("slot", [], LIFE)
+        await granted(ground, "one", Draw(tokens, 6, kept=2))
+        ground.clock.now += step
+        await granted(ground, "two", Draw(tokens, 1))  # it sweeps
+        for _ in range(5):
+            assert (await ground.store.renew("slot", ["one", "two"], LIFE)).gone == ()
+            assert await ground.store.expire("slot") == 0
+            ground.clock.now += SECOND
+        assert await settle(ground, "one", Draw(tokens, 3), event=b"one")
+        assert ground.events() == [b"one"]
+        assert await ground.used(replace(tokens, windows=tokens.windows[:1])) in (3, 3 + 1)
+
+    async def test_keeps_that_of_a_dead_one_no_longer_than_it_stepped(
+        self, ground: Ground, tokens: Counter, step: int
+    ) -> None:
+        await ground.store.renew("slot", [], LIFE)
+        await granted(ground, "one", Draw(tokens, 6, kept=2))
+        ground.clock.now += step
+        await ground.store.renew("slot", [], LIFE)
+        ground.clock.now += max(0, -step) + LIFE
+        await ground.store.renew("slot", [], LIFE)
+        ground.clock.now += CALM
+        assert await ground.store.expire("slot") == 1
+        assert [json.loads(event)["kept"] for event in ground.events()] == [{"tokens": 2}]
 
 
 class TestRenew:

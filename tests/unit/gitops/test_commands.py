@@ -198,7 +198,7 @@ def test_names_that_are_spent_are_told_by_plan_and_apply_and_are_no_failure(stor
 
 @pytest.mark.parametrize("verb", [["plan"], ["keys", "list"], ["emergency", "list"]])
 def test_verbs_that_read_leave_the_schema_as_it_is(folder: Path, verb: list[str]) -> None:
-    told = "the database is missing, or its schema is older: run `sluice apply`, or start the gateway. "
+    told = "the database is missing, or its schema is older: run `sluice db upgrade`. "
     assert _sluice(*verb, code=1).stderr == f"{told}Check stores.database.\n"
     assert not list(folder.glob("sluice.db*"))
     sql.upgrade(DATABASE)

@@ -180,12 +180,13 @@ READINGS = {
             content[thinking] content[thinking].type content[thinking].thinking
             content[tool_use] content[tool_use].type content[tool_use].id content[tool_use].name content[tool_use].input
             usage usage.input_tokens usage.cache_read_input_tokens usage.cache_creation_input_tokens usage.output_tokens
-            usage.output_tokens_details usage.output_tokens_details.thinking_tokens usage.service_tier"""
+            usage.output_tokens_details usage.output_tokens_details.thinking_tokens usage.service_tier
+            usage.cache_creation usage.cache_creation.ephemeral_1h_input_tokens"""
         ),
         named(
             """type role container diagnostics stop_sequence stop_details.type stop_details.category
             content[text].citations content[thinking].signature content[tool_use].caller content[tool_use].toolset_name
-            usage.cache_creation usage.server_tool_use usage.inference_geo usage.speed"""
+            usage.cache_creation.ephemeral_5m_input_tokens usage.server_tool_use usage.inference_geo usage.speed"""
         )
         | _UNTOLD_BLOCKS,
         {},

@@ -115,7 +115,7 @@ HOLDERS = {
             "max_output_tokens": 99,
             "parallel_tool_calls": False,
             "reasoning": {"effort": "low"},
-            "service_tier": "flex",
+            "service_tier": "default",
             "stream": True,
             "temperature": 0.5,
             "text": {"verbosity": "low"},

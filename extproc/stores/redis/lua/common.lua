@@ -12,7 +12,8 @@
 -- done:  when the hold of this step was settled
 --
 -- A record is {0, or when it was closed, row, row, ...} without the rows' braces. A row is one place that the hold has
--- units at, {key, kept, field, edge, units}; rows are in the order in which units were taken.
+-- units at, {key, kept, field, edge, units}; rows are in the order in which units were taken. Behind it, packed as a
+-- value of its own, comes the note of the hold.
 --
 -- DAY, MARK, GRACE, QUIET and CALM are the port's; SWEEP is how much a step forgets, EVENTS about the most that wait on
 -- the bus. This runs for every call of the gateway, in the one thread of Redis, so the numbers of commands, functions
@@ -165,10 +166,11 @@ local function store()
   if words > 0 then call('HSET', SUMS, unpack(written, 1, words)) end
 end
 
--- The record of this step's hold as it was read; nothing where it was closed a day ago.
+-- The record of this step's hold as it was read, and its note; nothing where it was closed a day ago.
 local function own_record()
-  local record = own_packed and unpacked(own_packed)
-  if not record or record[1] == 0 or record[1] + DAY > now then return record end
+  if not own_packed then return nil end
+  local record, note = unpacked(own_packed)
+  if record[1] == 0 or record[1] + DAY > now then return record, note end
   call('HDEL', SUMS, own)
   call('ZREM', PAST, own)
   return nil

@@ -47,9 +47,9 @@ end
 
 local book  -- puts the units of a draw into a record that has rows; see more.lua
 
--- Give a hold the units of each draw, and let it live on from now. `all`: what was told before, if anybody wants to
+-- Give a hold the units of each draw, and let it live on from now. `note` is kept with it. `all`: what was told before, if anybody wants to
 -- know; it is told anew. `is_first`: no hold was open before, if that is known.
-local function give(record, all, is_first)
+local function give(record, note, all, is_first)
   local is_new, row, to = not record[2], 1, 2
   for at = 1, LAST, WIDTH do
     local field, over, edge, units = draws[at + FIELD], draws[at + OVER], draws[at + EDGE], draws[at + UNITS]
@@ -67,7 +67,7 @@ local function give(record, all, is_first)
     end
   end
   local life_end = now + ARGV[3]
-  written[1], written[2], words = own, packed(record), 2
+  written[1], written[2], words = own, packed(record, note), 2
   call('ZADD', ENDS, life_end, hold)
   keep(life_end)
   if is_first == nil then is_first = call('ZCARD', ENDS) == 1 end

@@ -1,4 +1,4 @@
--- ARGV: now or '', hold, life, draws, since
+-- ARGV: now or '', hold, life, draws, since, note
 local since, first = ARGV[5], call('ZRANGE', ENDS, '0', '0', 'WITHSCORES')
 local is_first = not first[1]
 if not is_first and tonumber(first[2]) <= now then
@@ -20,4 +20,4 @@ if not fit then
   return untaken(all)
 end
 record = {0, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
-return give(record, all, is_first)
+return give(record, ARGV[6], all, is_first)

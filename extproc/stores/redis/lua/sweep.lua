@@ -8,7 +8,7 @@ local function sweep(most)
   local publish, staying, kept_of, move = endings()
 
   -- What obituary() of counters.py says. Numbers are written here, as cjson rounds long ones.
-  local function obituary(name, record, stay)
+  local function obituary(name, record, note, stay)
     local kept, known, parts = {}, {}, {}
     for i = 2, #record, 5 do
       local key = record[i]
@@ -16,18 +16,19 @@ local function sweep(most)
       kept[key] = (kept[key] or 0) + stay[i]
     end
     for i, key in ipairs(known) do parts[i] = cjson.encode(key) .. string.format(':%.0f', kept[key]) end
-    return '{"id":' .. cjson.encode(name) .. ',"expired":true,"kept":{' .. table.concat(parts, ',') .. '}}'
+    local noted = note and note ~= '' and ',"note":' .. cjson.encode(note) or ''
+    return '{"id":' .. cjson.encode(name) .. ',"expired":true,"kept":{' .. table.concat(parts, ',') .. '}' .. noted .. '}'
   end
 
   for _, name in ipairs(over) do
     local found = call('HGET', SUMS, 'h' .. name)
     if found then
-      local record = unpacked(found)
+      local record, note = unpacked(found)
       local stay = staying(record, kept_of(record))
       move(record, nil, stay, -1)
-      publish(obituary(name, record, stay))
+      publish(obituary(name, record, note, stay))
       record[1] = now
-      call('HSET', SUMS, 'h' .. name, packed(record))
+      call('HSET', SUMS, 'h' .. name, packed(record, note))
       forget_at(now + DAY, 'h' .. name)
     end
     call('ZREM', ENDS, name)

@@ -8,19 +8,36 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from extproc.stores.ports import StoreUnavailable
+from extproc.stores.ports import SchemaAhead, SchemaBehind, StoreUnavailable
 from extproc.stores.sql.engine import connect, transaction
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 _NEWER = "the database was written by a newer version of Sluice. Use that version"
-_OLDER = "the database is missing, or its schema is older: run `sluice apply`, or start the gateway"
+_OLDER = "the database is missing, or its schema is older: run `sluice db upgrade`"
+
+
+class Schema(NamedTuple):
+    """The revision of a database, None where it has no schema yet, and the one that this version needs."""
+
+    found: str | None
+    newest: str
+    is_known: bool  # `found` is of a version no newer than this one
+
+    @property
+    def is_current(self) -> bool:
+        return self.found == self.newest
+
+
+def ready(url: str, migrate: bool) -> None:
+    """Have the database at the newest schema. Raises StoreUnavailable; SchemaBehind where it may not `migrate`."""
+    (upgrade if migrate else check_current)(url)
 
 
 def upgrade(url: str) -> None:
@@ -35,28 +52,41 @@ def upgrade(url: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except CommandError:  # its revision is unknown here
-        raise StoreUnavailable(_NEWER) from None
+        raise SchemaAhead(_NEWER) from None
     finally:
         engine.dispose()
+
+
+def schema(url: str) -> Schema:
+    """How the database stands; nothing is changed. Raises StoreUnavailable."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_config())
+    found = _revision(url)
+    known = {script.revision for script in scripts.walk_revisions()}
+    return Schema(found, scripts.get_heads()[0], found is None or found in known)
 
 
 def check_current(url: str) -> None:
-    """Change nothing, and raise StoreUnavailable unless the database has the newest schema."""
+    """Change nothing, and raise SchemaBehind or StoreUnavailable unless the database has the newest schema."""
+    stands = schema(url)
+    if not stands.is_known:
+        raise SchemaAhead(_NEWER)
+    if not stands.is_current:
+        raise SchemaBehind(_OLDER)
+
+
+def _revision(url: str) -> str | None:
     from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
     if _is_missing(url):  # a connection would make the file
-        raise StoreUnavailable(_OLDER)
+        return None
     engine = connect(url)
     try:
         with transaction(engine) as connection:
-            found = MigrationContext.configure(connection).get_current_heads()
+            return MigrationContext.configure(connection).get_current_revision()
     finally:
         engine.dispose()
-    scripts = ScriptDirectory.from_config(_config())
-    if found != tuple(scripts.get_heads()):
-        known = {script.revision for script in scripts.walk_revisions()}
-        raise StoreUnavailable(_OLDER if known.issuperset(found) else _NEWER)
 
 
 def _config() -> "Config":

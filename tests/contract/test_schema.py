@@ -1,0 +1,201 @@
+"""`sluice db`, and `stores.migrate: false`, with which nothing else touches the schema; on SQLite and PostgreSQL."""
+
+import json
+import secrets
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import make_url, text
+from typer.testing import CliRunner, Result
+
+from extproc.cli import app
+from extproc.ledger.events import read
+from extproc.stores import sql
+from extproc.stores.ports import SchemaBehind, StoreUnavailable
+from extproc.stores.sql import migrations
+from extproc.stores.sql.engine import connect
+from tests.support.ledger import call
+from tests.support.ports import free_port
+from tests.support.stores import create, empty_postgres
+
+ROOT = Path(__file__).parents[2]
+NEWEST = max((Path(migrations.__file__).parent / "versions").glob("0*.py")).name[:4]
+BEHIND = "the database is missing, or its schema is older: run `sluice db upgrade`"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database, of the configuration in the current directory, which lets nothing migrate."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLUICE_CONFIG", raising=False)
+    made = "sqlite:///deep/sluice.db" if request.param == "sqlite" else empty_postgres()
+    configure(made)
+    return made
+
+
+def configure(url: str) -> None:
+    Path("teams").mkdir(exist_ok=True)
+    Path("gateway.yaml").write_text(
+        f"stores: {{database: '{url}', migrate: false, counters: 'redis://127.0.0.1:1'}}\n"
+        f"listener: {{port: {free_port()}}}\nmetrics: {{port: {free_port()}}}\nstate_dir: state\n"
+        "identity: {store_outage: {snapshot: true}}\n"
+        'backends: {one: {dialect: openai, url: "https://one.example"}}\n'
+        "models: {gpt-4o: {targets: [[{backend: one}]]}}\n"
+    )
+
+
+def sluice(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words), catch_exceptions=False)
+
+
+def bring_to(url: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = connect(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def call_it(url: str, revision: str) -> None:
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    engine.dispose()
+
+
+def test_an_empty_database_is_brought_to_the_newest_schema(url: str) -> None:
+    assert (told := sluice("db", "check")).exit_code == 1
+    assert told.output == f"The database is empty; this version needs {NEWEST}: run `sluice db upgrade`.\n"
+    assert sql.schema(url) == (None, NEWEST, True)  # and a look makes none
+    assert not Path("deep").exists()
+    assert sluice("db", "upgrade").output == f"The database is at {NEWEST} now; it was empty.\n"
+    assert (told := sluice("db", "check")).exit_code == 0
+    assert told.output == f"The database is at {NEWEST}; this version needs {NEWEST}: nothing to do.\n"
+    assert sluice("db", "upgrade").output == f"The database is at {NEWEST} already, the newest.\n"
+
+
+def test_one_that_is_behind_keeps_what_it_has(url: str) -> None:
+    bring_to(url, "0007")
+    told = sluice("db", "check", "--json")
+    assert (told.exit_code, json.loads(told.output)) == (
+        1,
+        {"revision": "0007", "newest": NEWEST, "state": "behind"},
+    )
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO odd_events VALUES ('o', '2026-01-01 00:00:00', 'odd', 'it')"))
+    assert json.loads(sluice("db", "upgrade", "--json").output) == {"from": "0007", "to": NEWEST}
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT digest FROM odd_events")).scalars().all() == ["o"]
+    engine.dispose()
+    assert json.loads(sluice("db", "check", "--json").output)["state"] == "current"
+
+
+def test_one_of_a_newer_version_is_left_alone(url: str) -> None:
+    sql.upgrade(url)
+    call_it(url, "9999")
+    told = sluice("db", "check")
+    assert (told.exit_code, told.output) == (
+        1,
+        f"The database is at 9999; this version needs {NEWEST}: it was written by a newer version of Sluice. "
+        "Use that.\n",
+    )
+    assert json.loads(sluice("db", "check", "--json").output)["state"] == "newer"
+    told = sluice("db", "upgrade")
+    assert (told.exit_code, "a newer version of Sluice" in told.output) == (1, True)
+    assert sql.schema(url).found == "9999"
+
+
+@pytest.mark.parametrize("verb", ["check", "upgrade"])
+def test_one_that_does_not_answer_is_said(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configure("postgresql+psycopg://nobody:hidden@127.0.0.1:1/none")
+    told = sluice("db", verb)
+    assert told.exit_code == 1
+    assert told.output.endswith("Check stores.database.\n")
+    assert "hidden" not in told.output
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["up"],
+        ["serve"],
+        ["apply", "--yes"],
+        ["keys", "create", "app"],
+        ["emergency", "stop", "everything"],
+        ["ledger", "run"],
+        ["ledger", "rebuild"],
+        ["ledger", "erase", "--user", "ann@example.com"],
+        ["budgets", "rebuild"],
+        ["usage"],
+        ["explain", "id"],
+        ["alerts", "list"],
+        ["limits"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_else_migrates_where_it_must_not(url: str, verb: list[str]) -> None:
+    bring_to(url, "0010")
+    told = sluice(*verb)
+    assert told.exit_code == 1, told.output
+    assert BEHIND in told.output
+    assert sql.schema(url).found == "0010"
+
+
+@pytest.mark.parametrize("verb", ["up", "serve"])
+def test_a_gateway_does_not_start_on_a_newer_schema_even_with_a_snapshot(url: str, verb: str) -> None:
+    sql.upgrade(url)
+    call_it(url, "9999")
+    told = sluice(verb)
+    assert told.exit_code == 1
+    assert "a newer version of Sluice" in told.output
+
+
+def test_it_says_whether_it_may(url: str) -> None:
+    with pytest.raises(SchemaBehind):
+        sql.ready(url, migrate=False)
+    sql.ready(url, migrate=True)
+    sql.ready(url, migrate=False)
+    call_it(url, "9999")
+    for migrate in (True, False):
+        with pytest.raises(StoreUnavailable, match="a newer version") as raised:
+            sql.ready(url, migrate)
+        assert not isinstance(raised.value, SchemaBehind)
+
+
+def granted(role: str) -> str:
+    """The statements that docs/operations.md has for a gateway's own user."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    return page.split("```sql\n")[1].partition("```")[0].replace(" TO sluice;", f" TO {role};")
+
+
+def test_a_gateway_needs_no_right_to_make_tables() -> None:
+    url, role = empty_postgres(), f"sluice_{secrets.token_hex(4)}"
+    bring_to(url, "0010")
+    own = make_url(url).update_query_dict({"options": f"-c role={role}"}).render_as_string(hide_password=False)
+    owner = connect(url)
+    with owner.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role}; {granted(role)}"))
+    try:
+        with pytest.raises(StoreUnavailable, match="permission denied"):
+            sql.ready(own, migrate=True)
+        sql.upgrade(url)
+        sql.ready(own, migrate=False)
+        with closing(sql.open_stores(own)) as stores:
+            create(stores.directory, "app")
+            stores.affinity.remember(["resp_1"], "swe", "gpt-4o", "key_1")
+            stores.ledger.write(read([call("w.1", user="ann")], "USD"))
+            assert stores.ledger.rebuild("UTC") == 1
+            assert stores.retention.erase("ann", datetime(2026, 2, 1)).calls == 1
+            assert not stores.alerts.recent(1)
+    finally:
+        with owner.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+        owner.dispose()
