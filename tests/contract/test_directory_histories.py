@@ -1,6 +1,7 @@
 """The databases on any history: the same answers as the specification, and no change that a reader misses."""
 
 import copy
+import os
 import shutil
 import tempfile
 import threading
@@ -305,7 +306,8 @@ def _plain(value: Any, hints: dict[str, str]) -> Any:
 TestHistories = Histories.TestCase
 # Not shrunk: that takes minutes, and thirty steps can be read.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-TestHistories.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, phases=_PHASES)
+HISTORIES = int(os.environ.get("SLUICE_EXAMPLES", "12"))
+TestHistories.settings = settings(max_examples=HISTORIES, stateful_step_count=30, deadline=None, phases=_PHASES)
 
 
 @contextmanager

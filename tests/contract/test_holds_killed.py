@@ -1,6 +1,7 @@
 """A worker that is killed at any step of a call: no event is lost or told twice, and nothing stays held."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.support.redis_server import RedisServer, redis_server
 LIFE = 1_000
 PATIENT = 10.0
 AT_ONCE = 20
+STEP = int(os.environ.get("SLUICE_KILL_STEP", "4"))
 
 
 @pytest.fixture
@@ -40,19 +42,20 @@ def is_spooled(folder: Path) -> bool:
 
 
 @pytest.mark.timeout(600)
-async def test_at_every_line(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_at_any_step(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every STEP-th line; with SLUICE_KILL_STEP=1 at each."""
     monkeypatch.setattr(counters, "CALM", 0)  # nobody else lives whose holds the next process must not close
-    words = [sys.executable, "-m", "tests.support.kill_points", server.url, str(tmp_path), str(LIFE)]
+    words = [sys.executable, "-m", "tests.support.kill_points", server.url, str(tmp_path), str(LIFE), str(STEP)]
     await asyncio.to_thread(subprocess.run, words, check=True, timeout=400)
     marks = {int(path.stem): path.read_text().split() for path in tmp_path.glob("*.marks")}
-    assert len(marks) > 150
+    assert len(marks) > 150 // STEP
     assert marks[max(marks)] == ["granted", "extended", "told", "settled"]
     spooled = {point for point in marks if is_spooled(tmp_path / str(point))}
     assert 0 < len(spooled) < len(marks)
     await asyncio.sleep(2 * LIFE / 1000)
     for _ in range(2):  # the second process finds nothing to do
-        for first in range(1, max(marks), AT_ONCE):
-            points = range(first, min(first + AT_ONCE, max(marks)))
+        for first in range(1, max(marks), AT_ONCE * STEP):
+            points = range(first, min(first + AT_ONCE * STEP, max(marks)), STEP)
             found = await asyncio.gather(*[recover(server, tmp_path, point) for point in points])
             for point, (tokens, calls, left) in zip(points, found, strict=True):
                 told_of = told(events_of(server, f"kill{point}"))

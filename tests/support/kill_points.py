@@ -1,8 +1,8 @@
-"""One call of a worker, killed at every step: `python -m tests.support.kill_points URL FOLDER LIFE`.
+"""One call of a worker, killed at every step: `python -m tests.support.kill_points URL FOLDER LIFE STEP`.
 
-For each n a process of its own makes the call and kills itself before the n-th line of what reserves and settles, in
-whatever thread that is; the first that comes to its end is the last. A line that it has been at does not count again:
-there would be three times as many. Marks in FOLDER/n.marks tell how far it was.
+For each STEP-th n a process of its own makes the call and kills itself before the n-th line of what reserves and
+settles, in whatever thread that is; the first that comes to its end is the last. A line that it has been at does not
+count again: there would be three times as many. Marks in FOLDER/n.marks tell how far it was.
 """
 
 import asyncio
@@ -82,8 +82,8 @@ def killed(url: str, folder: Path, point: int, life: int) -> bool:
 
 
 def main() -> None:
-    url, folder, life = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    for point in itertools.count(1):
+    url, folder, life, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    for point in itertools.count(1, step):
         if not killed(url, folder, point, life):
             return
 
