@@ -9,13 +9,14 @@ import contextlib
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import orjson
+
+from extproc.interpreter import python
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,17 @@ _HEALTHY_AFTER = 5.0  # seconds it must live for its next death to count as the 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 60.0
 _LINE_LIMIT = 1 << 26
-_KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
+_KEPT_VARIABLES = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONSAFEPATH",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+)
 _VARIABLES = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # there is one for each worker already
 
 
@@ -188,7 +199,7 @@ async def _spawn(words: Sequence[str]) -> _Child:
     """A child. What libraries write to standard error may quote texts, and goes nowhere."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *words),
+        *python(*words),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

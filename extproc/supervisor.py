@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -170,8 +169,3 @@ async def wait_until(ready: Callable[[], Awaitable[bool]], children: Sequence[Ch
             return False
         await asyncio.sleep(0.05)
     return False
-
-
-def python(module: str, *arguments: str) -> list[str]:
-    """The command line of one of our own modules."""
-    return [sys.executable, "-m", module, *arguments]
