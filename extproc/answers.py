@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from extproc import beside
@@ -194,7 +194,7 @@ class Answers:
 
     def release(self, flight: _Flight) -> None:
         """Let another make the answer."""
-        self._start(self._release(flight))
+        self._store.give_back(flight.digest, flight.claim)
 
     def keep(self, digest: str, flight: _Flight | None, epoch: int | None, offer: Offer) -> None:
         """See Seat.offer."""
@@ -202,20 +202,11 @@ class Answers:
             metrics.count(metrics.CACHE_ERRORS, "busy")
             self.land(flight, None)
             return
-        self._start(self._kept(digest, flight, epoch, offer))
-
-    # ---- in the background ----
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(self._kept(digest, flight, epoch, offer))
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
-    async def _release(self, flight: _Flight) -> None:
-        try:
-            await self._store.release(flight.digest, flight.claim)
-        except AnswersUnavailable:
-            metrics.count(metrics.CACHE_ERRORS, "release")
+    # ---- in the background ----
 
     async def _kept(self, digest: str, flight: _Flight | None, epoch: int | None, offer: Offer) -> None:
         entry: Entry | None = None

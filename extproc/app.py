@@ -19,6 +19,7 @@ from extproc.adapter.access_log import AccessLog
 from extproc.adapter.external_processor import ExternalProcessor
 from extproc.adapter.patience import Patience
 from extproc.adapter.server import NOTICE, Server
+from extproc.admission import Admission
 from extproc.answers import Answers
 from extproc.cache.agreement import agree
 from extproc.cache.policy import MOST_LARGEST, CacheRules
@@ -26,7 +27,7 @@ from extproc.config import routing
 from extproc.config.fields import LocalSecret
 from extproc.config.revision import Revision
 from extproc.config.schema import MEMORY, Gateway
-from extproc.contract import SERVICES_SOCKET, STANDING, WITHOUT_NOTICE
+from extproc.contract import DRAINING, SERVICES_SOCKET, STANDING, WITHOUT_NOTICE
 from extproc.cooling import Cooler
 from extproc.current import Current, models_of
 from extproc.exports import Exports
@@ -94,13 +95,20 @@ async def _ended(background: "asyncio.Future[T]") -> None:
 
 
 async def _publish(
-    pipeline: Pipeline, holds: Holds, exports: Exports, cooler: Cooler, current: Current, roster: Roster
+    pipeline: Pipeline,
+    admission: Admission,
+    holds: Holds,
+    exports: Exports,
+    cooler: Cooler,
+    current: Current,
+    roster: Roster,
 ) -> None:
     """Figures that are cheaper to tell once a second than at every change."""
     declared = Declared()
     while True:
         _declare(declared, current, roster)
         metrics.IN_FLIGHT.set(pipeline.in_flight)
+        metrics.WAIT.set(admission.longest())
         metrics.HOLDS_OPEN.set(holds.open)
         metrics.SETTLEMENTS_PENDING.set(holds.pending)
         metrics.SETTLEMENTS_OLDEST.set(holds.oldest)
@@ -284,12 +292,18 @@ def _services_socket(socket: str) -> str:
 
 
 def _server(
-    gateway: Gateway, socket: str, pipeline: Pipeline, exports: Exports, cooler: Cooler, holds: Holds
+    serves: Callable[..., Server],
+    gateway: Gateway,
+    socket: str,
+    pipeline: Pipeline,
+    exports: Exports,
+    cooler: Cooler,
+    holds: Holds,
 ) -> Server:
     limits, times, traces = gateway.limits, gateway.timeouts, gateway.telemetry.traces
     of_envoy = exports.traces if traces is not None and traces.envoy else None
     patience = Patience(times.policy.total_seconds(), times.policy_longest.total_seconds())
-    return Server(
+    return serves(
         socket,
         ExternalProcessor(pipeline, patience, traced=of_envoy is not None),
         AccessLog(exports.journal, cooler.take, holds.tell, exports.traces),
@@ -298,8 +312,9 @@ def _server(
     )
 
 
-def _not_ready(roster: Roster, stopping: asyncio.Event) -> str | None:
-    if stopping.is_set():
+def _not_ready(roster: Roster, stopping: asyncio.Event, draining: Path) -> str | None:
+    """`draining`: is there while the gateway is drained, and this worker serves on."""
+    if stopping.is_set() or draining.exists():
         return "draining"
     return None if roster.loaded else "the keys are not known"
 
@@ -325,11 +340,17 @@ async def _served(server: Server, stopping: _Stopping, drain: float) -> None:
     await server.stop(drain, stopping.notice)
 
 
-async def run_worker(revision: Revision, socket: str, first: bool, later: "asyncio.Queue[Revision]") -> None:
+async def run_worker(
+    revision: Revision,
+    socket: str,
+    first: bool,
+    later: "asyncio.Queue[Revision]",
+    serves: Callable[..., Server] = Server,
+) -> None:
     """Serve on a Unix socket until a signal; then drain as configured.
 
     `first`: of several workers, the one that does what only one need do. `later`: configurations that take over; what
-    is set here from the first one, they have as it is.
+    is set here from the first one, they have as it is. `serves`: makes the server.
     """
     gateway = revision.gateway
     stores = sql.open_stores(gateway.stores.database)
@@ -339,6 +360,7 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     stopping = _Stopping()
     current = Current(revision, Path(socket).with_suffix(STANDING))
 
+    admission = Admission()
     screening = _screening(models_of(current.catalogue), socket)
     cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
     cache = await _cache(gateway, current.catalogue.cache, socket, exports.journal)
@@ -346,7 +368,7 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
     pipeline = Pipeline(
         catalogue=lambda: current.catalogue,
         roster=roster,
-        not_ready=lambda: _not_ready(roster, stopping),
+        not_ready=lambda: _not_ready(roster, stopping, Path(socket).with_name(DRAINING)),
         affinity=ThreadedAffinity(stores.affinity),
         health=cooler.health,
         holds=holds,
@@ -358,14 +380,15 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: "async
         answers=cache.answers,
         neighbours=cache.neighbours,
         traces=exports.traces,
+        admission=admission,
     )
-    server = _server(gateway, socket, pipeline, exports, cooler, holds)
+    server = _server(serves, gateway, socket, pipeline, exports, cooler, holds)
     stopping.listen()
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(
         *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run()),
-        _publish(pipeline, holds, exports, cooler, current, roster),
+        _publish(pipeline, admission, holds, exports, cooler, current, roster),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
     )

@@ -4,11 +4,11 @@ A look into the store leaves in the same turn of the loop as the reservation, so
 call that is served so gives back what it reserved, and counts as a request only.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from extproc import beside
+from extproc.ahead import Ahead
 from extproc.cache.entry import Entry
 from extproc.cache.lookup import COMPARED, Comparison, Lookup, Near, Offer, Result
 from extproc.call import Call, Phase, Reply
@@ -20,6 +20,7 @@ from extproc.reservation import Reservations
 from extproc.stages import cache
 from extproc.surfaces import Face, Place, Surface
 from extproc.timing import Stage
+from extproc.values import frozen
 
 Reserved = tuple[Chain, int | None]
 """What `Reservations.chosen` gives."""
@@ -93,7 +94,7 @@ class Caching:
         return then
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _One:
     """The look of one call."""
 
@@ -156,16 +157,20 @@ class _One:
             return (
                 await self._or_near(seat, await self.chosen()) if reply is None else await self._with_a_request(reply)
             )
-        look = asyncio.ensure_future(self._look(seat))
+        look = Ahead(self._look(seat))
         try:
             reserved = await self.chosen()
         except Refused as refused:
             if refused.refusal.limit is None and refused.refusal.kind is not IDEMPOTENCY_CONFLICT:
+                look.leave()  # it may have claimed the answer
                 raise
             reply = await self._found(seat, await look)
             if reply is None:
                 raise
             return await self._with_a_request(reply)  # which has room, perhaps, where its tokens have none
+        except BaseException:
+            look.leave()  # it may have claimed the answer
+            raise
         reply = await self._found(seat, await look)
         return await self._or_near(seat, reserved) if reply is None else self._done(reply)
 

@@ -29,6 +29,7 @@ from extproc.stores.counters import Reading
 from extproc.surfaces import Face, Place
 from extproc.timing import Times
 from extproc.traceparent import Context
+from extproc.values import frozen
 
 
 class Event(Enum):
@@ -73,7 +74,7 @@ class ProtocolViolation(Exception):
     """Envoy sent what may not come now; the stream must fail."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rules:
     """What holds for one caller; None: nothing of the kind."""
 
@@ -206,7 +207,7 @@ class Call:
             raise ProtocolViolation(f"{event.name} in phase {self.phase.name}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """Where an answer comes from, as Envoy tells it. `details` is `via_upstream` for what a backend answered.
 
@@ -223,17 +224,17 @@ class Origin:
 # ---- what the policy may order ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proceed:
     """Go on; nothing changes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Withhold:
     """Send nothing yet: more of the body is needed to decide."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leg:
     """One attempt: the backend, the path there, and the model that is deployed there.
 
@@ -248,7 +249,7 @@ class Leg:
     translate: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """Try these legs in order.
 
@@ -273,7 +274,7 @@ class Route:
         return self.legs if not self.instead else (*self.legs, *(leg for _, legs in self.instead for leg in legs))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pass:
     """Send these bytes of a streamed request on, after the route if there is one."""
 
@@ -282,7 +283,7 @@ class Pass:
     route: Route | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """Answer the client now, with nothing from a backend. `details` goes to Envoy's logs."""
 
@@ -302,7 +303,7 @@ class BodyMode(Enum):
     DUPLEX = auto()  # each piece waits for ours, and we may end the answer before the backend does
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Silence:
     """For how many seconds a backend may say nothing in the middle of its answer.
 
@@ -313,7 +314,7 @@ class Silence:
     room: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Relay:
     """Let the answer's headers pass and send its body to us like this. `resized`: its length may change.
 
@@ -328,7 +329,7 @@ class Relay:
     silence: Silence | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Emit:
     """Send this in place of the chunk; None sends the chunk as it is.
 

@@ -43,6 +43,8 @@ CAP_KEY = "x-sluice-cap"  # the field in which chat completions bound their outp
 SERVICES_SOCKET = "services.sock"  # of Envoy, beside the workers' own
 SHADOW_HEADER = "x-sluice-shadow"  # to that socket: the cluster that gets the copy of a call
 STANDING = ".standing"  # in place of `.sock`, the file in which a worker tells which configuration it serves
+# Beside those sockets, while a gateway is drained and once it has been: its workers say then that it is not ready
+DRAINING, DRAINED = "draining", "drained"
 WITHOUT_NOTICE = signal.SIGUSR1  # has a worker drain when Envoy has stopped: nobody need learn of it before
 
 EXTPROC_CLUSTER = "extproc"

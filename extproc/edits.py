@@ -1,9 +1,9 @@
 """Changes of a body in bytes."""
 
-from dataclasses import dataclass
+from extproc.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """A half-open range of bytes in a body."""
 
@@ -11,7 +11,7 @@ class Span:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Edit:
     """Bytes to stand in place of a span; an empty span inserts."""
 

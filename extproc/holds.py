@@ -8,29 +8,26 @@ holds of calls that run: the store is told in turn which they are, and given tho
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
 import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import ParamSpec, TypeVar
 
+from extproc.ahead import Ahead
 from extproc.limits.hold import Hold
 from extproc.outage import Outage
 from extproc.stages.budget import SLOT
 from extproc.stores.counters import GRACE, Answer, Counters, CountersUnavailable, Draw, MemoryLost, Reading
+from extproc.stores.disk import Disk
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.spool import Begun, Settlement, Spool
 from extproc.telemetry import metrics
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 LIFE = 60_000
 """How long, in milliseconds, a hold lives without its worker."""
@@ -117,14 +114,14 @@ class Holds:
         self._ending: set[asyncio.Task[None]] = set()  # what is settled in it
         self._open: dict[str, _Open] = {}
         self._turn: deque[str] = deque()  # of those, whose lives are to be renewed next
-        self._disk = ThreadPoolExecutor(1, "spool")  # of our own: that of the event loop may wait for a database
+        self._disk = Disk("spool")  # of our own: that of the event loop may wait for a database
         self._written = self._spool.end
         self._fresh: list[Settlement] = []  # not in the spool yet
         self._begun: list[Begun] = []  # likewise
         self._pending: deque[Settlement] = deque()  # not in the store yet
         self._flying: list[Settlement] = []  # on their way there
         self._unwritten, self._wanted = asyncio.Event(), asyncio.Event()  # something is fresh, or pending
-        self._noted = asyncio.Event()  # the disk is done with some
+        self._noted: asyncio.Future[None] | None = None  # the disk is done with some, or takes too long
         self._to_write = self._tried = 0  # how many settlements ever were fresh, and are no longer
         self._again = {spool: (spool.taken, spool.end) for spool in self._inherited}  # what is said again of spools
         self._doubted: dict[Spool, int] = {}  # since when all of a spool is to be said again, too
@@ -304,7 +301,7 @@ class Holds:
             async with asyncio.timeout(within):
                 await asyncio.gather(self._write(), self._settle_all())
                 await self._keep_spools()
-        self._disk.shutdown(wait=False)
+        self._disk.close()
         for spool in self._spools:
             spool.close()
         await self._counters.close()
@@ -314,7 +311,7 @@ class Holds:
         while self._untold:
             begun, last = list[Begun](), 0
             try:
-                begun, last = await self._on_disk(self._untold[0].unended)
+                begun, last = await self._disk.do(self._untold[0].unended)
             except OSError as error:
                 log.error("calls of a worker that died cannot be read from its spool: %s", error.strerror)
             for one in begun:
@@ -331,8 +328,9 @@ class Holds:
         fresh, begun = list(self._fresh), self._begun
         self._begun = []
         if fresh or begun:
+            some: list[Settlement | Begun] = [*begun, *fresh]
             try:
-                await self._on_disk(self._spool.write, [*begun, *fresh])
+                await self._disk.do(self._spool.write, some)
             except OSError as error:
                 log.warning("settlements could not be written to the spool: %s", error.strerror)
                 self.unspooled += len(fresh)
@@ -341,7 +339,7 @@ class Holds:
             self._written = self._spool.end
         if not self._fresh:
             self._unwritten.clear()
-        self._noted.set()
+        _tell(self._noted)
 
     def _spill(self) -> bool:
         """Leave the oldest to the spool, as there are too many in memory; False where it is not there."""
@@ -376,17 +374,18 @@ class Holds:
 
     async def _wait_for_the_disk(self) -> None:
         """Until what is pending is in the spool, if that takes no longer than usual."""
-        wanted = self._to_write
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DISK_S):
-                while self._tried < wanted:
-                    self._noted.clear()
-                    await self._noted.wait()
+        wanted, loop = self._to_write, asyncio.get_running_loop()
+        until = loop.time() + _DISK_S
+        while self._tried < wanted and loop.time() < until:
+            self._noted = noted = loop.create_future()
+            late = loop.call_at(until, _tell, noted)
+            await noted
+            late.cancel()
 
     async def _take(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         """Have the store take them, all at once; those that it did not take."""
-        taken = await asyncio.gather(*[self._is_taken(settlement) for settlement in settlements])
-        return [settlement for settlement, done in zip(settlements, taken, strict=True) if not done]
+        asked = [Ahead(self._is_taken(settlement)) for settlement in settlements]
+        return [settlement for settlement, taken in zip(settlements, asked, strict=True) if not await taken]
 
     async def _is_taken(self, settlement: Settlement) -> bool:
         try:
@@ -468,7 +467,7 @@ class Holds:
     async def _repeat_next(self) -> float:
         while self._doubted:
             spool, when = next(iter(self._doubted.items()))
-            self._say_again(spool, await self._on_disk(spool.position_of, when))
+            self._say_again(spool, await self._disk.do(spool.position_of, when))
             if self._doubted[spool] == when:  # not more by now
                 del self._doubted[spool]
         if not self._again:
@@ -481,7 +480,7 @@ class Holds:
         """Settle the next that are to be said again; False where the store did not take all."""
         spool, (begin, end) = next(iter(self._again.items()))
         try:
-            some, then = await self._on_disk(spool.read, begin, end, most)
+            some, then = await self._disk.do(spool.read, begin, end, most)
         except OSError as error:
             log.error("settlements cannot be read from the spool: %s", error.strerror)
             some, then = [], end
@@ -522,16 +521,16 @@ class Holds:
     async def _keep_spools(self) -> None:
         """Note how far the store is, and let go of what is old."""
         for spool in [spool for spool in self._spools if spool not in self._untold]:
-            await self._on_disk(spool.keep, self._taken_up_to(spool), self._clock())
+            await self._disk.do(spool.keep, self._taken_up_to(spool), self._clock())
         repeated = self._again.keys() | self._doubted.keys()
         for spool in [spool for spool in self._inherited if spool.is_empty and spool not in repeated]:
             self._inherited.remove(spool)
-            await self._on_disk(spool.discard)
+            await self._disk.do(spool.discard)
 
-    async def _on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it in the thread that may hang with the disk."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._disk, functools.partial(work, *args, **kwargs))
+
+def _tell(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 def _of_all(reading: Reading, draw: Draw, share: Callable[[int], int]) -> Reading:

@@ -13,6 +13,7 @@ from extproc.identity.claims import IssuerPolicy
 from extproc.limits.limit import Limit, Priority
 from extproc.redaction.profile import Profile
 from extproc.surfaces import Surface
+from extproc.values import frozen
 
 
 class Dialect(StrEnum):
@@ -24,7 +25,7 @@ class Dialect(StrEnum):
     GEMINI = "gemini"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backend:
     """One provider endpoint. `prefix` comes before every path, without a trailing slash.
 
@@ -55,7 +56,7 @@ UNPRICED_MODEL = "model"
 """What has no price, where that is all of a call."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Price:
     """What a deployed model costs, in nano-units (billionths) of the gateway's currency. None: as `input`, `output`.
 
@@ -82,7 +83,7 @@ class Price:
     tiers: "tuple[tuple[str, Price], ...]" = ()  # of calls that were served in one of SERVICE_TIERS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """A backend that can serve a model, under the name that the model has there."""
 
@@ -100,7 +101,7 @@ class Target:
         return Target(self.backend, self.model, self.weight, price)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bounds:
     """The most that a call of a model can be: what a hold is made from."""
 
@@ -151,7 +152,7 @@ _SURFACES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retirement:
     """Of a name that still works. Unix times in seconds."""
 
@@ -168,7 +169,7 @@ class Binding(StrEnum):
     PROMPT = "prompt"  # how it begins
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Affinity:
     """By what a call is bound to one of the backends of a group. `name`: of the header, in lower case, or cookie."""
 
@@ -191,7 +192,7 @@ class Cause(StrEnum):
     CONTENT_FILTER = "content_filter"  # of the provider
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shadow:
     """A target that gets copies of a share of the calls, and whose answers nobody gets."""
 
@@ -199,7 +200,7 @@ class Shadow:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PublicModel:
     """A model as callers name it, with its targets in groups of falling preference."""
 
@@ -232,7 +233,7 @@ DEFAULT_POLICY = "default"
 """The name of the policy that holds for everybody who has no other."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Team:
     """Who shares models, limits and a bill. `models` None means every model that is open to its tier."""
 
@@ -264,7 +265,7 @@ class CredentialKind(StrEnum):
     TOKEN = "token"  # noqa: S105 - a kind, not a secret
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """Who calls: made by `stages.identify` only, so that whatever takes one is behind the check.
 
@@ -305,6 +306,14 @@ class Caller:
         return team is None or team.models is None or model.name in team.models
 
 
+@frozen
+class Capacity:
+    """What a worker takes on: calls that may be open in it, and seconds that one may wait until it is taken up."""
+
+    calls: int = 5000
+    wait: float = 0.3
+
+
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """Everything that a call's configuration decides; swapped whole, never changed."""
@@ -336,6 +345,7 @@ class Catalogue:
     tags: tuple[str, ...] = ()  # that callers may give their calls
     revision: str = ""  # of the configuration
     cache: CacheRules = field(default_factory=CacheRules)
+    capacity: Capacity = field(default_factory=Capacity)
 
     def named(self, name: str, team: Team | None) -> PublicModel | None:
         """The model that a caller of a team means by a name: one that the team brings comes first."""
@@ -350,7 +360,7 @@ class Catalogue:
         return {} if team is None else self.owned.get(team.name, {})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cap:
     """The bound that a request sets on its output, in tokens of one choice.
 
@@ -365,7 +375,7 @@ class Cap:
     least: int = 1  # the smallest that the surface takes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InputSize:
     """The input of a request, so that the most tokens it can be are known once its model is. See metering.bounds."""
 
@@ -381,7 +391,7 @@ class InputSize:
     coded: bool = False  # some of it came as numbers of tokens, which nobody here can read
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateReference:
     """Server-side state that a call leans on: only the backend that made it can serve the call."""
 
@@ -389,7 +399,7 @@ class StateReference:
     sealed: tuple[str, ...] = ()  # encrypted content: pins when known, passes when not
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Talk:
     """What a request tells of the conversation that it is part of. None of it has been looked at."""
 
@@ -403,7 +413,7 @@ class Talk:
 NO_TALK = Talk()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """A request as its dialect read it."""
 
@@ -427,7 +437,7 @@ class Prompt:
     service_tiers: frozenset[str] | None = None  # in which it may be served beside the usual one; None: in any
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CleanPrompt:
     """A prompt after redaction: the only thing that a cache key or a chain is made from.
 
@@ -439,7 +449,7 @@ class CleanPrompt:
     questions: tuple[Request, ...] = field(default=(), repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chain:
     """The targets to try, in order, one per attempt; never empty."""
 
@@ -448,7 +458,7 @@ class Chain:
     probe: str | None = None  # the backend that this call alone may try now, to see whether it is well again
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demand:
     """What a call uses, at most or in fact."""
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from extproc import surfaces
+from extproc.admission import Admission
 from extproc.cache import control
 from extproc.caching import Caching
 from extproc.call import (
@@ -129,6 +130,7 @@ class Pipeline:
         answers: Answers | None = None,
         neighbours: Neighbours | None = None,
         traces: Traces | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """`judge` is told how answers went that were watched as they flowed. `answers` None: there is no cache."""
         self._catalogue = catalogue
@@ -147,6 +149,7 @@ class Pipeline:
         self._caching = Caching(answers, self._reservations, neighbours)
         self._settlement = Settlement(holds, self._caching, journal, self._traffic, judge, traces)
         self._traces = traces
+        self._admission = admission or Admission()
         self._dice = random.SystemRandom()
         self.in_flight = 0
         self._of_revision: Counter[str] = Counter()  # calls in flight, by the configuration that they began with
@@ -173,8 +176,9 @@ class Pipeline:
     # ---- request headers: who, what ----------------------------------------------------------------
 
     async def request_headers(
-        self, call: Call, headers: Headers, end: bool, token: Token = None
+        self, call: Call, headers: Headers, end: bool, token: Token = None, waited: float = 0.0
     ) -> Proceed | Withhold | Route | Reply:
+        """`waited`: seconds since Envoy began with the call."""
         call.note(Event.REQUEST_HEADERS)
         if call.trace is None:
             self.join(call, headers.all("traceparent"), headers.all("tracestate"))
@@ -184,6 +188,7 @@ class Pipeline:
                 if place.surface is Surface.READY:
                     call.trace = None  # of a probe there is no span, and its record names none
                     return self._readiness(call)
+                self._admission.check(self.in_flight, waited, call.catalogue.capacity)
                 caller = call.caller = self._identified(call, headers, place, token)
                 if place.surface is Surface.ME:
                     return self._reply(call, listing.me(caller, _usable(call, caller)))

@@ -5,12 +5,12 @@ trying again can help. The SDKs act on the status and on `x-should-retry`; a `Re
 where waiting helps, because some SDKs sleep whatever it says.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 import orjson
 
 from extproc.surfaces import Face
+from extproc.values import frozen
 
 
 class Blame(StrEnum):
@@ -19,7 +19,7 @@ class Blame(StrEnum):
     GATEWAY = "gateway"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kind:
     """One way to say no. `code` is public and stable; it is also the metric label."""
 
@@ -68,6 +68,7 @@ UPSTREAM_TIMEOUT = Kind("upstream_timeout", 504, Blame.UPSTREAM, retry=True)
 STATEFUL_BACKEND_UNAVAILABLE = Kind("stateful_backend_unavailable", 503, Blame.UPSTREAM)
 # gateway
 NOT_READY = Kind("not_ready", 503, Blame.GATEWAY, retry=True)
+OVERLOADED = Kind("overloaded", 503, Blame.GATEWAY, retry=True)
 STORE_UNAVAILABLE = Kind("store_unavailable", 503, Blame.GATEWAY, retry=True)
 ISSUER_UNAVAILABLE = Kind("issuer_unavailable", 503, Blame.GATEWAY, retry=True)
 UNPRICED = Kind("model_unpriced", 503, Blame.GATEWAY)
@@ -76,7 +77,7 @@ POLICY_FAILED = Kind("policy_failed", 503, Blame.GATEWAY, retry=True)
 GATEWAY_ERROR = Kind("gateway_error", 500, Blame.GATEWAY)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refusal:
     """A no for one call. `message` is written by us and never quotes the call's text; `param` names a field.
 

@@ -1,8 +1,9 @@
 """Which API surface a path belongs to: the closed list of what the gateway serves."""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from extproc.values import frozen
 
 
 class Surface(StrEnum):
@@ -54,7 +55,7 @@ MULTIPART = frozenset({Surface.TRANSCRIPTIONS, Surface.TRANSLATIONS, Surface.IMA
 """Surfaces whose body is multipart/form-data and streams through."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where a path leads. `deployment` and `item` are path parameters, `action` follows an item's id."""
 

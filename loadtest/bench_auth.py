@@ -33,12 +33,12 @@ from extproc.headers import Headers
 from extproc.identity import keys
 from extproc.identity.claims import IssuerPolicy, VerifiedToken
 from extproc.identity.directory import Directory
+from extproc.interpreter import python
 from extproc.refusals import Refused
 from extproc.roster import Roster
 from extproc.stages.identify import Token, identify
 from extproc.stores.ports import ChangeSet
 from extproc.stores.sql import Stores, open_stores
-from extproc.supervisor import python
 from loadtest import crowd
 from loadtest.setups import ROOT, StartError, provider, setup
 from loadtest.timing import THRESHOLD, Comparison, compare, interleaved

@@ -26,9 +26,9 @@ import redis
 import redis.asyncio
 import uvloop
 
+from extproc.interpreter import python
 from extproc.stores.counters import Answer, Counter, CountersUnavailable, Draw, Window
 from extproc.stores.redis.counters import RedisCounters, scripts, slot_keys
-from extproc.supervisor import python
 from loadtest.setups import ROOT
 
 RATIO = 2.5
@@ -228,11 +228,11 @@ class Server:
     def __init__(self, process: psutil.Popen, port: int) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
         self.client = redis.Redis(port=port)
-        self._process = process
+        self.process = process
 
     def cpu(self) -> float:
         """Seconds of user and system time."""
-        times = self._process.cpu_times()
+        times = self.process.cpu_times()
         return float(times.user + times.system)
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-from extproc.supervisor import python
+from extproc.interpreter import python
 from loadtest.bench import BenchError, Plan, measure
 from loadtest.figures import WORKLOADS, Ratio, Sample, Spread
 from loadtest.setups import Setup, StartError, provider, setup, start

@@ -20,8 +20,10 @@ from extproc.identity.keys import QUICKSTART_KEY
 MODEL = "bench-model"
 EVENTS_WITH_TEXT = 28  # with the opening and the closing event and [DONE], a stream of about 30 events
 _PROMPT = "Say in a few words what a gateway does for the calls that pass it, and why. " * 13  # about 1 kB
-_DIGITS = 14
+_LETTERS = 12
 _PATIENCE = 15.0  # seconds for answers that are due when the time is over
+WORD = _PROMPT[:_LETTERS].encode()
+"""What stands in the place of a word that no other call has: letters, because numbers may be somebody's."""
 
 WARM_UP = 0.3
 """Seconds at the start that are not counted: connections are made and caches filled."""
@@ -51,7 +53,8 @@ def request(stream: bool, model: str = MODEL, uncut: bool = False) -> bytes:
 
     They are all that it asks for; `uncut`: all that the fake has to say, so that the answer is a whole one.
     """
-    length = {"x_fake": {"length": EVENTS_WITH_TEXT}} if uncut else {"max_tokens": EVENTS_WITH_TEXT}
+    cap = {"max_tokens": EVENTS_WITH_TEXT * (8 if uncut else 1)}
+    length = cap | ({"x_fake": {"length": EVENTS_WITH_TEXT}} if uncut else {})
     said = [{"role": "user", "content": _PROMPT}]
     body = orjson.dumps({"model": model, "messages": said, **length, "stream": stream})
     head = (
@@ -64,12 +67,21 @@ def request(stream: bool, model: str = MODEL, uncut: bool = False) -> bytes:
 
 
 def calls(call: bytes, distinct: bool) -> Iterator[bytes]:
-    """The same call again and again; `distinct`: each with a number in its prompt that no other has, in any run."""
+    """The same call again and again; `distinct`: each with a word in its prompt that no other has, in any run."""
     if not distinct:
         return itertools.repeat(call)
-    before, after = call.split(_PROMPT[:_DIGITS].encode(), 1)
+    before, after = call.split(WORD, 1)
     first = time.time_ns() // 1000  # fewer than one in a microsecond are made
-    return (b"%b%0*d%b" % (before, _DIGITS, number % 10**_DIGITS, after) for number in itertools.count(first))
+    return (b"%b%b%b" % (before, word(number), after) for number in itertools.count(first))
+
+
+def word(number: int) -> bytes:
+    """As many letters as WORD has, of which two numbers in a row never have the same."""
+    letters = []
+    for _ in WORD:
+        number, letter = divmod(number, 26)
+        letters.append(97 + letter)
+    return bytes(letters)
 
 
 class Answer:

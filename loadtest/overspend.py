@@ -24,7 +24,7 @@ import orjson
 import redis
 from ruamel.yaml import YAML
 
-from extproc.supervisor import python
+from extproc.interpreter import python
 from loadtest.bench_budget import redis_server
 from loadtest.budgets import AMOUNTS, UNRULY, Verdict, crowd_of, judge, model_of, settings, unruly_crowd
 from loadtest.setups import StartError, free_port, provider, start

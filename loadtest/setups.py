@@ -1,4 +1,4 @@
-"""The three setups of a bench as running processes: Envoy alone, Envoy with a null policy, and the gateway."""
+"""The setups of a bench as running processes: Envoy alone, Envoy with a null policy, and the gateway."""
 
 import os
 import socket
@@ -19,9 +19,9 @@ from extproc import contract, dataplane
 from extproc.cli import processes, running
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
-from extproc.supervisor import python
+from extproc.interpreter import python
 from loadtest import load
-from loadtest.figures import SETUPS, WAYS, WORKLOADS
+from loadtest.figures import KEPT, SETUPS, WAYS, WORKLOADS
 
 BACKEND = "bench"
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,14 +59,41 @@ def settings(port: int, provider_port: int, folder: Path, more: Mapping[str, Any
                 "gemini": {"dialect": "gemini", "url": url},
             },
             "models": {
-                load.MODEL: {"targets": [[{"backend": BACKEND}]]},
-                "renamed": {"targets": [[{"backend": BACKEND, "model": "another-name-of-it"}]]},
-                **{name: {"targets": [[{"backend": name, "model": load.MODEL}]]} for name in WAYS if name != "renamed"},
+                load.MODEL: _model(BACKEND, load.MODEL),
+                "renamed": _model(BACKEND, "another-name-of-it"),
+                **{name: _model(name, load.MODEL) for name in WAYS if name not in ("renamed", KEPT)},
             },
         }
     )
 
 
+def _model(backend: str, deployed: str) -> dict[str, Any]:
+    return {"price": _PRICE, "targets": [[{"backend": backend, "model": deployed}]]}
+
+
+def policies(folder: Path, redis: str) -> dict[str, Any]:
+    """All policies that a gateway can have on without asking a service: limits, redaction and the cache, on Redis.
+
+    The limits are so wide that no call of a bench is refused by them. `folder` gets the cache's key.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "key").write_text("k" * 32)
+    return {
+        "stores": {"counters": redis, "answers": redis},
+        "cache": {"mode": "enforce", "key": {"file": str(folder / "key")}},
+        "policies": {
+            "currency": "USD",
+            "limits": {
+                "tokens": {"scope": ["key", "model"], "tokens": 10**12, "per": "minute"},
+                "requests": {"scope": "key", "requests": 10**9, "per": "minute"},
+                "money": {"money": 10**6, "per": "month"},
+            },
+            "redaction": {"default": {}},
+        },
+    }
+
+
+_PRICE = {"input": 2.5, "cached_input": 1.25, "output": 10}
 _OF_THE_POLICY = ("sluice.rewrite", contract.TRANSLATION_FILTER)  # filters of clusters that do what it orders
 
 
@@ -151,7 +178,7 @@ def provider(stack: ExitStack) -> tuple["subprocess.Popen[bytes]", int]:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One of the three, running."""
+    """One of them, running."""
 
     port: int
     state: processes.State
@@ -173,8 +200,12 @@ def setup(
     provider_port: int,
     records: IO[bytes],
     more: Mapping[str, Any] | None = None,
+    worker: Sequence[str] = (),
 ) -> Setup:
-    """Start it and wait until it answers a call as it should. `more`: see settings(). Raises StartError."""
+    """Start it and wait until it answers a call as it should. `more`: see settings(). Raises StartError.
+
+    `worker`: what to start in the place of a worker, before its socket; it is told what a worker is.
+    """
     gateway = settings(free_port(), provider_port, folder, more)
     state = processes.state_of(gateway)
     running.prepare(gateway, state)
@@ -185,9 +216,9 @@ def setup(
     dataplane.write_secrets(gateway, {}, state.secrets)
     dataplane.write(without_policy(files) if name == "A" else files, state.envoy)
     log = stack.enter_context((folder / "log").open("w+b"))
-    policy = _policy(stack, name, gateway, state, stdout=records, stderr=log)
+    policy = _policy(stack, name, gateway, state, worker, stdout=records, stderr=log)
     envoy = start(stack, _envoy_command(state), stderr=log)
-    models = [load.MODEL, *WAYS] if name == "C" else [load.MODEL]
+    models = [load.MODEL, *(way for way in WAYS if way != KEPT)] if name == "C" else [load.MODEL]
     if not _comes_up(gateway.listener.port, models, [envoy] if policy is None else [envoy, policy]):
         log.seek(0)
         raise StartError(f"{SETUPS.get(name, name)} does not answer:\n{log.read().decode(errors='replace')}")
@@ -207,7 +238,7 @@ def _envoy_command(state: processes.State) -> Sequence[str]:
 
 
 def _policy(
-    stack: ExitStack, name: str, gateway: Gateway, state: processes.State, **output: Any
+    stack: ExitStack, name: str, gateway: Gateway, state: processes.State, instead: Sequence[str], **output: Any
 ) -> "subprocess.Popen[bytes] | None":
     """The ext_proc process of a setup; the gateway's is a worker as `sluice serve` starts it."""
     if name == "A":
@@ -215,7 +246,8 @@ def _policy(
     if name == "B":
         return start(stack, python("loadtest.null_extproc", str(state.worker_socket(0)), BACKEND), **output)
     worker = processes.workers(Revision.of(gateway), state, as_json=True)[0]
-    return start(stack, worker.argv, stdin=worker.stdin, env={**os.environ, **worker.environ}, **output)
+    argv = [*instead, str(state.worker_socket(0))] if instead else worker.argv
+    return start(stack, argv, stdin=worker.stdin, env={**os.environ, **worker.environ}, **output)
 
 
 def _comes_up(port: int, models: Sequence[str], children: Sequence["subprocess.Popen[bytes]"]) -> bool:

@@ -5,8 +5,10 @@ reply of the wrong kind, as permission to go on without the policy; an error it 
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -190,7 +192,8 @@ class ExternalProcessor:
 
     async def _request_headers(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
         message, token = request.request_headers, tokens.read(request.metadata_context)
-        order = await self._pipeline.request_headers(call, _headers(message), message.end_of_stream, token)
+        headers, waited = _headers(message), _waited(request)
+        order = await self._pipeline.request_headers(call, headers, message.end_of_stream, token, waited)
         match order:
             case Proceed():
                 return (codec.PROCEED_REQUEST_HEADERS + codec.noted("who", call.who),)
@@ -271,6 +274,12 @@ class ExternalProcessor:
 def _told_of_limits(headers: Headers) -> tuple[str, ...]:
     """Names of the headers in which a provider tells of its own limits: an order to Envoy takes exact names only."""
     return tuple([name for name in headers if name.startswith(_OF_LIMITS)])
+
+
+def _waited(request: ProcessingRequest) -> float:
+    """Seconds since Envoy began with the call, by the clock of the machine that they share; 0 where it does not say."""
+    began = request.attributes[_ATTRIBUTES].fields["request.time"].string_value
+    return max(0.0, time.time() - datetime.fromisoformat(began).timestamp()) if began else 0.0
 
 
 def _headers(message: HttpHeaders) -> Headers:

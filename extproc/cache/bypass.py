@@ -6,6 +6,7 @@ provider stores, on what it fetches, on what a tool of its own finds just now.
 
 from collections.abc import Iterator, Mapping
 
+from extproc.cache.plain import is_plain
 from extproc.cache.policy import CachePolicy
 from extproc.dialects.endings import objects
 from extproc.guardrails import inventory, tools
@@ -57,6 +58,10 @@ _INNER = ("content", "output", "summary")
 
 def why(surface: Surface, given: Object, policy: CachePolicy) -> str | None:
     """Why a parsed request may not be answered from the cache, one of REASONS; None where it may."""
+    if is_plain(surface, given) and given.get("n") in (None, 1):
+        temperature = given.get("temperature")
+        is_hot = isinstance(temperature, int | float) and temperature > policy.max_temperature
+        return "temperature" if is_hot else None
     reason = _asked(surface, given, policy) or _stateful(surface, given)
     if reason is not None:
         return reason

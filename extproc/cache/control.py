@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from extproc.headers import Headers
 from extproc.refusals import INVALID_VALUE, Refused
+from extproc.values import frozen
 
 MODE_HEADER = "x-sluice-cache"
 TTL_HEADER = "x-sluice-cache-ttl"
@@ -21,7 +21,7 @@ _LONGEST = 2**31
 """Seconds of an age; a greater number is taken for this one (RFC 9111, section 1.2.2)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Control:
     """`max_age` and `ttl` are in seconds; None: as the policy says. `threshold`: a similarity to ask for at least."""
 

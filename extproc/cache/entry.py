@@ -5,13 +5,14 @@ What does not open is a miss: another key, another digest, another version of th
 A version byte, the HMAC-SHA256 over all else, the length of the head in four bytes, the head as JSON, the body.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import NamedTuple
 
 import orjson
 import zstandard
 
 from extproc.cache import seals
+from extproc.values import frozen
 
 _KIND, _VERSION = b"entry", b"\x01"
 _LENGTH = 4
@@ -25,7 +26,7 @@ _PACKING = frozenset(("size", "packed"))
 _KEYS = _TEXTS | _NUMBERS | _PACKING | {"cost"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """`body` is what a caller gets, as one piece, but that its placeholders have not been taken back.
 

@@ -10,6 +10,7 @@ from extproc.cache.entry import Entry
 from extproc.cache.policy import CachePolicy
 from extproc.cache.vectors import Vector
 from extproc.stores.answers import Labels
+from extproc.values import frozen
 
 COMPARED = 600
 """Characters of an answer by which it is compared with another: some models take no more than 256 tokens."""
@@ -24,7 +25,7 @@ class Result(StrEnum):
     BYPASS = "bypass"  # the call is none for the cache
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offer:
     """An answer that may be kept: what makes its entry, from so many bytes, and for how long, in milliseconds.
 
@@ -61,7 +62,7 @@ class Match(NamedTuple):
     similarity: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """What the answer that would have served says, and what the real one does; the same from `threshold` on."""
 

@@ -6,14 +6,16 @@ Takes the request as it would be sent: redacted. See docs/cache.md for the form.
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 
 from extproc.cache import bypass
+from extproc.cache.plain import is_plain
 from extproc.cache.policy import CachePolicy
 from extproc.redaction.policy import Mode
 from extproc.surfaces import Surface
+from extproc.values import frozen
 
 SURFACES = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Surface.EMBEDDINGS, Surface.MESSAGES})
 """Those whose answers may be kept."""
@@ -41,7 +43,7 @@ class Bypass(Exception):
     """The call may not be answered from the cache, nor its answer be kept. `args[0]` says why, as a constant word."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """`exact`: all that matters, in canonical form. `rest` and `text`: the same in two parts, where the semantic tier
     may look at it: all but the last words of the user, which must be equal, and these; else None. `results`: how many
@@ -59,7 +61,8 @@ def read(surface: Surface, body: bytes, policy: CachePolicy) -> Question:
     if surface not in SURFACES:
         raise Bypass("surface")
     try:
-        tree, given = _parse(body.decode()), orjson.loads(body)
+        given = orjson.loads(body)
+        tree = _as_it_stands(surface, body, given) or _parse(body.decode())
         exact = _form(surface, tree)
     except (ValueError, TypeError, RecursionError):
         raise Bypass("unreadable") from None
@@ -110,6 +113,17 @@ def _parse(text: str) -> Tree:
     if not isinstance(tree, dict):
         raise ValueError
     return tree
+
+
+def _as_it_stands(surface: Surface, body: bytes, given: object) -> Tree | None:
+    """The tree of a request that is parsed, where another reading could find nothing else in it: None elsewhere.
+
+    What comes out again byte for byte has no key twice, and no number that is written in two ways; and a plain request
+    has no keys that differ in their case alone.
+    """
+    if not isinstance(given, dict) or not is_plain(surface, given) or orjson.dumps(given) != body:
+        return None
+    return dict(given)
 
 
 def _form(surface: Surface, tree: Tree) -> bytes:
@@ -168,7 +182,7 @@ def _cut(tree: Tree, place: _Place) -> str:
 # ---- the digest -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Partition:
     """What must be equal before anything else is looked at. `model` and `policy` hold digests of what they are."""
 

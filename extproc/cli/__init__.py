@@ -20,6 +20,7 @@ with uncollected():
         cache,
         check,
         db,
+        drain,
         emergency,
         explain,
         keys,
@@ -30,6 +31,7 @@ with uncollected():
         redact,
         render,
         serve,
+        smoke,
         teams,
         up,
         usage,
@@ -44,6 +46,8 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("serve")(serve.serve)
+app.command("drain")(drain.drain)
+app.command("smoke")(smoke.smoke)
 app.command("render")(render.render)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)

@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import socket
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from extproc.contract import EXTPROC_CLUSTER
 _PARTS = {"lds": "the listener", "rds": "the routes", "cds": "the clusters", "sds": "a secret"}
 """What Envoy takes or refuses as one, by the part of a statistic's name that says so."""
 
-_POLL = 0.1
 _TIMEOUT = 2.0  # seconds
 
 
@@ -125,16 +123,40 @@ async def clusters_are_warming(path: Path) -> bool:
     return await asyncio.to_thread(_warming, path)
 
 
-async def drain_envoy(path: Path, patience: float) -> None:
-    """Take no new connections and wait for live calls, at most `patience` seconds. A dead Envoy is drained."""
-    deadline = time.monotonic() + patience
+async def discourage(path: Path) -> bool:
+    """Have each answer ask its client to connect anew, elsewhere. False where no Envoy is there."""
+    return await asyncio.to_thread(_told, path, "/healthcheck/fail")
+
+
+async def stop_listening(path: Path) -> bool:
+    """Take no new connection of a client. What workers and Envoy itself ask inside goes on. False as above."""
+    return await asyncio.to_thread(_told, path, "/drain_listeners?inboundonly")
+
+
+def _told(path: Path, target: str) -> bool:
     try:
-        await asyncio.to_thread(_ask, path, "POST", "/drain_listeners?graceful&skip_exit")
-        while time.monotonic() < deadline and await _live_calls(path):  # noqa: ASYNC110 - in another process
-            await asyncio.sleep(_POLL)
+        return _ask(path, "POST", target)[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _live(path: Path) -> int | None:
+    try:
+        return _stat(path, "http.gateway.downstream_rq_active")
+    except TimeoutError:
+        return None  # it has much to do
     except (OSError, http.client.HTTPException, ValueError, KeyError):
-        return
+        return 0
 
 
-async def _live_calls(path: Path) -> int:
-    return await asyncio.to_thread(_stat, path, "http.gateway.downstream_rq_active")
+async def live_calls(path: Path) -> int | None:
+    """How many calls Envoy has begun and not ended, 0 where there is no Envoy any more; None: it does not say now."""
+    return await asyncio.to_thread(_live, path)
+
+
+def is_discouraging(path: Path) -> bool:
+    """Whether an Envoy is there that has been told to let its clients go."""
+    try:
+        return _ask(path, "GET", "/ready")[1].strip() == b"DRAINING"
+    except (OSError, http.client.HTTPException):
+        return False

@@ -5,7 +5,6 @@ Rendering takes 28 MB, which a process of its own has while it works.
 
 import asyncio
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from extproc.cli.processes import State
 from extproc.cli.running import StartError
 from extproc.config.schema import Gateway
+from extproc.interpreter import python
 
 _NEEDS_RESTART = 3  # of extproc.dataplane.__main__
 
@@ -77,7 +77,7 @@ def put(text: str, file: Path) -> None:
 
 def _command(state: State) -> list[str]:
     folders = (state.envoy, state.secrets, state.root / "run")
-    return [sys.executable, "-m", "extproc.dataplane", *map(str, folders)]
+    return python("extproc.dataplane", *map(str, folders))
 
 
 def _line(gateway: Gateway) -> bytes:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from extproc.cli.machine import processors
 from extproc.cli.settings import fail
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
-from extproc.contract import STANDING
-from extproc.supervisor import Program, python
+from extproc.contract import DRAINED, DRAINING, STANDING
+from extproc.interpreter import python
+from extproc.supervisor import Program
 
 # With which a machine of Azure, or whoever reads them, gets tokens of its identity.
 _OF_THE_MACHINE = frozenset({"AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "MSI_SECRET"})
@@ -39,6 +41,21 @@ class State:
     @property
     def admin_socket(self) -> Path:
         return self.root / "run" / "admin.sock"
+
+    @property
+    def draining(self) -> Path:
+        """There while the gateway is drained, and from then on: its workers say that it is not ready."""
+        return self.root / "run" / DRAINING
+
+    @property
+    def drained(self) -> Path:
+        """There once it has been drained: whoever runs Envoy may end it."""
+        return self.root / "run" / DRAINED
+
+    @property
+    def drain_times(self) -> Path:
+        """For how long the gateway that runs here is to be drained, as extproc.cli.drain writes it."""
+        return self.root / "run" / "drain.json"
 
     def worker_socket(self, number: int) -> Path:
         return self.root / "run" / f"worker-{number}.sock"
@@ -116,7 +133,7 @@ def envoy(state: State) -> Program:
             *("-c", str(state.envoy / "bootstrap.yaml")),
             *("-l", "warn"),
             *("--component-log-level", "http:error,ext_proc:error,main:error"),  # the first two may tell headers
-            *("--concurrency", str(max(1, (os.cpu_count() or 2) // 2))),
+            *("--concurrency", str(max(1, int(processors() / 2)))),
             *("--file-flush-interval-msec", "1000"),  # of the access log: by itself ten seconds
             "--disable-hot-restart",
         ],

@@ -14,7 +14,10 @@ from functools import partial
 import prometheus_client
 
 from extproc import supervisor
+from extproc.cli.drain import remember
+from extproc.cli.envoy_admin import is_discouraging
 from extproc.cli.exposition import Exposition, forget
+from extproc.cli.health import Health
 from extproc.cli.processes import State, workers
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
@@ -58,12 +61,20 @@ def _claim(state: State) -> None:
         ) from None
 
 
-def prepare(gateway: Gateway, state: State) -> None:
-    """Folders, an empty metrics folder, and the database at its newest schema. Raises StoreUnavailable, StartError."""
+def prepare(gateway: Gateway, state: State, starts_envoy: bool = True) -> None:
+    """Folders, an empty metrics folder, and the database at its newest schema. Raises StoreUnavailable, StartError.
+
+    `starts_envoy`: no Envoy runs here yet. Else there may be one that has served the run before, and goes on.
+    """
     state.make()
     _claim(state)
-    for stale in (*state.metrics.glob("*.db"), *(state.root / "run").glob("*.sock"), *state.standings()):
+    sockets = (state.root / "run").glob("*.sock" if starts_envoy else "worker-*.sock")
+    for stale in (*state.metrics.glob("*.db"), *sockets, *state.standings()):
         stale.unlink(missing_ok=True)
+    if starts_envoy or not is_discouraging(state.admin_socket):
+        for mark in (state.draining, state.drained):
+            mark.unlink(missing_ok=True)
+    remember(gateway, state)
     try:
         sql.ready(gateway.stores.database, gateway.stores.migrate)
     except (SchemaBehind, SchemaAhead):  # workers would read and write it: a snapshot is for one that is away
@@ -74,11 +85,12 @@ def prepare(gateway: Gateway, state: State) -> None:
         log.warning("%s; starting from the snapshot, if there is one", error)
 
 
-def serve_metrics(gateway: Gateway, exposition: Exposition) -> Callable[[], None]:
-    """Prometheus text of all workers, and of this process, on one port. Returns what ends it."""
+def serve_metrics(gateway: Gateway, exposition: Exposition, health: Health) -> Callable[[], None]:
+    """Prometheus text of all workers, and of this process, on one port, with `/healthz`. Returns what ends it."""
     registry = exposition.registry(metrics.SUPERVISORS)
     prometheus_client.disable_created_metrics()  # those of workers show none
     server, thread = prometheus_client.start_http_server(gateway.metrics.port, gateway.metrics.address, registry)
+    server.set_app(health.before(prometheus_client.make_wsgi_app(registry)))
 
     def stop() -> None:
         ending = threading.Thread(target=server.shutdown)
@@ -114,8 +126,8 @@ def _forget(state: State, number: int, _: int) -> None:
     forget(state.metrics, number)
 
 
-async def all_answer(children: list[Child], state: State) -> None:
-    """Wait until each worker answers on its socket. Raises StartError."""
+async def all_answer(children: list[Child], state: State, health: Health) -> None:
+    """Wait until each worker answers on its socket, which then counts as healthy. Raises StartError."""
     sockets = [state.worker_socket(number) for number in range(len(children))]
 
     async def listening() -> bool:
@@ -123,6 +135,7 @@ async def all_answer(children: list[Child], state: State) -> None:
 
     if not await wait_until(listening, children, _START_PATIENCE):
         raise StartError("The workers did not start; the lines above say why.")
+    health.have_answered(sockets)
 
 
 class StartError(Exception):

@@ -10,8 +10,10 @@ import typer
 
 from extproc.cli import envoy_files, ledger, running
 from extproc.cli.console import Console
+from extproc.cli.drain import drained, times_of
 from extproc.cli.exposition import Exposition
 from extproc.cli.handover import Handover
+from extproc.cli.health import Health
 from extproc.cli.processes import state_of, workers
 from extproc.cli.reload import Files, reloading
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
@@ -20,6 +22,8 @@ from extproc.config.schema import Gateway
 from extproc.exports import tell_log
 from extproc.gitops.team_backends import brought_to
 from extproc.stores.ports import StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -47,7 +51,7 @@ def serve(
 
 async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
     state = state_of(gateway)
-    running.prepare(gateway, state)
+    running.prepare(gateway, state, starts_envoy=False)
     brought = brought_to(gateway, os.environ)
     gateway = await asyncio.to_thread(brought.merged, gateway)
     await envoy_files.write_all(gateway, state)
@@ -56,13 +60,15 @@ async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
     async with AsyncExitStack() as started:  # what is started last is stopped first
         started.push_async_callback(asyncio.to_thread, tell_log(gateway))
         exposition = Exposition(state.metrics, gateway)
-        started.callback(running.serve_metrics(gateway, exposition))
+        health = Health()
+        started.callback(running.serve_metrics(gateway, exposition, health))
         started.push_async_callback(asyncio.to_thread, ledger.keep(gateway))
         keeper = await running.keep_secrets(gateway, state)
         started.callback(keeper.stop)
         children = running.start_workers(revision, state, Console(as_json).line, as_json)
         started.push_async_callback(running.stop_workers, gateway, children)
-        await running.all_answer(children, state)
+        await running.all_answer(children, state, health)
         handover = Handover(revision, state, children, lambda newer: workers(newer, state, as_json), keeper.configure)
         await started.enter_async_context(reloading(files, brought, handover, exposition.configured))
         await stopping.wait()
+        await drained(state, times_of(gateway), log.warning)

@@ -74,7 +74,7 @@ def safe_configuration(path: Path | None) -> Gateway:
 def safety_problems(gateway: Gateway, tree: Tree) -> list[Problem]:
     """What is valid but must not be served, or cannot be on this machine."""
     problems = []
-    if gateway.keys.quickstart and not _is_loopback(gateway.listener.address):
+    if gateway.keys.quickstart and not is_loopback(gateway.listener.address):
         message = (
             f"the published quickstart key would be accepted on {gateway.listener.address}. "
             "Listen on 127.0.0.1, or remove `quickstart` and make keys with `sluice keys create`."
@@ -151,7 +151,8 @@ def _webhook_problem(hook: Webhook) -> str:
     return ""
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:

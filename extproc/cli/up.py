@@ -12,9 +12,11 @@ import typer
 
 from extproc.cli import envoy_files, ledger, processes, running
 from extproc.cli.console import Console
-from extproc.cli.envoy_admin import drain_envoy, envoy_found_a_worker, envoy_is_ready, refused_by_envoy
+from extproc.cli.drain import drained, times_of
+from extproc.cli.envoy_admin import envoy_found_a_worker, envoy_is_ready, refused_by_envoy
 from extproc.cli.exposition import Exposition
 from extproc.cli.handover import Handover
+from extproc.cli.health import Health
 from extproc.cli.reload import Files, reloading
 from extproc.cli.settings import ConfigOption, config_path, fail, safe_configuration
 from extproc.config.revision import Revision
@@ -87,7 +89,8 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
     async with AsyncExitStack() as started:  # what is started last is stopped first
         started.push_async_callback(asyncio.to_thread, tell_log(gateway))
         exposition = Exposition(state.metrics, gateway)
-        started.callback(running.serve_metrics(gateway, exposition))
+        health = Health()
+        started.callback(running.serve_metrics(gateway, exposition, health))
         started.push_async_callback(asyncio.to_thread, ledger.keep(gateway))
         workers = running.start_workers(revision, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers, WITHOUT_NOTICE)  # Envoy is gone by then
@@ -99,7 +102,7 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
             fake = Child(processes.fake_backend(gateway.fake_backend.port), console.line)
             started.push_async_callback(fake.stop, _STOP_PATIENCE)
             others.append(fake)
-        await running.all_answer(workers, state)
+        await running.all_answer(workers, state, health)
         envoy = Child(processes.envoy(state), console.line)
         started.push_async_callback(envoy.stop, _STOP_PATIENCE)
         others.append(envoy)
@@ -113,7 +116,7 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
         await _first(stopping, others)
         if stopping.is_set() and not as_json:
             typer.echo("Stopping: live calls may end.")
-        await drain_envoy(state.admin_socket, gateway.timeouts.drain.total_seconds())
+        await drained(state, times_of(gateway), lambda _: None)
     if stopping.is_set() and not as_json:
         typer.echo("Sluice has stopped.")
     if not stopping.is_set():

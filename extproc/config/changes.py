@@ -46,6 +46,7 @@ _TAKES: Mapping[Takes, tuple[Steps, ...]] = {
         ("models", _ANY, "retired"),
         ("models", _ANY, "targets"),
         ("models", _ANY, "tiers"),
+        ("overload",),
         ("policies",),
         ("teams",),
     ),

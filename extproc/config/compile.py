@@ -79,6 +79,7 @@ def without_policies(gateway: schema.Gateway) -> Catalogue:
         sessions=tuple(name.lower() for name in gateway.ledger.sessions),
         tags=tuple(gateway.ledger.tags),
         owned=owned,
+        capacity=gateway.overload.compiled(),
         binding_headers=_binding_headers(chain(models.values(), *(own.values() for own in owned.values()))),
     )
 

@@ -16,13 +16,14 @@ from pydantic.json_schema import SkipJsonSchema
 from extproc.config.backends import Backend, Cooling, cooling, cooling_problems
 from extproc.config.byob import Byob, TeamBackends, own_name, owner_of, reserved
 from extproc.config.cache import Cache, longest_wait
-from extproc.config.fields import Duration, ModelName, Name, Port, Size, Strict, has_port
+from extproc.config.fields import Duration, ModelName, Name, Pause, Port, Size, Strict, has_port
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
 from extproc.config.ledger import Ledger
 from extproc.config.limits import GatewayLimit, Policies
 from extproc.config.listener import Listener
 from extproc.config.models import Model, fallback_problems
+from extproc.config.overload import Overload
 from extproc.config.problems import did_you_mean
 from extproc.config.services import EMBEDDING, MODERATING, Service
 from extproc.config.telemetry import Telemetry
@@ -59,7 +60,12 @@ class Timeouts(Strict):
     policy_longest: Duration = Field(
         default=timedelta(seconds=30), le=timedelta(hours=1), description="one decision that waits for a service"
     )
-    drain: Duration = Field(default=timedelta(seconds=30), description="live streams may end after SIGTERM")
+    notice: Pause | None = Field(
+        default=None,
+        description="how long a gateway that shall end is unready and takes new calls all the same, so that load "
+        "balancers notice; absent: 5s, and none where the listener's address is loopback",
+    )
+    drain: Duration = Field(default=timedelta(seconds=30), description="live calls may end after that and SIGTERM")
 
 
 MEMORY = "memory://"
@@ -162,6 +168,7 @@ class Gateway(Strict):
     state_dir: Path = Field(default=Path("var"), description="sockets, rendered Envoy files, the SQLite file")
     limits: Limits = Field(default=Limits(), description="size caps")
     timeouts: Timeouts = Field(default=Timeouts(), description="time caps")
+    overload: Overload = Field(default=Overload(), description="when new calls are refused, because too many came")
     stores: Stores = Field(default=Stores(), description="where state lives")
     ledger: Ledger = Field(default=Ledger(), description="what every call used and cost")
     telemetry: Telemetry = Field(default=Telemetry(), description="traces, logs and alerts")

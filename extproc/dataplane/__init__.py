@@ -19,7 +19,14 @@ with plain_types():
     from .layout import Layout
     from .listener import all_listeners
     from .routes import gateway_routes
-    from .secrets import CredentialError, credential_problems, remove_stale_secrets, secret_names, write_secrets
+    from .secrets import (
+        CredentialError,
+        credential_problems,
+        key_files,
+        remove_stale_secrets,
+        secret_names,
+        write_secrets,
+    )
 
 remember_types()
 
@@ -60,5 +67,5 @@ def write_for_validation(gateway: Gateway, layout: Layout, directory: Path) -> P
     """
     checked = replace(layout, secrets_dir=str(directory))
     secrets = {secret_file(name): resources() for name in secret_names(gateway)}
-    write({**secrets, "all.yaml": to_yaml(static_bootstrap(gateway, checked))}, directory)
+    write({**secrets, **key_files(gateway), "all.yaml": to_yaml(static_bootstrap(gateway, checked))}, directory)
     return directory / "all.yaml"

@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptionsHeadersWithUnderscoresAction,
     SchemeHeaderTransformation,
     SocketAddress,
+    TrafficDirection,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.listener.v3 import (
@@ -69,11 +70,11 @@ def static_listeners(gateway: Gateway, layout: Layout) -> list[Listener]:
 
 
 def _with_routes(gateway: Gateway, layout: Layout, routing: Rds | RouteConfiguration) -> list[Listener]:
-    listeners = [gateway_listener(gateway, layout, connection_manager(gateway, routing)), *sink_listeners()]
+    listeners = [gateway_listener(gateway, layout, connection_manager(gateway, routing, layout)), *sink_listeners()]
     return [*listeners, services_listener(gateway, layout)] if gateway.services or shadowed(gateway) else listeners
 
 
-def http_filters(gateway: Gateway) -> list[HttpFilter]:
+def http_filters(gateway: Gateway, layout: Layout) -> list[HttpFilter]:
     """The way of a request, top to bottom. An answer passes the same filters upwards."""
     issuers = gateway.identity.issuers
     return [
@@ -81,7 +82,7 @@ def http_filters(gateway: Gateway) -> list[HttpFilter]:
         *_doors(gateway),
         http_filter(JSON_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.json_request)),
         http_filter(MULTIPART_SIZE, BodySizeLimit(max_request_bytes=gateway.limits.multipart_request)),
-        *([http_filter("sluice.tokens", tokens.verifier(issuers))] if issuers else []),
+        *([http_filter("sluice.tokens", tokens.verifier(issuers, layout))] if issuers else []),
         # A reply to broken HTTP has no route; the policy would hold it until the connection is closed.
         http_filter(contract.POLICY_FILTER, policy.processor(gateway.timeouts, tokens=bool(issuers)), by_route=True),
         http_filter(
@@ -107,6 +108,8 @@ def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionMa
     listen = gateway.listener
     return Listener(
         name="gateway",
+        # So that it alone stops where clients shall connect no more: the others are for calls that still run.
+        traffic_direction=TrafficDirection.INBOUND,
         address=Address(socket_address=SocketAddress(address=listen.address, port_value=listen.port)),
         # A JSON answer that is read whole must fit, or a paid answer becomes a 500. It may grow by a chunk beyond the
         # cap before Envoy looks at the limit.
@@ -120,14 +123,14 @@ def gateway_listener(gateway: Gateway, layout: Layout, manager: HttpConnectionMa
     )
 
 
-def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration) -> HttpConnectionManager:
+def connection_manager(gateway: Gateway, routing: Rds | RouteConfiguration, layout: Layout) -> HttpConnectionManager:
     """HTTP at the edge, as Envoy's guide for untrusted clients wants it, with times that fit LLM calls."""
     times = gateway.timeouts
     return HttpConnectionManager(
         stat_prefix="gateway",
         rds=routing if isinstance(routing, Rds) else None,
         route_config=routing if isinstance(routing, RouteConfiguration) else None,
-        http_filters=http_filters(gateway),
+        http_filters=http_filters(gateway, layout),
         local_reply_config=local_replies(gateway.listener.cors),
         access_log=_logs(gateway),
         tracing=tracing(gateway),

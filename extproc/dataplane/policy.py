@@ -73,6 +73,7 @@ def processor(times: Timeouts, tokens: bool) -> ExternalProcessor:
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         allow_mode_override=True,
         processing_mode=_modes(_BODY.NONE, _BODY.NONE),
+        request_attributes=["request.time"],  # how long a call has waited for a worker
         response_attributes=[
             "xds.cluster_name",
             "upstream.address",

@@ -1,10 +1,11 @@
 """Secrets as Envoy's SDS files: the only rendered files that may hold one.
 
-A credential from the environment stands in its file; one from a file is named there, and Envoy
-reads that file itself, again whenever it is replaced by rename. The listener's certificates likewise.
+Envoy opens no file but these: whoever runs it apart shows it this folder, and none that a secret comes from. So what
+stands in a file is copied, and again when it has changed, as for the listener's certificates and an issuer's keys.
 One that has to be fetched is written by `extproc.secrets.keeper`; until then its file says that there is none.
 """
 
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -34,20 +35,37 @@ class CredentialError(Exception):
 
 def secret_names(gateway: Gateway) -> list[str]:
     """The secrets that Envoy will ask for: of each backend and service with a credential, and of the listener."""
-    return [*(named.secret for named in named_secrets(gateway)), *_listener_secrets(gateway.listener.tls)]
+    tls = gateway.listener.tls
+    of_listener = [] if tls is None else [TLS_SECRET, *([CLIENTS_SECRET] if tls.client_certificates else [])]
+    return [*(named.secret for named in named_secrets(gateway)), *of_listener]
 
 
 def write_secrets(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> None:
-    """Write one SDS file per secret into `directory` (mode 0700), each with mode 0600.
+    """Write one SDS file per secret into `directory` (mode 0700), each with mode 0600, and issuers' keys beside them.
 
     Raises CredentialError, with every problem on a line, before anything is written.
     """
     problems = credential_problems(gateway, environ)
     if problems:
         raise CredentialError("\n".join(problems))
+    try:
+        files = {**_secret_files(gateway, environ, directory), **key_files(gateway)}
+    except (SecretError, OSError) as error:  # it has gone since it was looked at
+        raise CredentialError(str(error)) from None
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
-    write(_secret_files(gateway, environ, directory), directory, mode=0o600)
+    write(files, directory, mode=0o600)
+
+
+def key_files(gateway: Gateway) -> dict[str, str]:
+    """The keys of issuers that are not asked for them: names of files, and their texts. Raises OSError."""
+    issuers = gateway.identity.issuers.items()
+    return {jwks_file(name): one.jwks_file.read_text("utf-8", "replace") for name, one in issuers if one.jwks_file}
+
+
+def jwks_file(issuer: str) -> str:
+    """The file in the folder of the secrets with an issuer's keys."""
+    return f"jwks_{issuer}.json"
 
 
 def remove_stale_secrets(gateway: Gateway, directory: Path) -> None:
@@ -65,11 +83,12 @@ def credential_problems(gateway: Gateway, environ: Mapping[str, str]) -> list[st
         for named in named_secrets(gateway)
         if (problem := _problem(named.credential, environ))
     ]
-    return credentials + [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
+    files = [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
+    return credentials + (files or [*_unusable(gateway.listener.tls)])
 
 
 def _files(gateway: Gateway) -> Iterator[tuple[str, Path]]:
-    """The files that Envoy reads by itself, each behind the field that names it."""
+    """The files whose text Envoy gets, each behind the field that names it."""
     tls = gateway.listener.tls
     if tls:
         yield "listener.tls.certificate", tls.certificate
@@ -97,8 +116,24 @@ def _unreadable(path: Path) -> str | None:
         return f"the file {path} cannot be read ({error.strerror})"
 
 
+def _unusable(tls: Tls | None) -> Iterator[str]:
+    """What is wrong with files of TLS. Envoy would refuse them in silence, and serve nobody after its next start."""
+    if tls is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key, password="")  # or it would ask at the terminal
+    except (ssl.SSLError, OSError, ValueError):
+        yield "listener.tls: the certificate and the private key are no PEM, not of each other, or want a password"
+    if tls.client_certificates:
+        try:
+            context.load_verify_locations(tls.client_certificates.authority)
+        except (ssl.SSLError, OSError, ValueError):
+            yield "listener.tls.client_certificates.authority: there is no certificate in it"
+
+
 def _secret_files(gateway: Gateway, environ: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """All but what has been fetched already."""
+    """All but what has been fetched already. Raises SecretError, OSError."""
     secrets = [
         Secret(name=named.secret, generic_secret=GenericSecret(secret=_source(named.credential, environ)))
         for named in named_secrets(gateway)
@@ -113,9 +148,8 @@ def _is_fetched(named: Named, directory: Path) -> bool:
 
 
 def _source(credential: Credential, environ: Mapping[str, str]) -> DataSource:
-    if credential.file is not None:
-        return _file(credential.file)
-    return DataSource(inline_string=environ[credential.env] if credential.env else "")
+    known = credential.file is not None or credential.env is not None
+    return DataSource(inline_string=source_of(credential, environ).fetch().value if known else "")
 
 
 def _listener_secrets(tls: Tls | None) -> dict[str, Secret]:
@@ -131,5 +165,4 @@ def _listener_secrets(tls: Tls | None) -> dict[str, Secret]:
 
 
 def _file(path: Path) -> DataSource:
-    """Envoy watches the directory of the file, so a rename of the file or of Kubernetes' `..data` is seen."""
-    return DataSource(filename=str(path.absolute()))
+    return DataSource(inline_bytes=path.read_bytes())

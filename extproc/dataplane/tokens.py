@@ -23,23 +23,26 @@ from envoy_data_plane.google.protobuf import Empty
 from extproc.config.identity import Issuer
 from extproc.contract import jwks_cluster_of, token_failure_of, token_header_of
 
+from .layout import Layout
+from .secrets import jwks_file
+
 _FETCH_TIMEOUT = timedelta(seconds=3)  # the listener opens after this much of silence, without the issuer's keys
 _EARLY = 5  # seconds before its time at which Envoy fetches a key set again
 
 
-def verifier(issuers: dict[str, Issuer]) -> JwtAuthentication:
+def verifier(issuers: dict[str, Issuer], layout: Layout) -> JwtAuthentication:
     """One provider per issuer. The requirement looks a token's up by `iss`, so each token is verified once.
 
     There is no cache of verified tokens: one costs Envoy some 50 µs, and nothing can be mixed up.
     """
     optional = JwtRequirement(allow_missing_or_failed=Empty())
     return JwtAuthentication(
-        providers={name: _provider(name, issuer) for name, issuer in issuers.items()},
+        providers={name: _provider(name, issuer, layout) for name, issuer in issuers.items()},
         rules=[RequirementRule(match=RouteMatch(prefix="/"), requires=optional)],
     )
 
 
-def _provider(name: str, issuer: Issuer) -> JwtProvider:
+def _provider(name: str, issuer: Issuer, layout: Layout) -> JwtProvider:
     """Without `from_headers`, a token in the query would count, too. Envoy takes a skew of 0 s for its own 60."""
     provider = JwtProvider(
         issuer=issuer.issuer,
@@ -53,7 +56,7 @@ def _provider(name: str, issuer: Issuer) -> JwtProvider:
         failed_status_in_metadata=token_failure_of(name),
     )
     if issuer.jwks_file is not None:
-        provider.local_jwks = DataSource(filename=str(issuer.jwks_file.absolute()))
+        provider.local_jwks = DataSource(filename=f"{layout.secrets_dir}/{jwks_file(name)}")
     else:
         provider.remote_jwks = _remote(name, issuer)
     return provider

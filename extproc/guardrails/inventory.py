@@ -9,6 +9,7 @@ from extproc.guardrails import tools
 from extproc.guardrails.tools import Object, Tool
 from extproc.redaction.positions import Path
 from extproc.redaction.vocabulary import SEALED, SEALED_BYTES
+from extproc.values import frozen
 
 _IMAGES = frozenset(
     ("computer_screenshot", "image", "image_base64", "image_generation_call", "image_url", "input_image")
@@ -58,7 +59,7 @@ _OPAQUE = frozenset(
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Image:
     """`url` is where the provider fetches it, None where the image stands in the body or is a file."""
 

@@ -1,12 +1,12 @@
 """The most that a call may use: what its limits must have room for before it is sent."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from extproc.limits.limit import Measure
 from extproc.metering import bounds, prices
 from extproc.model import Chain, Demand, InputSize, Prompt, Target, Usage
 from extproc.surfaces import Surface
+from extproc.values import frozen
 
 ASSUMED_OUTPUT = 16_384
 """Tokens of an answer where the model's maximum is not configured; if a limit needs a bound, a cap says so."""
@@ -33,7 +33,7 @@ _FORM = InputSize(images=16)  # uploads that an edit takes, at most, with its pr
 _TOKENS_PER_SECOND = 10  # of audio, in and out: more than any published rule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Extent:
     """What bounds a call: `input` tokens, `cap` tokens for each of `choices`, `seconds` of audio, `images` made.
 

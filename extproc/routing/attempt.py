@@ -1,11 +1,12 @@
 """One attempt at a backend, as Envoy tells it, and what it says about the backend and the target."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, StrEnum
 
 from extproc.routing import waits
 from extproc.routing.policy import Cooling
+from extproc.values import frozen
 
 _FAULTS = frozenset(
     {
@@ -42,7 +43,7 @@ class Meaning(Enum):
     NOTHING = "nothing"  # such as one whose client left before there was an answer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """`status` is 0 where no answer came. `flags`: those that Envoy raised, by their names in its protocol.
 

@@ -17,7 +17,7 @@ from extproc.guardrails.verdict import Verdict
 from extproc.model import CleanPrompt, Prompt
 from extproc.redaction.positions import Position
 from extproc.redaction.profile import DetectionFailed, Profile, UnreadableAnswer
-from extproc.screening.detection import Detection, Finder, Findings, Model, Services
+from extproc.screening.detection import SHORT, Detection, Finder, Findings, Model, Services
 from extproc.screening.services import ServiceFailed
 from extproc.stages import guard, judge
 
@@ -56,6 +56,9 @@ class Screening:
     async def clean(self, prompt: Prompt, rules: Rules, seen: Inspection) -> CleanPrompt:
         """The prompt as it may be sent. What was found is noted in `seen`. Raises Refused."""
         run, size = self._detection.run, len(prompt.body)
+        profile = rules.redaction
+        if size <= SHORT and rules.guardrails is None and profile is not None and profile.policy.names is None:
+            return self._redacted(prompt, profile, rules, seen)
         clean, asked = CleanPrompt(prompt), judge.moderation_of(rules)
         judge.judge(await run(size, judge.structured, prompt, rules), seen)
         try:
@@ -83,6 +86,16 @@ class Screening:
         except DetectionFailed as failed:
             judge.unmoderated(failed, asked, seen)
             return clean
+
+    def _redacted(self, prompt: Prompt, profile: Profile, rules: Rules, seen: Inspection) -> CleanPrompt:
+        """The same for a short request in which only patterns look for values. Raises Refused."""
+        try:
+            texts = guard.read(prompt, rules)
+            values = self._detection.at_once(profile.input, [position.text for position in texts])
+            return guard.redact(prompt, texts, values, rules, seen)[0]
+        except DetectionFailed as failed:
+            guard.not_redacted(failed, rules, seen)
+            return CleanPrompt(prompt)
 
     async def moderate(self, questions: Sequence[Request], rules: Rules, seen: Inspection) -> None:
         """Ask the service that judges texts. Raises Refused."""

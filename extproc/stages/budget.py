@@ -5,7 +5,6 @@ call has used in the end in `charge`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from extproc.limits.demand import OUTPUT, UNITS, Extent
 from extproc.limits.hold import Hold, Stake
@@ -15,6 +14,7 @@ from extproc.limits.sums import Sums
 from extproc.model import Caller, Cap, Chain, Demand, PublicModel
 from extproc.refusals import INVALID_VALUE, PERMISSION_DENIED, UNPRICED, Refused
 from extproc.stores.counters import Answer, Counter, Draw
+from extproc.values import frozen
 
 SLOT = "gateway"
 """All counters of a gateway are of one slot, so that one step can touch every scope."""
@@ -22,7 +22,7 @@ SLOT = "gateway"
 _TOKENS = frozenset({Measure.TOKENS, Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terms:
     """What a call falls under, and how far it can go."""
 
@@ -116,7 +116,7 @@ def check_prices(terms: Terms) -> None:
         raise Refused(UNPRICED, "The model has no price, and a limit on money holds for this call.", "model")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """How long an answer to reserve for: tokens of one choice. `leased`: the first slice of it, more to follow."""
 

@@ -4,11 +4,12 @@ Pure: the pipeline hands in what was found in the texts.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from extproc.call import Inspection, Rules
 from extproc.guardrails.policy import Guardrails
@@ -16,7 +17,7 @@ from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
 from extproc.redaction import names, positions
 from extproc.redaction.changes import Change, apply
 from extproc.redaction.detector import Detector, Finding
-from extproc.redaction.placeholders import Placeholders
+from extproc.redaction.placeholders import MARKS, Placeholders
 from extproc.redaction.policy import Action, Mode, OnError, Stateful, strictness
 from extproc.redaction.positions import Position
 from extproc.redaction.profile import DetectionFailed, Profile, Unreadable, UnreadableAnswer
@@ -48,6 +49,13 @@ _TOLD_PLACES = 3
 _PLACES = 16
 """Places of a call that its record names, at most."""
 _TRUSTED = frozenset(("system", "developer"))  # roles whose texts are the application's own
+
+_MARKED = re.compile(f"[{re.escape(MARKS)}]")
+
+_LONGEST_KNOWN = 1024
+_MOST_KNOWN = 1024
+_CLEAN: WeakKeyDictionary[Detector, OrderedDict[tuple[object, ...], None]] = WeakKeyDictionary()
+"""Headers and queries in which a detector found nothing; what holds a value is not kept."""
 
 T = TypeVar("T")
 
@@ -135,15 +143,43 @@ def telling(headers: Mapping[str, str], query: str, rules: Rules) -> tuple[str, 
     profile = rules.redaction
     if profile is None or profile.input is None or profile.policy.mode is not Mode.ENFORCE:
         return ()
-    texts = {name: f"{name}: {text}" for name, text in headers.items() if not _KNOWN.fullmatch(text)}
-    texts[_QUERY] = unquote(_API_VERSION.sub("", query))
-    if not profile.input.findings("\n\n".join(texts.values())):
+    if _holds_nothing(profile.input, tuple(headers.items()), query):
         return ()
+    texts = _told_around(headers.items(), query)
     found = [name for name, text in texts.items() if _may_not_leave(profile, text)]
     for where, name in ((_QUERY, "query of the URL"), ("content-type", "content-type")):
         if where in found:
             raise Refused(SENSITIVE_DATA, f"The {name} holds a value that may not be sent.")
     return tuple(found)
+
+
+def _told_around(headers: Iterable[tuple[str, str]], query: str) -> dict[str, str]:
+    texts = {name: f"{name}: {text}" for name, text in headers if not _KNOWN.fullmatch(text)}
+    texts[_QUERY] = unquote(_API_VERSION.sub("", query))
+    return texts
+
+
+def _holds_nothing(detector: Detector, headers: tuple[tuple[str, str], ...], query: str) -> bool:
+    """Whether nothing is found in these; most clients send the same ones with every call, so that it is known."""
+    if sum([len(text) for _, text in headers]) + len(query) > _LONGEST_KNOWN:
+        return not _around(detector, headers, query)
+    known = _CLEAN.get(detector)
+    if known is None:
+        known = _CLEAN[detector] = OrderedDict()
+    given = headers, query
+    if given in known:
+        known.move_to_end(given)
+        return True
+    if _around(detector, headers, query):
+        return False
+    known[given] = None
+    if len(known) > _MOST_KNOWN:
+        known.popitem(last=False)
+    return True
+
+
+def _around(detector: Detector, headers: Iterable[tuple[str, str]], query: str) -> Findings:
+    return detector.findings("\n\n".join(_told_around(headers, query).values()))
 
 
 def _may_not_leave(profile: Profile, text: str) -> bool:
@@ -204,6 +240,8 @@ def redact(
     """
     profile = rules.redaction
     if profile is None:
+        return CleanPrompt(prompt), said(texts)
+    if not any(values) and not any(_MARKED.search(position.text) for position in texts):
         return CleanPrompt(prompt), said(texts)
     policy = profile.policy
     enforced = policy.mode is Mode.ENFORCE

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from math import ceil, log
 from typing import Protocol
 
@@ -40,6 +39,7 @@ from extproc.refusals import (
 from extproc.routing.attempt import Why
 from extproc.routing.health import Standing
 from extproc.surfaces import Place
+from extproc.values import frozen
 
 _UNPRICED = "The gateway serves only what has a price, and this model has none. Ask its operators for one."
 
@@ -99,7 +99,7 @@ Lacks = Mapping[Dialect, Field | None]
 """By dialects to which a request would be translated: the field that cannot be expressed there, None: all can."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conditions:
     """What the order of a model's targets depends on beside the configuration."""
 

@@ -1,7 +1,7 @@
 """Copies of calls, for a backend that serves none of them: which calls, what it is asked, what it says it used."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 
@@ -11,6 +11,7 @@ from extproc.dialects.translate import directions
 from extproc.dialects.translate.direction import Asked, Direction
 from extproc.model import Backend, Dialect, Prompt, Target, Usage
 from extproc.surfaces import Place, Surface
+from extproc.values import frozen
 
 SURFACES = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.EMBEDDINGS, Surface.RESPONSES, Surface.MESSAGES})
 """Where a request is text and asks for nothing but an answer."""
@@ -20,7 +21,7 @@ _FILE = b'"file_id"'
 _STREAMED = ("stream", "stream_options")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Copy:
     """Of a call: its body as the call's own backends get it, and who gets it beside them."""
 
@@ -31,7 +32,7 @@ class Copy:
     body: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """What a backend is asked; `request` is what it was before it was translated, if it was."""
 

@@ -8,8 +8,9 @@ as it is renewed, and ends when the answer is kept, the claim is released, or so
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from extproc.values import frozen
 
 LARGEST = 65 * 2**20
 """The most bytes of a sealed answer. A larger one is neither kept nor given out."""
@@ -22,7 +23,7 @@ class AnswersUnavailable(Exception):
     """The store does not answer, or not in time: take it for a miss."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Labels:
     """Of whom an answer is, for people: to count and to purge by. `team` is empty where there is none."""
 
@@ -31,7 +32,7 @@ class Labels:
     key: str  # id of the key that paid for it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """What is known of an answer that is kept. Times are milliseconds of Unix time by the store's clock."""
 
@@ -42,7 +43,7 @@ class Kept:
     size: int  # bytes, as it is kept
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """What a look found: the sealed answer; else whether it is now the caller's to make (`leads`), or somebody makes
     it already (`made_by_another`). Where neither holds, nobody claimed it.
@@ -80,6 +81,9 @@ class AnswerStore(Protocol):
 
     async def release(self, digest: str, claim: str) -> None:
         """End the claim, if it is still in force."""
+
+    def give_back(self, digest: str, claim: str) -> None:
+        """As `release`, for who waits for nothing. Never raises: if need be it is said again when the store is back."""
 
     def all(self) -> AsyncIterator[Sequence[Kept]]:
         """Everything that is kept and has not ended, each once, some at a time, in no order. What is kept or forgotten

@@ -7,8 +7,9 @@ the ledger's, from which the counters can be made again.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from extproc.values import frozen
 
 MOST = 2**53 - 1
 """The largest amount: Redis' scripts count in doubles."""
@@ -42,7 +43,7 @@ class MemoryLost(CountersUnavailable):
     """The store answers, but does not remember since the time that the caller knows: nothing was taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Window:
     """A stretch of the calendar, [start, end) in milliseconds. The caller knows time zones, the store the time."""
 
@@ -50,7 +51,7 @@ class Window:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counter:
     """One sum with a capacity. Of `windows`, `sliding` and neither, exactly one holds:
 
@@ -95,7 +96,7 @@ class Reading(NamedTuple):
     held: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """Whether a step was taken. Readings are in the order of the draws."""
 
@@ -103,7 +104,7 @@ class Answer:
     readings: tuple[Reading, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Renewal:
     """`since`: since when the store remembers, a time of its own; in the future where it lost its memory just now.
 

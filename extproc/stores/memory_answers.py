@@ -75,6 +75,9 @@ class MemoryAnswers:
         return True
 
     async def release(self, digest: str, claim: str) -> None:
+        self.give_back(digest, claim)
+
+    def give_back(self, digest: str, claim: str) -> None:
         held = self._claims.get(digest)
         if held is not None and held.by == claim:
             del self._claims[digest]

@@ -32,6 +32,11 @@ STAGE = Histogram(
     buckets=(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10),
 )
 IN_FLIGHT = Gauge("sluice_calls_in_flight", "Calls that have begun and not ended.", multiprocess_mode="livesum")
+WAIT = Gauge(
+    "sluice_wait_seconds",
+    "For how long calls waited for a worker, within the last second.",
+    multiprocess_mode="livemax",
+)
 ATTEMPTS = Counter("sluice_attempts", "Attempts at a backend, as Envoy reports them.", ["backend", "status"])
 ATTEMPT = Histogram("sluice_attempt_seconds", "Attempts at a backend, whole.", ["backend"], buckets=_SECONDS)
 FAILOVERS = Counter(

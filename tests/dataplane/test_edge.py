@@ -16,11 +16,12 @@ import pytest
 from extproc import contract
 from extproc.adapter import tokens
 from extproc.config.schema import Gateway
-from extproc.dataplane import write, write_for_validation
+from extproc.dataplane import write, write_for_validation, write_secrets
 from extproc.identity.claims import FailedToken, VerifiedToken
 from tests.support.oidc import JwksServer
 from tests.support.scripted import (
     ENVOY,
+    KEYS,
     A,
     Answer,
     B,
@@ -610,6 +611,7 @@ async def test_the_authority_of_clients_rotates(tmp_path: Path, authority: Autho
 
         await eventually(ours_only)
         write({"ca.crt": stranger.certificate.read_text()}, served)
+        write_secrets(gateway.configuration, KEYS, Path(gateway.layout.secrets_dir))
         await eventually(theirs_only)
 
 

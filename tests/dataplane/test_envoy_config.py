@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from extproc import contract
 from extproc.config.schema import Gateway
 from extproc.dataplane import clusters, render, write, write_for_validation, write_secrets
+from extproc.secrets import sds
 from tests.support.scripted import (
     ANSWER_CAP,
     ENVOY,
@@ -392,9 +393,12 @@ async def test_a_dead_provider_is_no_news_for_clients(gateway: Running) -> None:
 async def test_a_lost_credential_is_the_gateway_s_fault(tmp_path: Path) -> None:
     secret = tmp_path / "keys" / "a"
     write({secret.name: "lost"}, secret.parent)
-    async with running_gateway(
-        tmp_path, backend_a={"credential": {"file": str(secret)}}, before_start=secret.unlink
-    ) as gateway:
+
+    def lost() -> None:
+        (written,) = (tmp_path / "secrets").glob("backend_a-*")
+        sds.replace(written, sds.text(written.stem, ""))
+
+    async with running_gateway(tmp_path, backend_a={"credential": {"file": str(secret)}}, before_start=lost) as gateway:
         answer = await gateway.post(CHAT, b"{}")
         assert (answer.status, answer.error["code"]) == (502, "gateway_error")
         assert not gateway.a.received
@@ -427,6 +431,7 @@ async def test_a_credential_file_rotates(tmp_path: Path, put: Callable[[Mapping[
     async with running_gateway(tmp_path, backend_a={"credential": {"file": str(secret)}}) as gateway:
         assert await _sends(gateway, "Bearer first")
         put({secret.name: "second\n"}, secret.parent)
+        write_secrets(gateway.configuration, KEYS, Path(gateway.layout.secrets_dir))
         await eventually(lambda: _sends(gateway, "Bearer second"))
 
 
@@ -481,6 +486,7 @@ async def test_the_listener_s_certificate_rotates(
         await eventually(lambda: _trusts(gateway, first[0], "first.test"))
         assert not await _trusts(gateway, second[0], "second.test")
         put(_pem(*second), served)
+        write_secrets(gateway.configuration, KEYS, Path(gateway.layout.secrets_dir))
         await eventually(lambda: _trusts(gateway, second[0], "second.test"))
 
 

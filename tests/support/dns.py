@@ -25,9 +25,9 @@ class Names(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self, address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: self, ("127.0.0.1", 0))
+        transport, _ = await loop.create_datagram_endpoint(lambda: self, (address, port))
         self._transport, self.port = transport, transport.get_extra_info("sockname")[1]
         try:
             yield

@@ -22,9 +22,10 @@ class FakeProvider:
     that a peer left, an instance learns later: poll for that.
     """
 
-    def __init__(self, *names: str, options: Sequence[str] = ()) -> None:
+    def __init__(self, *names: str, options: Sequence[str] = (), address: str = "127.0.0.1") -> None:
         self._names = names or ("fake",)
-        self._options = tuple(options)
+        self._options = ("--address", address, *options)
+        self._address = address
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[str] | None = None
         self._client = httpx.Client(trust_env=False, timeout=10)
@@ -59,12 +60,12 @@ class FakeProvider:
                 process.stdout.close()
 
     def port(self, name: str = "fake") -> int:
-        """The port of an instance on 127.0.0.1."""
+        """The port of an instance."""
         return self._ports[name]
 
     def url(self, name: str = "fake") -> str:
-        """The base URL of an instance, without a path: `http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self._ports[name]}"
+        """The base URL of an instance, without a path: `http://ADDRESS:PORT`."""
+        return f"http://{self._address}:{self._ports[name]}"
 
     def calls(self, name: str = "fake") -> list[Json]:
         """What an instance saw, oldest call first."""

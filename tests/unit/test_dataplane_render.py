@@ -400,7 +400,7 @@ def test_an_issuers_keys_come_by_a_cluster_of_its_own_or_from_a_file() -> None:
     remote = providers["corp"]["remote_jwks"]
     assert remote["http_uri"]["cluster"] == contract.jwks_cluster_of("corp")
     assert remote["cache_duration"] == "305s"  # fetched again 5 s before
-    assert providers["file"]["local_jwks"] == {"filename": "/keys.json"}
+    assert providers["file"]["local_jwks"] == {"filename": f"{LAYOUT.secrets_dir}/jwks_file.json"}
     assert providers["file"]["clock_skew_seconds"] == 1  # of 0, Envoy makes its own 60
     clusters = _resources(files, "clusters.yaml")
     assert contract.jwks_cluster_of("file") not in clusters
@@ -564,8 +564,9 @@ def test_secrets_stand_in_their_own_files_only(tmp_path: Path) -> None:
     assert texts.keys() == {"backend_env", "backend_file", *services}
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
     assert "from-the-environment" in texts["backend_env"]
-    assert str(key) in texts["backend_file"]
-    everything = "".join([*render(gateway, LAYOUT).values(), texts["backend_file"]])
+    assert "from-a-file" in texts["backend_file"]
+    assert str(key) not in texts["backend_file"]
+    everything = "".join(render(gateway, LAYOUT).values())
     assert "from-a-file" not in everything
     assert "from-the-environment" not in everything
 

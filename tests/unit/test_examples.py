@@ -39,6 +39,7 @@ SECRETS = {
     "entra": ["AZURE_OPENAI_KEY"],
     "gitops": ["AZURE_SWE_KEY"],
     "limits": [],
+    "loadtest": [],
     "ollama": [],
     "quickstart": [],
     "redaction": [],

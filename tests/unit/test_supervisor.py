@@ -18,7 +18,8 @@ import pytest
 from extproc.cli import processes
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
-from extproc.supervisor import Child, Program, python, wait_until
+from extproc.interpreter import python
+from extproc.supervisor import Child, Program, wait_until
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"

@@ -70,7 +70,6 @@ class RedisAnswers:
         self, url: str, wait: float, prefix: str, most_bytes: int, clock: Callable[[], int] | None = None
     ) -> None:
         scripts = _scripts()
-        self._wait = wait
         self._most = most_bytes
         self._clock = clock
         names = [f"{prefix}:{_TAG}:answers:{name}".encode() for name in _KEYS]
@@ -80,16 +79,22 @@ class RedisAnswers:
         self._unheard: dict[tuple[str, str], None] = {}  # digests and claims, oldest first
         self._writing = 0
         self._connection = SharedConnection(
-            url, max(wait, _SILENCE_S), list(scripts.values()), self._connected, most=_MOST_UNDER_WAY, is_wide=True
+            url,
+            max(wait, _SILENCE_S),
+            list(scripts.values()),
+            self._connected,
+            most=_MOST_UNDER_WAY,
+            is_wide=True,
+            soon=wait,
         )
 
     async def look(self, digest: str, claim: str = "", life: int = 0) -> Found:
         most = b"%d" % min(LARGEST, self._most)
         command = self._command("look", digest, digest.encode(), most, claim.encode(), b"%d" % life)
         try:
-            reply = await self._ask(command, self._wait)
+            reply = await self._ask(command, soon=True)
         except (AnswersUnavailable, asyncio.CancelledError):
-            self._give_back(digest, claim)
+            self.give_back(digest, claim)
             raise
         return _found(reply)
 
@@ -99,7 +104,7 @@ class RedisAnswers:
             await self.release(digest, claim)
             return False
         if self._writing and self._writing + size > _MOST_WRITING:
-            self._give_back(digest, claim)
+            self.give_back(digest, claim)
             raise AnswersUnavailable("too many answers are being kept")
         named = orjson.dumps([labels.team, labels.model, labels.key])[1:]
         rest = (digest.encode(), sealed, named, b"%d" % life, b"%d" % epoch, claim.encode(), b"%d" % self._most)
@@ -107,18 +112,18 @@ class RedisAnswers:
         try:
             reply = await self._ask(self._command("keep", digest, *rest))
         except (AnswersUnavailable, asyncio.CancelledError):
-            self._give_back(digest, claim)
+            self.give_back(digest, claim)
             raise
         finally:
             self._writing -= size
         return reply == [1]
 
     async def renew(self, digest: str, claim: str, life: int) -> bool:
-        return await self._ask(self._command("renew", digest, claim.encode(), b"%d" % life), self._wait) == [1]
+        return await self._ask(self._command("renew", digest, claim.encode(), b"%d" % life), soon=True) == [1]
 
     async def release(self, digest: str, claim: str) -> None:
         if claim:
-            await self._ask(self._command("release", digest, claim.encode()), self._wait)
+            await self._ask(self._command("release", digest, claim.encode()), soon=True)
 
     async def all(self) -> AsyncIterator[Sequence[Kept]]:
         seen = set[str]()
@@ -154,9 +159,9 @@ class RedisAnswers:
         parts = words(self._claim + digest.encode(), now, *rest)
         return b"*%d\r\n%b%b" % (len(_KEYS) + 4 + len(rest), self._heads[name], parts)
 
-    async def _ask(self, command: bytes, within: float | None = None) -> list[Value]:
+    async def _ask(self, command: bytes, soon: bool = False) -> list[Value]:
         try:
-            return await self._connection.ask(command, within)
+            return await self._connection.ask(command, soon)
         except CountersUnavailable as trouble:
             raise AnswersUnavailable(str(trouble)) from None
 
@@ -175,10 +180,10 @@ class RedisAnswers:
                 return
             await asyncio.sleep(_BREATH_S)
 
-    # ---- claims of which nobody knows whether they were made ----
+    # ---- claims that end, and those of which nobody knows whether they were made ----
 
-    def _give_back(self, digest: str, claim: str) -> None:
-        """Release a claim now, or first thing on the next connection; that it runs out is the last net."""
+    def give_back(self, digest: str, claim: str) -> None:
+        """Now, or first thing on the next connection; that the claim runs out is the last net."""
         if not claim:
             return
         self._unheard[digest, claim] = None

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -30,6 +30,10 @@ _PAUSE_S = (0.05, 0.5)
 _GRACE_S = 0.002
 """A loop that was busy itself may see the time-out before the reply that lay waiting in the socket."""
 
+_TICK_S = 0.0005  # half of what the clocks of event loops count in
+
+T = TypeVar("T")
+
 _RECONNECT = (b"-READONLY", b"-LOADING", b"-MASTERDOWN", b"-MOVED", b"-CLUSTERDOWN", b"-NOAUTH", b"-WRONGPASS")
 """Errors that another connection may not give: the server is not, or no longer, the one to ask."""
 
@@ -43,13 +47,58 @@ def words(*all_words: bytes) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in all_words])
 
 
+class _Due(Generic[T]):
+    """Tells what is not over so many seconds after it began. One timer serves all: nearly all are over by then."""
+
+    def __init__(self, seconds: float, is_over: Callable[[T], bool], late: Callable[[T], None]) -> None:
+        self._seconds = seconds - _GRACE_S
+        self._is_over = is_over
+        self._late = late
+        self._begun: deque[tuple[float, T]] = deque()  # with the time at which each is due
+        self._waits = False
+
+    def begin(self, what: T) -> None:
+        loop = asyncio.get_running_loop()
+        self._begun.append((loop.time() + self._seconds, what))
+        if not self._waits:
+            self._waits = True
+            loop.call_later(self._seconds, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now, begun = loop.time() + _TICK_S, self._begun
+        while begun and (begun[0][0] <= now or self._is_over(begun[0][1])):
+            _, what = begun.popleft()
+            if not self._is_over(what):
+                loop.call_later(_GRACE_S, self._end, what)
+        self._waits = bool(begun)
+        if begun:
+            loop.call_at(begun[0][0], self._look, loop)
+
+    def _end(self, what: T) -> None:
+        if not self._is_over(what):
+            self._late(what)
+
+
+class _Flush(NamedTuple):
+    """Commands that went out together: how many had been asked by then, and bytes given; and how many had `moved`."""
+
+    line: "_Line"
+    asked: int
+    given: int
+    moved: int
+
+    def is_over(self) -> bool:
+        return self.line.answered >= self.asked or self.line.is_lost
+
+
 class SharedConnection:
     """Asks commands whose replies are an error, a number, a text, or a list of numbers and texts.
 
     `scripts` are loaded on every new connection and whenever the server has forgotten one. `wait`: seconds after
     which a command without a reply counts as lost; with `is_wide`, after which nothing has come or gone, as commands
     and replies may be so large that they take longer. `connected` is called on every new connection, before commands
-    that waited for it go out. `most`: commands that may be under way.
+    that waited for it go out. `most`: commands that may be under way. `soon`: seconds for which a caller waits at most
+    that says so, where that is less than `wait`.
     """
 
     def __init__(
@@ -60,6 +109,7 @@ class SharedConnection:
         connected: Callable[[], None],
         most: int = MOST_UNDER_WAY,
         is_wide: bool = False,
+        soon: float | None = None,
     ) -> None:
         self._pool = ConnectionPool.from_url(
             url, protocol=2, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S, retry=Retry(NoBackoff(), 0)
@@ -67,6 +117,8 @@ class SharedConnection:
         self._wait = wait
         self._most = most
         self._is_wide = is_wide
+        self._soon = _Due[asyncio.Future[Reply]](wait if soon is None else soon, asyncio.Future.done, _too_late)
+        self._flushed = _Due[_Flush](wait, _Flush.is_over, self._time_out)
         self._loads = [b"*3\r\n" + words(b"SCRIPT", b"LOAD", script) for script in scripts]
         self._connected = connected
         self._line: _Line | None = None
@@ -79,20 +131,22 @@ class SharedConnection:
         self._closed = False
         self.made = 0  # connections
 
-    async def ask(self, command: bytes, within: float | None = None) -> list[Value]:
+    async def ask(self, command: bytes, soon: bool = False) -> list[Value]:
         """What the reply holds. Raises Unanswered; or CountersUnavailable where nothing was carried out.
 
-        `within`: seconds for which this caller waits at most, if that is less than the connection may be silent.
+        `soon`: this caller waits no longer than was said at the beginning.
         """
-        reply = await self._reply(command, within)
-        if isinstance(reply, bytes) and reply.startswith(b"-NOSCRIPT"):
+        reply = await self._asked(command, soon)
+        if not isinstance(reply, bytes):
+            return reply
+        if reply.startswith(b"-NOSCRIPT"):
             await self._load()
-            reply = await self._reply(command, within)
-        if isinstance(reply, bytes):
-            if reply.startswith(_RECONNECT):
-                self._drop()
-            raise CountersUnavailable(f"Redis says {reply[1:].split(b' ', 1)[0].decode(errors='replace')}")
-        return reply
+            reply = await self._asked(command, soon)
+            if not isinstance(reply, bytes):
+                return reply
+        if reply.startswith(_RECONNECT):
+            self._drop()
+        raise CountersUnavailable(f"Redis says {reply[1:].split(b' ', 1)[0].decode(errors='replace')}")
 
     def send(self, command: bytes) -> asyncio.Future[Reply]:
         """The raw reply, once it is there. Raises CountersUnavailable where there is no hope of one."""
@@ -108,7 +162,7 @@ class SharedConnection:
         loop = asyncio.get_running_loop()
         if not self._queue:
             if self._line is None:
-                self._later(self._wait, self._give_up_queue, self._queue)
+                loop.call_later(self._wait, self._give_up_queue, self._queue)
             else:
                 loop.call_soon(self._flush)
         reply: asyncio.Future[Reply] = loop.create_future()
@@ -129,19 +183,11 @@ class SharedConnection:
 
     # ---- commands ----
 
-    async def _reply(self, command: bytes, within: float | None) -> Reply:
+    def _asked(self, command: bytes, soon: bool) -> asyncio.Future[Reply]:
         reply = self.send(command)
-        if within is None:
-            return await reply
-        try:
-            await asyncio.wait([reply], timeout=within - _GRACE_S)
-            if not reply.done():
-                await asyncio.wait([reply], timeout=_GRACE_S)
-            if not reply.done():
-                raise Unanswered("Redis does not answer in time")
-            return reply.result()
-        finally:
-            reply.cancel()
+        if soon:
+            self._soon.begin(reply)
+        return reply
 
     def _flush(self) -> None:
         if self._line is None or not self._queue:
@@ -151,23 +197,16 @@ class SharedConnection:
         self._watch(self._line, self._line.asked, self._line.given)
 
     def _watch(self, line: "_Line", asked: int, given: int) -> None:
-        moved = line.moved(given) if self._is_wide else 0
-        self._later(self._wait - _GRACE_S, self._check, line, asked, given, moved)
+        self._flushed.begin(_Flush(line, asked, given, line.moved(given) if self._is_wide else 0))
 
-    def _check(self, line: "_Line", asked: int, given: int, moved: int) -> None:
-        if line.answered < asked:
-            self._later(_GRACE_S, self._time_out, line, asked, given, moved)
-
-    def _time_out(self, line: "_Line", asked: int, given: int, moved: int) -> None:
-        if line.answered >= asked or line is not self._line:
+    def _time_out(self, late: _Flush) -> None:
+        line, _, given, moved = late
+        if line is not self._line:
             return
         if self._is_wide and line.moved(given) > moved:
-            self._watch(line, asked, given)
+            self._watch(line, late.asked, given)
         else:
             self._drop()
-
-    def _later(self, seconds: float, then: Callable[..., None], *what: object) -> None:
-        asyncio.get_running_loop().call_later(seconds, then, *what)
 
     def _give_up_queue(self, queue: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
         if queue is self._queue:
@@ -304,6 +343,10 @@ class _Line(asyncio.Protocol):
             replies, self.replies = list(self.replies), deque()
             self._lost(self)
             _fail(replies, Unanswered("the connection to Redis was lost"))
+
+
+def _too_late(reply: asyncio.Future[Reply]) -> None:
+    reply.set_exception(Unanswered("Redis does not answer in time"))
 
 
 def _fail(replies: list[asyncio.Future[Reply]], error: CountersUnavailable) -> None:

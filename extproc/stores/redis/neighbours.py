@@ -37,7 +37,6 @@ class RedisNeighbours:
         self, url: str, wait: float, prefix: str, most_bytes: int, clock: Callable[[], int] | None = None
     ) -> None:
         scripts = _scripts()
-        self._wait = wait
         self._most = most_bytes
         self._clock = clock
         self._own = neighbour_keys(prefix)
@@ -51,11 +50,12 @@ class RedisNeighbours:
             lambda: None,
             most=_MOST_UNDER_WAY,
             is_wide=True,
+            soon=wait,
         )
 
     async def since(self, partition: str, number: int, epoch: int = 0) -> News:
         command = self._command("since", partition, b"%d" % number, b"%d" % epoch, b"%d" % PAGE)
-        return _news(await self._ask(command, self._wait))
+        return _news(await self._ask(command, soon=True))
 
     async def add(self, partition: str, digest: str, sealed: bytes, life: int, epoch: int) -> bool:
         if len(sealed) > LARGEST or len(sealed) + BESIDE > self._most:
@@ -75,9 +75,9 @@ class RedisNeighbours:
         parts = words(now, partition.encode(), *rest)
         return b"*%d\r\n%b%b" % (self._words + 2 + len(rest), self._heads[name], parts)
 
-    async def _ask(self, command: bytes, within: float | None = None) -> list[Value]:
+    async def _ask(self, command: bytes, soon: bool = False) -> list[Value]:
         try:
-            return await self._connection.ask(command, within)
+            return await self._connection.ask(command, soon)
         except CountersUnavailable as trouble:
             raise NeighboursUnavailable(str(trouble)) from None
 

@@ -1,0 +1,246 @@
+{{/* The configuration, as one text. */}}
+{{- define "sluice.gatewayYaml" -}}
+{{- toYaml .Values.config }}
+{{- end }}
+
+{{/* What the chart sets over the configuration: where things are in its pods, and how long they may take. */}}
+{{- define "sluice.settings" -}}
+- {name: SLUICE__STATE_DIR, value: /run/sluice}
+- {name: SLUICE__TEAMS, value: /etc/sluice/teams}
+- {name: SLUICE__LISTENER__ADDRESS, value: {{ ternary "127.0.0.1" "0.0.0.0" (eq .Values.mode "sidecar") }}}
+- {name: SLUICE__LISTENER__PORT, value: "8080"}
+- {name: SLUICE__METRICS__ADDRESS, value: 0.0.0.0}
+- {name: SLUICE__METRICS__PORT, value: "9464"}
+{{- if eq .Values.mode "gateway" }}
+- {name: SLUICE__TIMEOUTS__NOTICE, value: {{ printf "%ds" (int .Values.drain.notice) }}}
+{{- end }}
+- {name: SLUICE__TIMEOUTS__DRAIN, value: {{ printf "%ds" (int .Values.drain.timeout) }}}
+- {name: SLUICE__STORES__MIGRATE, value: {{ ternary "true" "false" (eq (include "sluice.migrations.by" .) "pods") | quote }}}
+{{- with include "sluice.tryout.env" . }}
+{{ trim . }}
+{{- end }}
+{{- if and (include "sluice.hasOwnDatabase" .) (not (include "sluice.database" .)) }}
+- {name: SLUICE__STORES__DATABASE, value: "sqlite:////run/sluice/sluice.db"}
+{{- end }}
+{{- end }}
+
+{{/* Variables from Secrets: a list of {name, existingSecret, key}. */}}
+{{- define "sluice.secretEnv" -}}
+{{- range . }}
+- name: {{ .name }}
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}}
+{{- end }}
+{{- end }}
+
+{{- define "sluice.secretMounts" -}}
+{{- range .Values.secrets.files }}
+- {name: sluice-secret-{{ .name }}, mountPath: /run/secrets/sluice/{{ .name }}, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "sluice.secretVolumes" -}}
+{{- range .Values.secrets.files }}
+- name: sluice-secret-{{ .name }}
+  secret: {secretName: {{ .existingSecret }}, defaultMode: 288} # 0440
+{{- end }}
+{{- end }}
+
+{{/* A folder as the gateway reads it: gateway.yaml, and team files in teams/. */}}
+{{- define "sluice.configVolume" -}}
+projected:
+  defaultMode: 292 # 0444
+  sources:
+    - configMap:
+        name: {{ .name }}
+        items:
+          - {key: gateway.yaml, path: gateway.yaml}
+          {{- range $team, $_ := .root.Values.teams }}
+          - {key: {{ printf "team.%s.yaml" $team }}, path: {{ printf "teams/%s.yaml" $team }}}
+          {{- end }}
+{{- end }}
+
+{{/* The policy workers: a native sidecar in both modes, so that Envoy starts when its files are written. */}}
+{{- define "sluice.policyContainer" -}}
+name: sluice
+image: {{ include "sluice.image" (dict "image" .Values.image "fallback" .Chart.AppVersion) }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+restartPolicy: Always
+command: [/opt/sluice/bin/sluice]
+args: [serve, --config, /etc/sluice/gateway.yaml]
+env:
+  {{- include "sluice.settings" . | nindent 2 }}
+  - {name: HOME, value: /tmp}
+  {{- include "sluice.secretEnv" .Values.secrets.env | nindent 2 }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+ports:
+  - {name: metrics, containerPort: 9464, protocol: TCP}
+# The first start compiles the policies and may wait for the database.
+startupProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 1
+  timeoutSeconds: 2
+  failureThreshold: 120
+livenessProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- if eq .Values.mode "gateway" }}
+lifecycle:
+  preStop:
+    exec:
+      command: [/opt/sluice/bin/sluice, drain, --config, /etc/sluice/gateway.yaml]
+{{- end }}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+securityContext:
+  {{- include "sluice.containerSecurityContext" . | nindent 2 }}
+volumeMounts:
+  - {name: sluice-config, mountPath: /etc/sluice, readOnly: true}
+  - {name: sluice-run, mountPath: /run/sluice}
+  - {name: sluice-spool, mountPath: /run/sluice/spool}
+  - {name: sluice-tmp, mountPath: /tmp}
+  {{- include "sluice.secretMounts" . | nindent 2 }}
+  {{- if .Values.keyVault.enabled }}
+  - {name: sluice-key-vault, mountPath: /run/secrets/sluice/key-vault, readOnly: true}
+  {{- end }}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Envoy: the flags of `sluice up`. Its files and its sockets are in the shared folder. */}}
+{{- define "sluice.envoyContainer" -}}
+{{- $tls := include "sluice.tls" . }}
+name: envoy
+image: {{ include "sluice.image" (dict "image" .Values.envoy.image "fallback" "") }}
+imagePullPolicy: {{ .Values.envoy.image.pullPolicy }}
+command: [/usr/local/bin/envoy]
+args:
+  - -c
+  - /run/sluice/envoy/bootstrap.yaml
+  - -l
+  - {{ .Values.envoy.logLevel }}
+  - --component-log-level
+  - http:error,ext_proc:error,main:error # the first two may tell headers
+  - --concurrency
+  - {{ .Values.envoy.concurrency | quote }}
+  - --file-flush-interval-msec
+  - "1000"
+  - --disable-hot-restart
+  {{- range .Values.envoy.extraArgs }}
+  - {{ . | quote }}
+  {{- end }}
+{{- if eq .Values.mode "gateway" }}
+ports:
+  - {name: http, containerPort: 8080, protocol: TCP}
+{{- end }}
+{{- if eq .Values.mode "sidecar" }}
+{{- /* On the loopback, where no kubelet reaches it. */}}
+startupProbe:
+  exec: {command: {{ include "sluice.loopbackProbe" . }}}
+  periodSeconds: 1
+  timeoutSeconds: 3
+  failureThreshold: 60
+livenessProbe:
+  exec: {command: {{ include "sluice.loopbackProbe" . }}}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- else if include "sluice.wantsCertificates" . }}
+{{- /* No kubelet has a certificate to show. */}}
+startupProbe:
+  tcpSocket: {port: http}
+  periodSeconds: 1
+  failureThreshold: 60
+readinessProbe:
+  tcpSocket: {port: http}
+  periodSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  tcpSocket: {port: http}
+  periodSeconds: 10
+  failureThreshold: 6
+{{- else }}
+startupProbe:
+  httpGet: {path: /readyz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
+  periodSeconds: 1
+  timeoutSeconds: 2
+  failureThreshold: 60
+readinessProbe:
+  httpGet: {path: /readyz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {path: /healthz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}
+{{- if eq .Values.mode "gateway" }}
+lifecycle:
+  preStop:
+    exec:
+      command: {{ include "sluice.envoyPreStop" . }}
+{{- end }}
+resources:
+  {{- toYaml .Values.envoy.resources | nindent 2 }}
+securityContext:
+  {{- include "sluice.containerSecurityContext" . | nindent 2 }}
+volumeMounts:
+  - {name: sluice-run, mountPath: /run/sluice}
+{{- end }}
+
+{{/* Envoy goes on until the drain of the policy container is over; should that have died, no longer than it may take. */}}
+{{- define "sluice.envoyPreStop" -}}
+{{- $longest := add .Values.drain.notice .Values.drain.timeout 30 }}
+{{- $wait := printf "i=0; until [ -e /run/sluice/run/drained ] || [ $i -ge %d ]; do i=$((i+1)); sleep 1; done" $longest }}
+{{- .Values.envoy.preStop | default (list "/bin/sh" "-c" $wait) | toJson }}
+{{- end }}
+
+{{- define "sluice.loopbackProbe" -}}
+{{- $ask := "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET /readyz HTTP/1.1\\r\\nhost: localhost\\r\\nconnection: close\\r\\n\\r\\n' >&3; read -r _ status _ <&3; [ \"$status\" = 200 ]" }}
+{{- .Values.envoy.probe | default (list "/bin/bash" "-c" $ask) | toJson }}
+{{- end }}
+
+{{/* The volumes of the pair. */}}
+{{- define "sluice.volumes" -}}
+- name: sluice-config
+  {{- include "sluice.configVolume" (dict "root" . "name" (printf "%s-config" (include "sluice.fullname" .))) | nindent 2 }}
+# Sockets, Envoy's files and the providers' credentials for it: in memory, never on a disk; but where the database is a file.
+- name: sluice-run
+  {{- if include "sluice.hasOwnDatabase" . }}
+  emptyDir: {sizeLimit: 1Gi}
+  {{- else }}
+  emptyDir: {medium: Memory, sizeLimit: 128Mi}
+  {{- end }}
+- name: sluice-spool
+  {{- if eq .Values.spool.kind "ephemeral" }}
+  ephemeral:
+    volumeClaimTemplate:
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with .Values.spool.storageClassName }}
+        storageClassName: {{ . }}
+        {{- end }}
+        resources: {requests: {storage: {{ .Values.spool.size }}}}
+  {{- else }}
+  emptyDir: {sizeLimit: {{ .Values.spool.size }}}
+  {{- end }}
+- name: sluice-tmp
+  emptyDir: {sizeLimit: 64Mi}
+{{- include "sluice.secretVolumes" . }}
+{{- if .Values.keyVault.enabled }}
+- name: sluice-key-vault
+  csi:
+    driver: secrets-store.csi.k8s.io
+    readOnly: true
+    volumeAttributes: {secretProviderClass: {{ include "sluice.fullname" . }}}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

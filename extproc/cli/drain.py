@@ -1,0 +1,133 @@
+"""`sluice drain`: have a gateway that runs here let its calls end, before its processes are told to.
+
+The gateway says at once that it is not ready, serves what still comes, and asks each client to connect anew, elsewhere.
+When load balancers have had time to notice, Envoy takes no new connections, and live calls may end. Each step is taken
+once, whoever asks for it: whoever comes second waits for the first.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+
+from extproc.cli.envoy_admin import discourage, live_calls, stop_listening
+from extproc.cli.processes import State, state_of
+from extproc.cli.settings import ConfigOption, configuration, fail, is_loopback
+from extproc.config.schema import Gateway
+
+_NOTICE = timedelta(seconds=5)
+_LOOK_S = 0.1
+_TOLD_S = 2.0  # between two words on how many calls still run
+
+Tell = Callable[[str], None]
+
+
+class Times(NamedTuple):
+    """In seconds: for load balancers to notice, and for live calls to end."""
+
+    notice: float
+    drain: float
+
+
+def times_of(gateway: Gateway) -> Times:
+    """As configured. Nobody but this machine's own programs is in front of a listener on loopback."""
+    notice, drain = gateway.timeouts.notice, gateway.timeouts.drain
+    if notice is None:
+        notice = timedelta() if is_loopback(gateway.listener.address) else _NOTICE
+    return Times(notice.total_seconds(), drain.total_seconds())
+
+
+def remember(gateway: Gateway, state: State) -> None:
+    """Leave word of the times, so that a file that is wrong by then, or newer, does not matter."""
+    state.drain_times.write_text(json.dumps(times_of(gateway)._asdict()), encoding="utf-8")
+
+
+def drain(config: ConfigOption = None) -> None:
+    """Have the gateway that runs here let its calls end, as the hook of a pod that is about to be stopped does.
+
+    Readiness fails at once; after `timeouts.notice` Envoy takes no new connections; live calls may end for up to
+    `timeouts.drain`. The gateway's processes go on until they are told to end. Exit code 0 when all that is over, also
+    where some calls would not end, or no Envoy is there; 1 where no gateway runs here.
+
+    [bold]Examples[/bold]
+
+      sluice drain --config gateway.yaml
+
+      SLUICE__STATE_DIR=/run/sluice sluice drain
+    """
+    state = _state(config)
+    try:
+        times = Times(**json.loads(state.drain_times.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        fail(f"No gateway runs in the folder {state.root}: name its configuration with --config.")
+    asyncio.run(drained(state, times, lambda line: typer.echo(line, err=True)))
+
+
+def _state(config: Path | None) -> State:
+    """By the environment alone where that says it all: the file may have become wrong."""
+    folder = os.environ.get("SLUICE__STATE_DIR")
+    return State(Path(folder).resolve()) if folder else state_of(configuration(config))
+
+
+async def drained(state: State, times: Times, tell: Tell) -> bool:
+    """Drain as said above. Whether none of the calls is left.
+
+    Where no Envoy answers there is none: whoever may not open its admin socket cannot drain it.
+    """
+    async with _alone(state):
+        if state.drained.exists():
+            tell("The gateway has been drained.")
+            return True
+        state.draining.touch()
+        left = await _let_end(state, times, tell)
+        state.drained.touch()
+    return left == 0
+
+
+async def _let_end(state: State, times: Times, tell: Tell) -> int:
+    """How many calls are left in the end."""
+    admin = state.admin_socket
+    if not await discourage(admin):
+        tell("No Envoy is there to be drained.")
+        return 0
+    if times.notice:
+        tell(f"Not ready from now on; what comes within {times.notice:g} s is served.")
+        await asyncio.sleep(times.notice)
+    await stop_listening(admin)
+    tell(f"No new connections; live calls may end, for up to {times.drain:g} s.")
+    left = await _ended(admin, times.drain, tell)
+    tell("No call is left." if left == 0 else f"Live calls that did not end in time: {left}. They end with Envoy.")
+    return left
+
+
+async def _ended(admin: Path, patience: float, tell: Tell) -> int:
+    """Wait until no call is left; the number of those that are left when time is up."""
+    deadline = time.monotonic() + patience
+    told, next_word = -1, time.monotonic() + _TOLD_S
+    left = await live_calls(admin)
+    while left != 0 and time.monotonic() < deadline:
+        if left is not None and left != told and time.monotonic() > next_word:
+            tell(f"Live calls: {left}.")
+            told, next_word = left, time.monotonic() + _TOLD_S
+        await asyncio.sleep(_LOOK_S)
+        left = await live_calls(admin)
+    return 1 if left is None else left
+
+
+@asynccontextmanager
+async def _alone(state: State) -> AsyncIterator[None]:
+    """Wait for whoever drains this gateway already."""
+    lock = os.open(state.root / "run" / "drain.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,261 @@
+"""Every example of every chart renders, as it is checked in; what makes no sense is refused with words that help."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extproc.config.loader import load
+from extproc.config.teams import TeamFile
+from tests.chart import golden
+from tests.support.helm import ChartError, documents, helm, lint, only, rendered, template
+
+EXAMPLES = [pytest.param(example, id=golden.name(example)) for example in golden.EXAMPLES]
+OF_SLUICE = [pytest.param(path, id=path.stem) for path in golden.EXAMPLES if golden.chart(path).name == "sluice"]
+MINIMAL = "charts/sluice/examples/minimal.yaml"
+HA = "charts/sluice/examples/ha.yaml"
+AKS = "charts/sluice/examples/aks.yaml"
+CENTRAL = "charts/sluice/examples/sidecar-central.yaml"
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_passes_the_linter(example: Path) -> None:
+    assert "0 chart(s) failed" in lint(golden.chart(example), example)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_renders_what_is_checked_in(example: Path) -> None:
+    checked_in = golden.FOLDER / f"{golden.name(example)}.yaml"
+    assert golden.render(example) == checked_in.read_text(), f"{checked_in.name} is stale: make charts"
+
+
+def test_no_golden_render_is_left_of_an_example_that_went() -> None:
+    assert {path.stem for path in golden.FOLDER.glob("*.yaml")} == {golden.name(path) for path in golden.EXAMPLES}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_rendering_twice_gives_the_same(example: Path) -> None:
+    words = [str(helm()), "template", "sluice", str(golden.chart(example)), "--namespace=ai", "--kube-version=1.33.0"]
+    again = subprocess.run([*words, f"--values={example}"], capture_output=True, text=True, check=True)
+    assert again.stdout == golden.render(example)
+
+
+@pytest.mark.parametrize("example", OF_SLUICE)
+def test_the_rendered_configuration_is_one_that_the_gateway_takes(example: Path, tmp_path: Path) -> None:
+    """With the variables that the pod has, by the gateway's own loader."""
+    manifests = rendered("charts/sluice", example)
+    pod = only(manifests, "Deployment", "sluice")["spec"]["template"]["spec"]
+    environ = {one["name"]: one.get("value", "s3cret") for one in pod["initContainers"][0]["env"]}
+    file = tmp_path / "gateway.yaml"
+    file.write_text(only(manifests, "ConfigMap", "sluice-config")["data"]["gateway.yaml"])
+    gateway = load(file, environ)
+    assert str(gateway.state_dir) == "/run/sluice"
+    assert gateway.listener.port == 8080
+    assert gateway.metrics.address == "0.0.0.0"
+    assert pod["terminationGracePeriodSeconds"] > gateway.timeouts.drain.total_seconds()
+
+
+def test_team_files_come_to_the_folder_that_the_gateway_reads() -> None:
+    team = {"area": "retail", "owner": "anna@example.com", "models": [{"name": "gpt-4o-mini"}]}
+    manifests = rendered("charts/sluice", MINIMAL, set={"teams.checkout": team})
+    data = only(manifests, "ConfigMap", "sluice-config")["data"]
+    assert TeamFile.model_validate(documents(data["team.checkout.yaml"])[0]).area == "retail"
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "sluice-config")
+    items = volume["projected"]["sources"][0]["configMap"]["items"]
+    assert {"key": "team.checkout.yaml", "path": "teams/checkout.yaml"} in items
+
+
+def test_only_a_change_that_needs_a_restart_makes_new_pods() -> None:
+    before = _pods({})
+    assert _pods({"config.models.gpt-4o-mini.enabled": False}) == before
+    assert _pods({"config.timeouts.connect": "3s", "config.policies.currency": "CHF"}) == before
+    assert _pods({"config.routing.attempts": 3, "config.identity.accept": {"chat": "key"}}) == before
+    assert _pods({"config.workers": 2}) != before
+    assert _pods({"config.timeouts.idle": "1m"}) != before
+    assert _pods({"config.cache.size": "8MiB"}) != before
+
+
+def _pods(changed: dict[str, Any]) -> Any:
+    return only(rendered("charts/sluice", MINIMAL, set=changed), "Deployment")["spec"]["template"]
+
+
+def test_the_schema_of_the_database_is_brought_up_to_date_before_the_pods_come() -> None:
+    manifests = rendered("charts/sluice", AKS)
+    job = only(manifests, "Job")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    pod = job["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"][:2] == ["db", "upgrade"]
+    weights = [(one["metadata"].get("annotations", {}).get("helm.sh/hook-weight"), one) for one in manifests]
+    brought = [one for weight, one in weights if weight == "-10"]
+    assert {one["kind"] for one in brought} == {"ConfigMap", "ServiceAccount"}
+    assert pod["serviceAccountName"] in {one["metadata"]["name"] for one in brought}
+    assert pod["volumes"][0]["configMap"]["name"] in {one["metadata"]["name"] for one in brought}
+
+
+@pytest.mark.parametrize(
+    ("by", "jobs", "migrate"), [("job", 1, "false"), ("pods", 0, "true"), ("external", 0, "false")]
+)
+def test_who_migrates_can_be_chosen(by: str, jobs: int, migrate: str) -> None:
+    manifests = rendered("charts/sluice", HA, set={"migrations.by": by})
+    assert len([one for one in manifests if one["kind"] == "Job"]) == jobs
+    env = only(manifests, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]["env"]
+    assert {"name": "SLUICE__STORES__MIGRATE", "value": migrate} in env
+
+
+def test_the_job_may_have_a_password_of_its_own() -> None:
+    own = {"name": "DATABASE_PASSWORD", "existingSecret": "owner", "key": "password"}
+    job = only(rendered("charts/sluice", HA, set={"migrations.env": [own]}), "Job")
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    (password,) = (one for one in env if one["name"] == "DATABASE_PASSWORD")
+    assert password["valueFrom"]["secretKeyRef"]["name"] == "owner"
+    assert "REDIS_PASSWORD" in {one["name"] for one in env}
+
+
+def test_the_pod_ends_as_its_drain_says() -> None:
+    pod = only(rendered("charts/sluice", HA, set={"drain": {"notice": 7, "timeout": 100}}), "Deployment")["spec"]
+    pod = pod["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 167
+    sluice, envoy = pod["initContainers"][0], pod["containers"][0]
+    assert {"name": "SLUICE__TIMEOUTS__NOTICE", "value": "7s"} in sluice["env"]
+    assert {"name": "SLUICE__TIMEOUTS__DRAIN", "value": "100s"} in sluice["env"]
+    assert sluice["lifecycle"]["preStop"]["exec"]["command"][1] == "drain"
+    assert "/run/sluice/run/drained" in envoy["lifecycle"]["preStop"]["exec"]["command"][-1]
+
+
+@pytest.mark.parametrize(
+    ("listener", "probe"),
+    [
+        ({}, {"path": "/readyz", "port": "http", "scheme": "HTTP"}),
+        ({"tls": {}}, {"path": "/readyz", "port": "http", "scheme": "HTTPS"}),
+        ({"tls": {"client_certificates": {"required": False}}}, {"path": "/readyz", "port": "http", "scheme": "HTTPS"}),
+        ({"tls": {"client_certificates": {}}}, None),
+    ],
+    ids=["plain", "tls", "certificates-if-sent", "certificates"],
+)
+def test_probes_speak_what_the_listener_does(listener: dict[str, Any], probe: dict[str, str] | None) -> None:
+    if "tls" in listener:
+        folder = "/run/secrets/sluice/tls"
+        listener["tls"] |= {"certificate": f"{folder}/tls.crt", "private_key": f"{folder}/tls.key"}
+        if "client_certificates" in listener["tls"]:
+            listener["tls"]["client_certificates"]["authority"] = f"{folder}/ca.crt"
+    secrets = [{"name": "tls", "existingSecret": "tls"}, {"name": "openai", "existingSecret": "openai"}]
+    manifests = rendered("charts/sluice", MINIMAL, set={"config.listener": listener, "secrets.files": secrets})
+    readiness = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]
+    assert readiness.get("httpGet") == probe
+    assert ("tcpSocket" in readiness) == (probe is None)
+
+
+def test_the_internal_load_balancer_is_internal_and_waits_for_models() -> None:
+    service = only(rendered("charts/sluice", AKS), "Service", "sluice-internal")
+    prefix = "service.beta.kubernetes.io/azure-load-balancer"
+    annotations = service["metadata"]["annotations"]
+    assert annotations[f"{prefix}-internal"] == "true"
+    assert annotations[f"{prefix}-internal-subnet"] == "snet-gateway"
+    assert annotations[f"{prefix}-tcp-idle-timeout"] == "30"
+    assert annotations[f"{prefix}-disable-tcp-reset"] == "false"
+    assert service["spec"]["externalTrafficPolicy"] == "Local"
+
+
+@pytest.mark.parametrize("example", OF_SLUICE)
+def test_no_service_of_the_calls_leads_to_the_metrics(example: Path) -> None:
+    for service in (one for one in rendered("charts/sluice", example) if one["kind"] == "Service"):
+        of_metrics = service["metadata"]["name"].endswith("-metrics")
+        assert all((port.get("targetPort") == "metrics") == of_metrics for port in service["spec"]["ports"])
+
+
+@pytest.mark.parametrize("example", OF_SLUICE)
+def test_services_find_the_pods_that_serve_and_no_others(example: Path) -> None:
+    manifests = rendered("charts/sluice", example)
+    serving = only(manifests, "Deployment", "sluice")["spec"]["template"]["metadata"]["labels"]
+    others = [one["spec"]["template"]["metadata"]["labels"] for one in manifests if one["kind"] == "Job"]
+    others += [one["metadata"]["labels"] for one in manifests if one["kind"] == "Pod"]
+    for service in (one for one in manifests if one["kind"] == "Service"):
+        if service["metadata"]["labels"]["app.kubernetes.io/component"] in ("redis", "postgresql"):
+            continue  # of stores to try out
+        selector = service["spec"]["selector"].items()
+        assert selector <= serving.items()
+        assert not any(selector <= labels.items() for labels in others)
+
+
+def test_workload_identity_reaches_the_pods_and_the_account() -> None:
+    manifests = rendered("charts/sluice", AKS)
+    account = only(manifests, "ServiceAccount", "sluice")
+    assert account["metadata"]["annotations"]["azure.workload.identity/client-id"].startswith("11111111")
+    migrating = only(manifests, "ServiceAccount", "sluice-migrations")
+    assert migrating["metadata"]["annotations"]["azure.workload.identity/client-id"].startswith("22222222")
+    pod = only(manifests, "Deployment")["spec"]["template"]
+    assert pod["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    assert pod["metadata"]["annotations"]["azure.workload.identity/skip-containers"] == "envoy"
+    assert pod["spec"]["serviceAccountName"] == "sluice"
+
+
+def test_the_test_calls_the_service_with_a_key_from_a_secret() -> None:
+    manifests = rendered("charts/sluice", MINIMAL, set={"smoke": {"existingSecret": "mine"}})
+    pod = only(manifests, "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    args = pod["spec"]["containers"][0]["args"]
+    assert args[:3] == ["smoke", "--url", "http://sluice.ai.svc:80"]
+    assert pod["spec"]["volumes"][0]["secret"]["secretName"] == "mine"
+    assert not [one for one in rendered("charts/sluice", MINIMAL) if one["kind"] == "Pod"]
+
+
+def test_extra_objects_are_templates() -> None:
+    extra = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}}
+    manifests = rendered("charts/sluice", MINIMAL, set={"extraObjects": [extra]}, release="mine")
+    assert only(manifests, "ConfigMap", "mine-more")
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
+    ("an unknown value", MINIMAL, {"replica": 3}, "replica"),
+    ("an unknown field of the configuration", MINIMAL, {"config.backends.openai.urll": "x"}, "urll"),
+    ("a field of the wrong type", MINIMAL, {"config.workers": "many"}, "workers"),
+    ("what the chart sets itself", MINIMAL, {"config.listener.port": 8443}, "port"),
+    ("an unknown field of a team", MINIMAL, {"teams.a": {"area": "x", "owner": "y", "model": []}}, "model"),
+    ("an unknown mode", MINIMAL, {"mode": "daemon"}, "mode"),
+    ("the tag latest", MINIMAL, {"image.tag": "latest"}, "tag"),
+    ("a digest that is none", MINIMAL, {"image.digest": "sha256:1234"}, "digest"),
+    ("no image", MINIMAL, {"image.repository": ""}, "image.repository: name the image"),
+    ("no backends", MINIMAL, {"config.backends": None}, "backends"),
+    ("pods that share no database", MINIMAL, {"replicas": 2}, "config.stores.database: several pods"),
+    ("pods that count each for itself", HA, {"config.stores.counters": "memory://"}, "config.stores.counters: several"),
+    ("a file of no Secret", MINIMAL, {"secrets.files": []}, "secrets.files has no openai"),
+    ("a variable of no Secret", HA, {"secrets.env": []}, "names the variable"),
+    (
+        "a password in the configuration",
+        HA,
+        {"config.stores.database": "postgresql+psycopg://sluice:hunter2@db/sluice"},
+        "a ConfigMap is no place",
+    ),
+    ("an identity of nobody", AKS, {"workloadIdentity.clientId": ""}, "workloadIdentity.clientId"),
+    ("an idle time that Azure refuses", AKS, {"internalLoadBalancer.idleTimeoutMinutes": 2}, "idleTimeoutMinutes"),
+    ("a sidecar of nothing", MINIMAL, {"mode": "sidecar"}, "sidecar.application.containers"),
+    ("a volume of no known kind", HA, {"spool.kind": "hostPath"}, "spool"),
+    (
+        "a Job that waits for a Secret of its own release",
+        "charts/sluice/examples/external-secrets.yaml",
+        {"migrations.by": "job"},
+        "migrations.by: a Job before the installation",
+    ),
+    (
+        "a Job that waits for a Secret of Key Vault's driver",
+        "charts/sluice/examples/key-vault.yaml",
+        {"migrations.by": "job"},
+        "migrations.by: a Job before the installation",
+    ),
+]
+
+
+@pytest.mark.parametrize(("example", "changed", "told"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_nonsense_is_refused(example: str, changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ChartError) as refused:
+        template("charts/sluice", example, set=changed)
+    assert told in str(refused.value)
+
+
+def test_a_cluster_that_is_too_old_is_refused() -> None:
+    words = [str(helm()), "template", "sluice", "charts/sluice", f"--values={MINIMAL}", "--kube-version=1.28.9"]
+    run = subprocess.run(words, capture_output=True, text=True, cwd=golden.FOLDER.parents[2])
+    assert run.returncode
+    assert "kubeVersion" in run.stderr

@@ -1,0 +1,183 @@
+"""The end of a pod: unready at once, what still comes is served, live calls end, and nothing of them is lost."""
+
+import os
+import signal
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.fake import FakeProvider
+from tests.support.gateway import until
+from tests.support.redis_server import redis_server
+from tests.support.served import ServedGateway, told
+
+CHAT = "/v1/chat/completions"
+LONG = 60  # seconds that a stream would take which no drain of a test waits for
+
+
+def settings(fake: FakeProvider, **more: Any) -> dict[str, Any]:
+    return {
+        "backends": {"openai": {"dialect": "openai", "url": fake.url("openai")}},
+        "models": {"gpt-4o": {"targets": [[{"backend": "openai"}]]}},
+        "workers": 2,
+        "timeouts": {"notice": 2, "drain": 30},
+        **more,
+    }
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider("openai") as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(provider: FakeProvider) -> Iterator[ServedGateway]:
+    with ServedGateway(settings(provider)) as running:
+        yield running
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello!"}], **more}
+
+
+def ready(gateway: ServedGateway) -> int:
+    return httpx.get(f"{gateway.url}/readyz", trust_env=False).status_code
+
+
+def served(gateway: ServedGateway) -> httpx.Response:
+    """A call on a connection of its own."""
+    with gateway.client() as client:
+        return client.post(CHAT, json=chat())
+
+
+class Stream:
+    """A live stream of a client, read in a thread to its end."""
+
+    def __init__(self, gateway: ServedGateway, seconds: float) -> None:
+        self.text = ""
+        self.error = ""
+        self._gateway = gateway
+        self._body = chat(stream=True, x_fake={"events": 40, "tokens_per_second": 40 / seconds})
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        assert self._begun.wait(20)
+
+    def _read(self) -> None:
+        with self._gateway.client() as client, client.stream("POST", CHAT, json=self._body) as answer:
+            try:
+                for piece in answer.iter_text():
+                    self.text += piece
+                    self._begun.set()
+            except httpx.HTTPError as error:
+                self.error = type(error).__name__
+
+    def end(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+def test_a_pod_ends_in_order_and_loses_nothing(provider: FakeProvider) -> None:
+    """As its hooks and signals come: the drain, then Envoy's end, then ours."""
+    limits = {"all": {"requests": 1000, "per": "hour"}}
+    with redis_server() as redis:
+        stores = {"counters": redis.url}
+        with ServedGateway(settings(provider, stores=stores, policies={"limits": limits})) as gateway:
+            streams = [Stream(gateway, 5) for _ in range(4)]
+            first = gateway.drain()
+            until(gateway.state.draining.exists, what="the drain to begin")
+            assert ready(gateway) == 503
+            late = served(gateway)
+            assert (late.status_code, late.headers["connection"]) == (200, "close")
+            second = gateway.drain()
+            until(lambda: not gateway.listens, what="Envoy to take no more connections")
+            for stream in streams:
+                stream.end()
+                assert stream.text.endswith("data: [DONE]\n\n")
+            assert told(first)[0] == 0
+            assert gateway.state.drained.exists()
+            assert told(second) == (0, "The gateway has been drained.\n")
+            assert gateway.health() == (200, "ok\n")
+            assert gateway.stop_envoy() == 0
+            assert gateway.stop() == 0
+            with sqlite3.connect(gateway.folder / "sluice.db") as ledger:
+                rows = ledger.execute("SELECT surface, ending, source FROM calls").fetchall()
+            assert rows == [("chat", "complete", "reported")] * 5
+
+
+def test_a_restart_beside_a_living_envoy_goes_on_with_it(gateway: ServedGateway) -> None:
+    assert served(gateway).status_code == 200
+    gateway.kill_served()
+    gateway.serve()
+    until(lambda: ready(gateway) == 200, what="the new workers to be found")
+    assert served(gateway).status_code == 200
+    assert gateway.envoy is not None
+    assert gateway.envoy.poll() is None
+    assert gateway.envoy_stat("server.total_connections") >= 0  # its admin socket is there still
+    assert gateway.envoy_stat("listener_manager.listener_modified") == 0
+
+
+def test_a_restart_in_the_middle_of_a_drain_makes_nobody_ready(gateway: ServedGateway) -> None:
+    run = gateway.drain()
+    until(gateway.state.drained.exists, what="the drain")
+    assert told(run)[0] == 0
+    gateway.kill_served()
+    gateway.serve()
+    assert gateway.state.draining.exists()
+    assert gateway.state.drained.exists()
+
+
+def test_serve_that_is_told_to_end_drains_the_envoy_beside_it_first(gateway: ServedGateway) -> None:
+    stream = Stream(gateway, 5)
+    assert gateway.stop() == 0
+    stream.end()
+    assert stream.text.endswith("data: [DONE]\n\n")
+    assert gateway.state.drained.exists()
+
+
+def test_what_would_not_end_is_told_and_holds_up_nobody(provider: FakeProvider) -> None:
+    with ServedGateway(settings(provider, timeouts={"notice": 0, "drain": 1})) as gateway:
+        stream = Stream(gateway, LONG)
+        code, said = told(gateway.drain())
+        assert code == 0
+        assert "Live calls that did not end in time: 1." in said
+        gateway.stop_envoy()
+        stream.end()
+        assert "[DONE]" not in stream.text
+        assert gateway.stop() == 0
+        (call,) = [record for record in gateway.records() if record["surface"] == "chat"]
+        assert (call["ending"], call["usage"]["source"]) == ("cut", "estimated")
+
+
+def test_a_configuration_that_is_wrong_by_then_does_not_keep_a_pod_from_ending_in_order(gateway: ServedGateway) -> None:
+    gateway.config.write_text("models: 7\n")
+    stream = Stream(gateway, 4)
+    code, said = told(gateway.drain())
+    stream.end()
+    assert (code, stream.text[-14:]) == (0, "data: [DONE]\n\n")
+    assert "what comes within 2 s is served" in said
+
+
+def test_without_an_envoy_there_is_nothing_to_wait_for(gateway: ServedGateway) -> None:
+    gateway.stop_envoy()
+    assert told(gateway.drain()) == (0, "No Envoy is there to be drained.\n")
+    assert gateway.state.drained.exists()
+
+
+def test_a_second_signal_ends_serve_at_once(provider: FakeProvider) -> None:
+    with ServedGateway(settings(provider, timeouts={"notice": LONG, "drain": LONG})) as gateway:
+        os.kill(gateway.pid, signal.SIGTERM)
+        until(gateway.state.draining.exists, what="the drain to begin")
+        assert ready(gateway) == 503
+
+        def is_gone() -> bool:
+            if not gateway.ended:
+                os.kill(gateway.pid, signal.SIGTERM)
+            return gateway.ended
+
+        until(is_gone, what="the end")

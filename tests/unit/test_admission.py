@@ -1,0 +1,83 @@
+"""Who is refused when too many come: all are late, and have been for some time; and nobody else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.admission import GRACE, Admission
+from extproc.model import Capacity
+from extproc.refusals import OVERLOADED, Refused
+
+CAPACITY = Capacity(calls=10, wait=0.3)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def admitted(admission: Admission, waited: float, in_flight: int = 1) -> bool:
+    try:
+        admission.check(in_flight, waited, CAPACITY)
+    except Refused as refused:
+        assert refused.refusal.kind is OVERLOADED
+        return False
+    return True
+
+
+def test_a_call_that_is_late_by_itself_is_served() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    for waited in (5.0, 0.0, 5.0, 0.0):
+        assert admitted(admission, waited)
+        clock.now += 10 * GRACE
+
+
+def test_those_that_waited_while_the_worker_was_held_up_once_are_served() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    for _ in range(50):
+        clock.now += GRACE / 100
+        assert admitted(admission, 2.0)
+
+
+def test_where_all_are_late_for_some_time_they_are_refused_until_one_is_not() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    assert admitted(admission, 0.4)
+    clock.now += GRACE
+    assert not admitted(admission, 0.4)
+    assert not admitted(admission, 0.31)
+    assert admitted(admission, 0.3)
+    assert admitted(admission, 0.4)
+
+
+def test_more_calls_than_may_be_open_are_refused_at_once() -> None:
+    admission = Admission(Clock())
+    assert admitted(admission, 0.0, in_flight=10)
+    assert not admitted(admission, 0.0, in_flight=11)
+
+
+def test_a_refusal_says_when_to_come_again_and_not_to_all_the_same() -> None:
+    waits = set()
+    for _ in range(50):
+        with pytest.raises(Refused) as caught:
+            Admission(Clock()).check(11, 0.0, CAPACITY)
+        headers = dict(caught.value.refusal.headers)
+        assert set(headers) == {"retry-after-ms", "retry-after"}
+        assert 1 <= int(headers["retry-after"]) <= 2
+        waits.add(headers["retry-after-ms"])
+        assert caught.value.refusal.retry
+    assert len(waits) > 5
+
+
+@given(st.lists(st.floats(0, 10), max_size=20))
+def test_the_longest_wait_is_told_once(waits: list[float]) -> None:
+    admission = Admission(Clock())
+    for waited in waits:
+        admitted(admission, waited)
+    assert admission.longest() == max(waits, default=0.0)
+    assert admission.longest() == 0.0
