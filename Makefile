@@ -151,6 +151,10 @@ check-generated: $(VENV)/dev.stamp
 		diff -u "$$made" "$$fresh/$$made" || { echo "$$made is stale: make protos docs envoy dashboards charts" >&2; exit 1; }; \
 	done; echo "Generated files are fresh"
 
+.PHONY: guard
+guard: $(VENV)/dev.stamp ## whether a call costs the policy more work than it did (BASELINE=1: from now on it may cost this)
+	@$(BIN)/python -m loadtest.guard $(if $(BASELINE),--baseline)
+
 .PHONY: check-sizes
 check-sizes: $(VENV)/dev.stamp
 	@$(BIN)/python .ci/sizes.py extproc
@@ -205,6 +209,26 @@ compare: $(VENV)/dev.stamp ## the gateway beside LiteLLM's proxy, on the same ba
 capacity: $(VENV)/dev.stamp ## how many pods 2,000 engineers and 100,000 calls a second need, and what is in the way first
 	@$(BIN)/python -m loadtest.simulate
 
+.PHONY: bench-overload
+bench-overload: $(VENV)/dev.stamp ## three times as many calls as can be served: what is refused, and how long the others take
+	@$(BIN)/python -m loadtest.overload
+
+.PHONY: bench-streams
+bench-streams: $(VENV)/dev.stamp ## 512 streams that are looked through, 2,000 that are counted, idle ones, and slow readers (some minutes)
+	@$(BIN)/python -m loadtest.streams
+
+.PHONY: bench-stalls
+bench-stalls: $(VENV)/dev.stamp ## for how long prompts of 100 and 400 kB hold up everybody else
+	@$(BIN)/python -m loadtest.stalls
+
+.PHONY: bench-workers
+bench-workers: $(VENV)/dev.stamp ## several workers: calls a second of each number, and short calls beside long ones
+	@$(BIN)/python -m loadtest.workers
+
+.PHONY: soak
+soak: $(VENV)/dev.stamp ## ten minutes of calls and mixed faults, after which nothing may have grown (SECONDS=600)
+	@$(BIN)/python -W ignore -m loadtest.soak --seconds $(or $(SECONDS),600)
+
 .PHONY: bench-pii
 bench-pii: $(VENV)/dev.stamp ## finding personal data: clean, mixed and hostile texts, beside Presidio
 	@$(BIN)/python -W ignore -m loadtest.bench_pii
@@ -239,6 +263,11 @@ deep-ledger: $(VENV)/dev.stamp ## an hour of 20,000 calls with all faults: the l
 deep-kills: $(VENV)/dev.stamp ## a worker, and what writes the ledger or keys, killed before each line that they pass (some eight minutes)
 	@SLUICE_KILL_STEP=1 $(PYTEST) tests/contract/test_lost_calls.py tests/contract/test_ledger_consumer.py tests/contract/test_holds_killed.py -k any_step
 	@SLUICE_KILL_STEP=1 $(PYTEST) tests/unit/gitops/test_delivery_files.py -k any_time
+
+.PHONY: deep-pods
+deep-pods: $(VENV)/dev.stamp ## three pods replaced at 200 live streams and 50 calls/s, and longer faults (needs root; some ten minutes)
+	@SLUICE_ROLL_STREAMS=200 SLUICE_ROLL_CALLS=50 SLUICE_POD_OUTAGE_S=10 SLUICE_POD_SOAK_S=120 \
+		$(PYTEST) -s tests/chart/test_rolling.py tests/chart/test_pod_faults.py
 
 .PHONY: deep-routing
 deep-routing: $(VENV)/dev.stamp ## 10,000 calls through Envoy for each set of weights (some five minutes)

@@ -2,9 +2,9 @@
 
 A worker takes calls up one after the other. Where more come than it can serve they wait in line, all alike, and Envoy
 gives each up after `timeouts.policy`: what was done for those calls is lost, and the more come, the fewer are served.
-So a worker looks at how long ago Envoy began with a call that it takes up. Where that is too long, and has been for some
-time, the call is refused at its head, which costs little and is before its body is sent, and the line gets shorter. One
-that is late by itself is served, as are those that waited while the worker was held up once.
+So a worker looks at how long ago Envoy began with a call that it takes up. Where that is too long, and has been for
+some time, the call is refused at its head, which costs little and is before its body is sent, and the line gets
+shorter. One that is late by itself is served, as are those that waited while the worker was held up once.
 """
 
 import random

@@ -26,7 +26,8 @@ from extproc.cache.policy import MOST_LARGEST, CacheRules
 from extproc.config import routing
 from extproc.config.fields import LocalSecret
 from extproc.config.revision import Revision
-from extproc.config.schema import MEMORY, Gateway
+from extproc.config.schema import Gateway
+from extproc.config.stores import MEMORY
 from extproc.contract import DRAINING, SERVICES_SOCKET, STANDING, WITHOUT_NOTICE
 from extproc.cooling import Cooler
 from extproc.current import Current, models_of

@@ -473,6 +473,8 @@ class UsageSource(StrEnum):
     ESTIMATED = "estimated"
     NONE = "none"
 
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
+
 
 @dataclass(slots=True)
 class Usage:
@@ -512,6 +514,8 @@ class Ending(StrEnum):
     LIMITED = "limited"  # the gateway ended the stream: there was nothing left to pay for more
     BLOCKED = "blocked"  # the gateway ended the answer: a policy does not let it say more
     STALLED = "stalled"  # the gateway ended the stream: the backend had fallen silent
+
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
 
 
 @dataclass(slots=True)

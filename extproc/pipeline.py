@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from extproc import surfaces
+from extproc import beside, surfaces
 from extproc.admission import Admission
 from extproc.cache import control
 from extproc.caching import Caching
@@ -326,7 +326,7 @@ class Pipeline:
 
     async def _decide(self, call: Call, caller: Caller, place: Place, body: bytes) -> Route | Reply:
         with call.times.of(Stage.READ):
-            prompt = registry.READERS[place.surface](body)
+            prompt = await beside.loop(len(body), registry.READERS[place.surface], body)
             self._sessions.of_body(call, caller, prompt.talk)
             model = call.named = route.model_for(caller, place, prompt.model, call.catalogue)
             call.notices = notices.of_model(model, route.written(place, prompt.model))
@@ -511,7 +511,7 @@ class Pipeline:
         if call.hold is None and not call.told and not call.notices:
             return order
         headers_too = (*order.headers, *call.notices, *call.told)
-        return replace(order, headers=headers_too, limited=call.hold is not None)
+        return Relay(order.mode, order.resized, headers_too, call.hold is not None, order.silence)
 
     def _expected(self, call: Call, headers: Headers, end: bool) -> Relay:
         """How the body of the answer shall come. Raises Refused."""
@@ -548,6 +548,8 @@ class Pipeline:
         if call.heard is None or not call.stream:
             call.heard = began
         try:
+            if call.translated is None and not call.answer_ended:
+                return await self._surface_body(call, chunk, end)
             return await self._answer_body(call, chunk, end)
         except Refused as refused:
             return self._withdraw(call, refused.refusal)
@@ -578,7 +580,8 @@ class Pipeline:
             emit = await self._leased(call, call.answer, chunk, end)
         else:
             try:
-                out = await self._fed(call, call.answer, chunk, end)
+                is_stream = isinstance(call.answer, answers.Stream)  # of which there may be hundreds of pieces
+                out = call.answer.feed(chunk, end) if is_stream else await self._fed(call, call.answer, chunk, end)
             except DetectionFailed:
                 emit = relay.unread(call, call.answer)
             else:

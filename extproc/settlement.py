@@ -87,9 +87,10 @@ def _told(call: Call, outcome: Outcome, duration: float, draws: Sequence[Draw]) 
     booked: then both have the least that there is."""
     try:
         record = access_record(call, outcome, time.time(), duration, draws)
+        record.line = line = orjson.dumps(record)
         booked = booking.told(call.hold, draws, time.time_ns() // 1_000_000) if call.hold is not None else None
-        more = {"booked": booked} if booked else {}
-        return record, orjson.dumps({"id": call.id, **record, **more})
+        more = b'"booked":%b,' % orjson.dumps(booked) if booked else b""
+        return record, b'{"id":"%b",%b%b' % (call.id.encode(), more, line[1:])
     except Exception as error:  # whatever it is
         log.error("the record of a call cannot be made: %s", type(error).__name__)
     least = {"time": time.time(), "kind": "call", "ending": outcome.ending.value, "usage": usage_record(outcome.usage)}

@@ -25,6 +25,8 @@ class Stage(StrEnum):
     ANSWER = "answer"  # all that is done with the head and the pieces of the answer; not the wait for them
     SETTLE = "settle"  # what is told of it when it has ended
 
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
+
 
 class Span(NamedTuple):
     """One stage. Seconds of the clock of the call; `spent` is less than the whole where it had several pieces."""
@@ -55,12 +57,12 @@ class Times:
     def note(self, stage: Stage, began: float) -> None:
         """A piece of a stage that began then ends now."""
         ended = self.clock()
-        noted = self._noted.get(stage)
-        if noted is None:
-            self._noted[stage] = [began, ended, ended - began]
-        else:
+        if stage in self._noted:
+            noted = self._noted[stage]
             noted[1] = ended
             noted[2] += ended - began
+        else:
+            self._noted[stage] = [began, ended, ended - began]
 
     def ended(self, stage: Stage) -> float | None:
         """When the last piece of a stage so far ended; None where there is none."""
@@ -94,4 +96,11 @@ class _Running:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
     ) -> None:
-        self._times.note(self._stage, self._began)
+        times = self._times
+        ended = times.clock()
+        noted = times._noted.get(self._stage)
+        if noted is None:
+            times._noted[self._stage] = [self._began, ended, ended - self._began]
+        else:
+            noted[1] = ended
+            noted[2] += ended - self._began

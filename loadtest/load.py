@@ -123,7 +123,7 @@ class Answer:
     def _begin(self, head: bytes) -> bytes:
         """Read the head, if all of it has come; returns what follows it."""
         if not head.startswith(self._OK[: len(head)]):
-            raise LoadError(f"the answer was not a 200: {head[:200]!r}")
+            raise LoadError(f"the answer was not a 200: {head[:600]!r}")
         end = head.find(b"\r\n\r\n")
         if end < 0:
             self._head = head

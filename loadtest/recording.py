@@ -107,7 +107,7 @@ class _Listening(Server):
         self._told: list[Told] = []
         processor.process = self._overheard("call", processor.process)
         access_log.stream = self._overheard("log", access_log.stream)
-        server.translate = self._overheard("attempt", server.translate)
+        server.translate = self._overheard("attempt", server.translate)  # type: ignore[attr-defined]
         super().__init__(path, processor, access_log, *more, **named)
 
     def _overheard(self, role: str, serve: Any) -> Any:

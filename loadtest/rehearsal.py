@@ -9,27 +9,32 @@ Status: 0 where all went as it should; 1 where calls failed; 2 where the load co
 
 import argparse
 import csv
-import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 
+from extproc.cli.key_limits import limits
+from extproc.config import loader
+from extproc.identity import keys
+from extproc.stores import sql
+from extproc.stores.ports import ChangeSet, KeySpec, MintedKey
 from loadtest.setups import ROOT, StartError, free_port, start
 
 CONFIG = "examples/loadtest/gateway.yaml"
 _TENANTS = 3
 _POOR = "tokens=3000/minute"
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0  # of a machine that has other work
 _NOTED = ("TTFT", "GAP")
 _FAKE_PACE = 60.0  # tokens a second of the fake's streams: somewhat faster than the readers
 _COLUMNS = {"calls": 9, "failed": 8, "p50 ms": 9, "p95 ms": 9, "p99 ms": 9, "calls/s": 9}
@@ -37,11 +42,14 @@ _COLUMNS = {"calls": 9, "failed": 8, "p50 ms": 9, "p95 ms": 9, "p99 ms": 9, "cal
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A gateway that runs: its URL, a file with keys for it, and whether the fake provider is behind it."""
+    """A gateway that runs: its URL, a file with keys for it, whether the fake provider is behind it, and the process id
+    of `sluice up` and the port of its metrics where it was started here."""
 
     url: str
     keys: Path
     is_fake: bool = False
+    pid: int = 0
+    metrics: int = 0
 
 
 # ---- the gateway ---------------------------------------------------------------------------------------
@@ -54,18 +62,15 @@ def gateway(config: str = CONFIG, more: Mapping[str, str] | None = None) -> Iter
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-load-")))
         port, environ = free_port(), {**os.environ, **_moved(folder), **(more or {})}
         environ["SLUICE__LISTENER__PORT"] = str(port)
-        keys = folder / "keys"
-        with keys.open("w") as out:
-            for number in range(_TENANTS):
-                print(_minted(f"load-{number}", config, environ), file=out)
-            print(_minted("load-poor", config, environ, "--limit", _POOR), "poor", file=out)
+        file = folder / "keys"
+        file.write_text(_minted(config, environ))
         log = stack.enter_context((folder / "log").open("w+b"))
         command = [sys.executable, "-m", "extproc.cli", "up", "--json", "--config", config]
         child = start(stack, command, env=environ, stdout=log, stderr=subprocess.STDOUT)
         if not _ready(port, child):
             log.seek(0)
             raise StartError(f"the gateway does not answer:\n{log.read()[-4000:].decode(errors='replace')}")
-        yield Place(f"http://127.0.0.1:{port}", keys, is_fake=True)
+        yield Place(f"http://127.0.0.1:{port}", file, True, child.pid, int(environ["SLUICE__METRICS__PORT"]))
 
 
 def _moved(folder: Path) -> dict[str, str]:
@@ -82,12 +87,17 @@ def _moved(folder: Path) -> dict[str, str]:
     }
 
 
-def _minted(name: str, config: str, environ: Mapping[str, str], *more: str) -> str:
-    command = [sys.executable, "-m", "extproc.cli", "keys", "create", name, "--json", "--config", config, *more]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StartError(f"no key could be made:\n{done.stderr}")
-    return str(json.loads(done.stdout)["key"])
+def _minted(config: str, environ: Mapping[str, str]) -> str:
+    """Keys in the gateway's database, as a file has them."""
+    configured = loader.load(ROOT / config, environ)
+    specs = [KeySpec(f"load-{number}") for number in range(_TENANTS)]
+    specs.append(KeySpec("load-poor", limits=limits(configured, (_POOR,))))
+    texts = [keys.mint(secrets.token_bytes(32)) for _ in specs]
+    made = [MintedKey(spec, keys.digest(key), keys.hint(key)) for spec, key in zip(specs, texts, strict=True)]
+    sql.upgrade(configured.stores.database)
+    with closing(sql.open_stores(configured.stores.database)) as stores:
+        stores.directory.apply(ChangeSet(keys_minted=tuple(made)), stores.directory.revision())
+    return "".join(f"{key}{' poor' * spec.name.endswith('poor')}\n" for spec, key in zip(specs, texts, strict=True))
 
 
 def _ready(port: int, child: "subprocess.Popen[bytes]") -> bool:

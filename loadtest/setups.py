@@ -52,6 +52,7 @@ def settings(port: int, provider_port: int, folder: Path, more: Mapping[str, Any
             "stores": {"database": f"sqlite:///{folder}/sluice.db", **more.get("stores", {})},
             "keys": {"quickstart": True},
             "timeouts": {"drain": 1},
+            "overload": {"wait": "1h"},  # a machine that is busy with other things is no overload of the gateway's
             "backends": {
                 BACKEND: {"dialect": "openai", "url": url},
                 "legacy": {"dialect": "azure-openai", "url": url, "api_version": "2024-10-21"},
@@ -79,7 +80,7 @@ def policies(folder: Path, redis: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "key").write_text("k" * 32)
     return {
-        "stores": {"counters": redis, "answers": redis},
+        "stores": {"counters": redis, "answers": redis, "counters_wait": "1s"},
         "cache": {"mode": "enforce", "key": {"file": str(folder / "key")}},
         "policies": {
             "currency": "USD",

@@ -67,6 +67,7 @@ base() {
     unneeded='/(site-packages|test|tests|idlelib|lib2to3|ensurepip|tkinter|turtledemo)/'
     mkdir -p "$root$library"
     cp -r "$library/." "$root$library"
+    find "$root$library" -name '*.pyc' -delete
     compile -x "$unneeded" "$root$library"
     find "$root$library" -type f -not -name '*.pyc' -delete
     find "$root$library" -regextype posix-extended -regex ".*$unneeded.*" -delete

@@ -7,7 +7,7 @@ the ledger is told all that Envoy knows: it may have died, and nobody else will.
 """
 
 import asyncio
-import uuid
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -92,7 +92,7 @@ class AccessLog:
             told = [facts for entry in message.http_logs.log_entry if (facts := self._take(name, entry))]
             if told:
                 kind = "attempts" if name == ATTEMPT_LOG else "breaks"
-                event = f"{kind}.{uuid.uuid4().hex}"
+                event = f"{kind}.{os.urandom(16).hex()}"
                 self._tell_ledger(event, orjson.dumps({"id": event, "kind": kind, kind: told}))
 
     def close(self) -> None:

@@ -257,6 +257,8 @@ class ExternalProcessor:
 
     def _logged(self, call: Call, is_last: bool) -> bytes:
         """The part that tells that log all else; nothing, where that is not known yet, or was told."""
+        if not call.catalogue.logs_calls:
+            return b""
         try:
             facts = self._pipeline.to_log(call, is_last)
             return codec.logged(facts) if facts else b""

@@ -201,9 +201,9 @@ def digest(key: bytes, partition: Partition, form: bytes, tier: str = "exact") -
     facts = ["question", _VERSION, tier, partition.tenant, partition.policy, partition.model, partition.surface]
     for pair in partition.asked:
         facts += pair
-    mac = hmac.new(key, len(facts).to_bytes(8), "sha256")
+    parts = [len(facts).to_bytes(8)]
     for fact in facts:
         data = fact.encode("utf-8", "surrogatepass")
-        mac.update(len(data).to_bytes(8) + data)
-    mac.update(form)
-    return mac.hexdigest()
+        parts += (len(data).to_bytes(8), data)
+    parts.append(form)
+    return hmac.digest(key, b"".join(parts), "sha256").hex()

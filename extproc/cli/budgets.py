@@ -13,7 +13,8 @@ import typer
 from extproc.cli.keys import JsonOption
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import print_table
-from extproc.config.schema import MEMORY, Gateway
+from extproc.config.schema import Gateway
+from extproc.config.stores import MEMORY
 from extproc.ledger import budgets
 from extproc.ledger.budgets import Gap, Stream
 from extproc.limits import standing

@@ -19,7 +19,8 @@ from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import print_table
 from extproc.config.fields import duration
 from extproc.config.problems import did_you_mean
-from extproc.config.schema import MEMORY, Gateway
+from extproc.config.schema import Gateway
+from extproc.config.stores import MEMORY
 from extproc.stores.answers import BESIDE, AnswerStore, AnswersUnavailable, Kept, Labels
 
 app = typer.Typer(help="See what is kept of answers, and forget it.", no_args_is_help=True, rich_markup_mode="rich")
@@ -289,12 +290,16 @@ def _is_shut(url: str) -> bool:
     from redis import Redis
     from redis.exceptions import AuthenticationError, RedisError
 
+    from extproc.stores.redis.login import login_of
+
+    plain, login = login_of(url)
+    patience = {"socket_connect_timeout": _PATIENCE, "socket_timeout": _PATIENCE}
     try:
-        with Redis.from_url(url, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE) as client:
+        with Redis.from_url(plain, credential_provider=login, **patience) as client:
             client.ping()
     except AuthenticationError:
         return True
-    except RedisError:
+    except (OSError, RedisError):  # also where the file of the password is not there
         pass
     return False
 

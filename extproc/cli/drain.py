@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import typer
 
-from extproc.cli.envoy_admin import discourage, live_calls, stop_listening
+from extproc.cli.envoy_admin import discourage, is_live, live_calls, stop_listening
 from extproc.cli.processes import State, state_of
 from extproc.cli.settings import ConfigOption, configuration, fail, is_loopback
 from extproc.config.schema import Gateway
 
 _NOTICE = timedelta(seconds=5)
 _LOOK_S = 0.1
+_ANEW_S = 1.0
 _TOLD_S = 2.0  # between two words on how many calls still run
 
 Tell = Callable[[str], None]
@@ -74,7 +75,7 @@ def drain(config: ConfigOption = None) -> None:
 def _state(config: Path | None) -> State:
     """By the environment alone where that says it all: the file may have become wrong."""
     folder = os.environ.get("SLUICE__STATE_DIR")
-    return State(Path(folder).resolve()) if folder else state_of(configuration(config))
+    return State(Path(folder).resolve()) if folder else state_of(configuration(config, opens_stores=False))
 
 
 async def drained(state: State, times: Times, tell: Tell) -> bool:
@@ -120,6 +121,25 @@ async def _ended(admin: Path, patience: float, tell: Tell) -> int:
         await asyncio.sleep(_LOOK_S)
         left = await live_calls(admin)
     return 1 if left is None else left
+
+
+async def kept(state: State, times: Times, tell: Tell) -> None:
+    """For ever: finish a drain that an earlier run of ours had begun, and forget one when another Envoy has come.
+
+    A container that hangs is drained and started again alone. Its pod is of use again when its Envoy has been, too.
+    """
+    if state.draining.exists():
+        await drained(state, times, tell)
+    while True:
+        await asyncio.sleep(_ANEW_S)
+        if state.drained.exists() and await asyncio.to_thread(is_live, state.admin_socket):
+            readied(state)
+
+
+def readied(state: State) -> None:
+    """Be ready again."""
+    for mark in (state.draining, state.drained):
+        mark.unlink(missing_ok=True)
 
 
 @asynccontextmanager

@@ -156,7 +156,16 @@ async def live_calls(path: Path) -> int | None:
 
 def is_discouraging(path: Path) -> bool:
     """Whether an Envoy is there that has been told to let its clients go."""
+    return _standing(path) == b"DRAINING"
+
+
+def is_live(path: Path) -> bool:
+    """Whether one is there that serves, and has not."""
+    return _standing(path) == b"LIVE"
+
+
+def _standing(path: Path) -> bytes:
     try:
-        return _ask(path, "GET", "/ready")[1].strip() == b"DRAINING"
+        return _ask(path, "GET", "/ready")[1].strip()
     except (OSError, http.client.HTTPException):
-        return False
+        return b""

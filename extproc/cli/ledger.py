@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,13 @@ from prometheus_client import CollectorRegistry
 
 from extproc.cli.keys import JsonOption
 from extproc.cli.settings import ConfigOption, configuration, fail
-from extproc.config.schema import Gateway, Stores
+from extproc.config.schema import Gateway
+from extproc.config.stores import Stores
 from extproc.exports import tell_log
 from extproc.identity.claims import folded
 from extproc.ledger.compose import alerter_of, consumer_of, retention_of
+from extproc.secrets.keeper import Keeper
+from extproc.secrets.named import tokens_of
 from extproc.stores import sql
 from extproc.stores.ports import SchemaAhead, SchemaBehind, StoreUnavailable
 from extproc.stores.retention import ERASED, Erased
@@ -58,6 +62,8 @@ def run(
     end_log = tell_log(gateway)
     stopping = Event()
     _on_signal(stopping.set)
+    keeper = Keeper(gateway.state_dir, os.environ, tokens_of)
+    keeper.configure(gateway)
     _wait_for(gateway.stores, stopping)
     if not stopping.is_set():
         with _database(gateway) as stores:
@@ -70,6 +76,7 @@ def run(
             threads = _started(others)
             consumer.run()
             _end(others, threads)
+    keeper.stop()
     end_log()
 
 

@@ -17,7 +17,8 @@ from extproc.cli.keys import check_text, directory, refuse_secret
 from extproc.cli.settings import ConfigOption, configuration, fail
 from extproc.cli.tables import console, print_table
 from extproc.config import compile as compiled
-from extproc.config.schema import MEMORY, Gateway
+from extproc.config.schema import Gateway
+from extproc.config.stores import MEMORY
 from extproc.enrolment import Enrolment
 from extproc.gitops.limit_words import limit_words, moment_words, more_words
 from extproc.identity.claims import folded

@@ -50,7 +50,7 @@ def prices(
 @app.command("list")
 def show(config: ConfigOption = None, at: AtOption = None, as_json: JsonOption = False) -> None:
     """Show what each model costs at each backend: per million tokens, or each."""
-    gateway, moment = configuration(config), _moment(at)
+    gateway, moment = configuration(config, opens_stores=False), _moment(at)
     found = list(price_lists.listings(gateway, _milliseconds(moment)))
     if as_json:
         facts = [_facts(one, gateway.policies.currency) for one in found]
@@ -76,7 +76,7 @@ def check(config: ConfigOption = None, at: AtOption = None, as_json: JsonOption 
 
       sluice prices check --at 2027-01-01 --json
     """
-    gateway, moment = configuration(config), _moment(at)
+    gateway, moment = configuration(config, opens_stores=False), _moment(at)
     if gateway.policies.currency != CURRENCY:
         fail(f"genai-prices has prices in {CURRENCY}, and policies.currency is {gateway.policies.currency}.")
     try:

@@ -117,7 +117,7 @@ def _profile(config: Path | None, policy: str | None, team: str | None) -> Profi
     is_configured = config_path(config) is not None or any(name.startswith(PREFIX) for name in os.environ)
     if not is_configured and policy is None and team is None:
         return _built(DEFAULT_POLICY, Redaction())
-    gateway = configuration(config)
+    gateway = configuration(config, opens_stores=False)
     name = policy or (DEFAULT_POLICY if team is None else _policy_of(gateway, team))
     known = gateway.policies.redaction
     if name not in known and policy is None and team is None:

@@ -31,7 +31,7 @@ def render(
     """
     from extproc import dataplane  # 28 MB that few verbs need
 
-    gateway = configuration(config)
+    gateway = configuration(config, opens_stores=False)
     sockets = run or gateway.state_dir / "run"
     layout = dataplane.Layout(
         config_dir=str(out),

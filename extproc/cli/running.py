@@ -14,7 +14,7 @@ from functools import partial
 import prometheus_client
 
 from extproc import supervisor
-from extproc.cli.drain import remember
+from extproc.cli.drain import readied, remember
 from extproc.cli.envoy_admin import is_discouraging
 from extproc.cli.exposition import Exposition, forget
 from extproc.cli.health import Health
@@ -72,8 +72,7 @@ def prepare(gateway: Gateway, state: State, starts_envoy: bool = True) -> None:
     for stale in (*state.metrics.glob("*.db"), *sockets, *state.standings()):
         stale.unlink(missing_ok=True)
     if starts_envoy or not is_discouraging(state.admin_socket):
-        for mark in (state.draining, state.drained):
-            mark.unlink(missing_ok=True)
+        readied(state)
     remember(gateway, state)
     try:
         sql.ready(gateway.stores.database, gateway.stores.migrate)

@@ -10,7 +10,7 @@ import typer
 
 from extproc.cli import envoy_files, ledger, running
 from extproc.cli.console import Console
-from extproc.cli.drain import drained, times_of
+from extproc.cli.drain import drained, kept, times_of
 from extproc.cli.exposition import Exposition
 from extproc.cli.handover import Handover
 from extproc.cli.health import Health
@@ -70,5 +70,11 @@ async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
         await running.all_answer(children, state, health)
         handover = Handover(revision, state, children, lambda newer: workers(newer, state, as_json), keeper.configure)
         await started.enter_async_context(reloading(files, brought, handover, exposition.configured))
+        started.push_async_callback(_ended, asyncio.ensure_future(kept(state, times_of(gateway), log.warning)))
         await stopping.wait()
         await drained(state, times_of(gateway), log.warning)
+
+
+async def _ended(background: asyncio.Future[None]) -> None:
+    background.cancel()
+    await asyncio.gather(background, return_exceptions=True)

@@ -21,6 +21,7 @@ from extproc.config.tree import Tree
 from extproc.ledger import webhooks
 from extproc.ledger.compose import secret_of
 from extproc.metering import tokenizer
+from extproc.secrets import store_tokens
 
 _SHORTEST_KEY = 32  # bytes, of an HMAC with SHA-256: RFC 7518, section 3.2
 _FOR_VECTORS = ("numpy", "tokenizers")
@@ -43,9 +44,17 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def configuration(path: Path | None) -> Gateway:
-    """Load strictly; every problem is told at once."""
-    return placed_configuration(path)[0]
+def configuration(path: Path | None, opens_stores: bool = True) -> Gateway:
+    """Load strictly; every problem is told at once. `opens_stores`: have the tokens at hand that this takes."""
+    gateway, _ = placed_configuration(path)
+    if opens_stores:
+        _sign_in_to_stores(gateway)
+    return gateway
+
+
+def _sign_in_to_stores(gateway: Gateway) -> None:
+    for problem in store_tokens.fetch(gateway, os.environ):
+        typer.secho(f"warning: {problem}", err=True, fg=typer.colors.YELLOW)
 
 
 def placed_configuration(path: Path | None) -> tuple[Gateway, Tree]:
@@ -68,6 +77,7 @@ def safe_configuration(path: Path | None) -> Gateway:
     gateway, tree = placed_configuration(path)
     if problems := safety_problems(gateway, tree):
         fail("\n".join(map(str, problems)))
+    _sign_in_to_stores(gateway)
     return gateway
 
 

@@ -10,7 +10,8 @@ from extproc.config.limits import GatewayLimit, compile_limit
 from extproc.config.models import Model, Target
 from extproc.config.prices import versions
 from extproc.config.problems import Steps, did_you_mean
-from extproc.config.schema import MEMORY, Gateway
+from extproc.config.schema import Gateway
+from extproc.config.stores import MEMORY
 from extproc.config.teams import TeamFile
 from extproc.guardrails.moderation import CATEGORIES
 from extproc.limits.limit import Limit, Measure, Mode, Period

@@ -57,6 +57,10 @@ def nanos(amount: Decimal, shift: int = 0) -> int:
     return int(amount.scaleb(_NANO_PLACES + shift))
 
 
+_WITH_EXPONENT = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,16})?[eE][-+]?[0-9]{1,2}")
+"""As programs that write YAML have numbers that are small or large: Helm makes 1e-06 of 0.000001."""
+
+
 def decimal(places: int, least: int = 0, most: int = MOST) -> Callable[[object], Decimal]:
     """Reads a decimal that is not negative, has at most so many places, and lies in a range of billionths."""
     pattern = re.compile(rf"-?([0-9]+)(\.[0-9]{{1,{places}}})?")
@@ -64,7 +68,7 @@ def decimal(places: int, least: int = 0, most: int = MOST) -> Callable[[object],
 
     def read(value: object) -> Decimal:
         written = str(value)
-        if isinstance(value, Decimal | float):  # of a float the shortest number that reads as it
+        if isinstance(value, Decimal | float) or _WITH_EXPONENT.fullmatch(written):  # of a float the shortest number
             written = format(Decimal(written), "f")
         found = pattern.fullmatch(written)
         if isinstance(value, bool) or found is None:

@@ -7,16 +7,15 @@ never silently ignored.
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Literal, Self
 
-from pydantic import AfterValidator, ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from extproc.config.backends import Backend, Cooling, cooling, cooling_problems
 from extproc.config.byob import Byob, TeamBackends, own_name, owner_of, reserved
 from extproc.config.cache import Cache, longest_wait
-from extproc.config.fields import Duration, ModelName, Name, Pause, Port, Size, Strict, has_port
+from extproc.config.fields import Duration, ModelName, Name, Pause, Port, Size, Strict
 from extproc.config.guardrails import Moderation
 from extproc.config.identity import Area, Identity
 from extproc.config.ledger import Ledger
@@ -26,6 +25,7 @@ from extproc.config.models import Model, fallback_problems
 from extproc.config.overload import Overload
 from extproc.config.problems import did_you_mean
 from extproc.config.services import EMBEDDING, MODERATING, Service
+from extproc.config.stores import MEMORY, Stores
 from extproc.config.telemetry import Telemetry
 
 DefaultableSurface = Literal["speech", "translations", "transcriptions", "image_edits", "moderations", "rerank"]
@@ -48,6 +48,12 @@ class Limits(Strict):
     json_answer: Size = Field(
         default=ByteSize(8 * 2**20), ge=1024, le=64 * 2**20, description="largest JSON answer that is read whole"
     )
+    envoy_heap: Size = Field(
+        default=ByteSize(2 * 2**30),
+        ge=64 * 2**20,
+        description="memory that Envoy may hold; near it, it refuses new calls. In a container some nine tenths of its "
+        "limit, or the system ends it first",
+    )
 
 
 class Timeouts(Strict):
@@ -66,66 +72,6 @@ class Timeouts(Strict):
         "balancers notice; absent: 5s, and none where the listener's address is loopback",
     )
     drain: Duration = Field(default=timedelta(seconds=30), description="live calls may end after that and SIGTERM")
-
-
-MEMORY = "memory://"
-"""Counters in the memory of each worker."""
-
-
-def _counters(value: str) -> str:
-    """The URL of a store of counters. It may hold a password, so that no message repeats any of it."""
-    try:
-        parts = urlsplit(value)
-        is_server = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and has_port(parts)
-        is_socket = parts.scheme == "unix" and parts.path.startswith("/")
-    except ValueError:
-        is_server = is_socket = False
-    if value != MEMORY and not is_server and not is_socket:
-        raise ValueError("must be memory://, or like redis://host:6379/0, rediss://user:password@host or unix:///path")
-    return value
-
-
-class Stores(Strict):
-    """Where state lives."""
-
-    database: str = Field(
-        default="sqlite:///var/sluice.db",
-        pattern=r"^(sqlite:///|postgresql\+?\w*://).+",
-        description="keys, the affinity of stateful calls and the ledger: a SQLite file or a PostgreSQL URL",
-    )
-    migrate: bool = Field(
-        default=True,
-        description="a start, and commands that write, bring the database to the schema of their version; false: "
-        "`sluice db upgrade` alone does, and they refuse one that is older",
-    )
-    counters: Annotated[str, AfterValidator(_counters)] = Field(
-        default=MEMORY,
-        repr=False,
-        description="what is used of limits: memory:// for a single worker, or Redis as redis://, rediss:// (TLS) or "
-        "unix:///path; a password as `${NAME}`",
-    )
-    counters_wait: Duration = Field(
-        default=timedelta(milliseconds=50),
-        le=timedelta(seconds=1),
-        description="how long a call waits for the counters, at most 1s; then `on_error` of each limit decides",
-    )
-    answers: Annotated[str, AfterValidator(_counters)] | None = Field(
-        default=None,
-        repr=False,
-        description="answers that are given again, see `cache`: memory:// (each worker its own), or a Redis; absent: "
-        "as `counters`",
-    )
-    counters_prefix: str = Field(
-        default="sluice",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$",
-        max_length=64,
-        description="what the names of all our keys in Redis begin with; the same for all gateways that count together",
-    )
-
-    @property
-    def answers_at(self) -> str:
-        """Where answers are kept that are given again."""
-        return self.counters if self.answers is None else self.answers
 
 
 class Keys(Strict):
@@ -194,6 +140,12 @@ class Gateway(Strict):
     team_backends: SkipJsonSchema[dict[Name, TeamBackends]] = Field(
         default_factory=dict, description="by teams: filled from the database, and never written by anybody"
     )
+
+    @model_validator(mode="after")
+    def _passwords_at_hand(self) -> Self:
+        """From here on the URLs of stores say where passwords are, for whoever opens one."""
+        self.__dict__["stores"] = self.stores.with_passwords(self.state_dir)
+        return self
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:

@@ -49,7 +49,7 @@ def render(gateway: Gateway, layout: Layout) -> dict[str, str]:
         "clusters.yaml": resources(*all_clusters(gateway, layout)),
         "routes.yaml": resources(gateway_routes(gateway)),
         "listeners.yaml": resources(*all_listeners(gateway, layout)),
-        "bootstrap.yaml": to_yaml(dynamic_bootstrap(layout)),
+        "bootstrap.yaml": to_yaml(dynamic_bootstrap(gateway, layout)),
     }
 
 

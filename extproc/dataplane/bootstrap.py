@@ -32,9 +32,8 @@ from .files import watched
 from .layout import Layout
 from .listener import static_listeners
 
-# Above these Envoy refuses work instead of being killed by the system.
+# Above this, and its share of memory, Envoy refuses work instead of being killed by the system.
 MAX_CONNECTIONS = 10_000
-MAX_HEAP = 2 * 2**30
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
 # Envoy waits for the addresses of all clusters before it serves, by its own settings for minutes where name servers are
@@ -42,9 +41,9 @@ _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
 _RESOLVER = CaresDnsResolverConfig(query_timeout_seconds=1, query_tries=2)
 
 
-def dynamic_bootstrap(layout: Layout) -> Bootstrap:
+def dynamic_bootstrap(gateway: Gateway, layout: Layout) -> Bootstrap:
     """The file for `envoy -c`."""
-    result = _process(layout)
+    result = _process(gateway, layout)
     result.dynamic_resources = BootstrapDynamicResources(
         lds_config=watched(layout.config_dir, "listeners.yaml"),
         cds_config=watched(layout.config_dir, "clusters.yaml"),
@@ -54,20 +53,20 @@ def dynamic_bootstrap(layout: Layout) -> Bootstrap:
 
 def static_bootstrap(gateway: Gateway, layout: Layout) -> Bootstrap:
     """All in one file, for `envoy --mode validate`, which looks at no watched file (Envoy 1.40)."""
-    result = _process(layout)
+    result = _process(gateway, layout)
     result.static_resources = BootstrapStaticResources(
         listeners=static_listeners(gateway, layout), clusters=all_clusters(gateway, layout)
     )
     return result
 
 
-def _process(layout: Layout) -> Bootstrap:
+def _process(gateway: Gateway, layout: Layout) -> Bootstrap:
     """The admin interface is a Unix socket that only its owner may open."""
     return Bootstrap(
         node=Node(id="sluice", cluster="sluice"),
         admin=Admin(address=Address(pipe=Pipe(path=layout.admin_socket, mode=0o600))),
         bootstrap_extensions=[extension("envoy.bootstrap.internal_listener", InternalListener())],
-        overload_manager=_overload_manager(),
+        overload_manager=_overload_manager(gateway.limits.envoy_heap),
         typed_dns_resolver_config=extension("envoy.network.dns_resolver.cares", _RESOLVER),
         layered_runtime=LayeredRuntime(layers=[RuntimeLayer(name="static", static_layer=_runtime())]),
     )
@@ -79,12 +78,12 @@ def _runtime() -> Struct:
     return settings
 
 
-def _overload_manager() -> OverloadManager:
+def _overload_manager(heap: int) -> OverloadManager:
     """Guide: https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge."""
     connections = DownstreamConnectionsConfig(max_active_downstream_connections=MAX_CONNECTIONS)
     return OverloadManager(
         resource_monitors=[
-            ResourceMonitor(name=_HEAP, typed_config=Any.pack(FixedHeapConfig(max_heap_size_bytes=MAX_HEAP))),
+            ResourceMonitor(name=_HEAP, typed_config=Any.pack(FixedHeapConfig(max_heap_size_bytes=heap))),
             ResourceMonitor(name=_CONNECTIONS, typed_config=Any.pack(connections)),
         ],
         actions=[

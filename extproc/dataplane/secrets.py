@@ -21,7 +21,7 @@ from extproc.config.fields import Credential
 from extproc.config.listener import Tls
 from extproc.config.schema import Gateway
 from extproc.secrets import SecretError, source_of
-from extproc.secrets.named import Named, named_secrets, secret_file
+from extproc.secrets.named import Named, named_secrets, secret_file, tokens_of
 
 from .files import resources, write
 
@@ -83,7 +83,13 @@ def credential_problems(gateway: Gateway, environ: Mapping[str, str]) -> list[st
         for named in named_secrets(gateway)
         if (problem := _problem(named.credential, environ))
     ]
-    files = [f"{field}: {problem}" for field, path in _files(gateway) if (problem := _unreadable(path))]
+    credentials += [
+        f"{named.owner}_credential: {problem}"
+        for named in tokens_of(gateway)
+        if (problem := _problem(named.credential, environ))
+    ]
+    all_files = (*_files(gateway), *_passwords(gateway))
+    files = [f"{field}: {problem}" for field, path in all_files if (problem := _unreadable(path))]
     return credentials + (files or [*_unusable(gateway.listener.tls)])
 
 
@@ -98,6 +104,12 @@ def _files(gateway: Gateway) -> Iterator[tuple[str, Path]]:
     for name, issuer in gateway.identity.issuers.items():
         if issuer.jwks_file:
             yield f"identity.issuers.{name}.jwks_file", issuer.jwks_file
+
+
+def _passwords(gateway: Gateway) -> Iterator[tuple[str, Path]]:
+    for name, credential in gateway.stores.credentials.items():
+        if credential.file is not None:
+            yield f"stores.{name}_credential", credential.file
 
 
 def _problem(credential: Credential, environ: Mapping[str, str]) -> str | None:

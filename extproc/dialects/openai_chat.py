@@ -107,8 +107,8 @@ def read_chat(body: bytes) -> Prompt:
     given.rest(parsed, ("messages", "tools"))
     searches = parsed.get("web_search_options") is not None
     bound = cap(parsed, spans, ("max_tokens", "max_completion_tokens"), "max_tokens")
-    prompt = _prompt(body, parsed, spans, given, bound, talks.chat(parsed, messages))
-    return replace(prompt, hosted_calls=given.hosted_calls + searches, searches=searches)
+    talk, hosted = talks.chat(parsed, messages), given.hosted_calls + searches
+    return _prompt(body, parsed, spans, given, bound, talk, hosted_calls=hosted, searches=searches)
 
 
 def read_completion(body: bytes) -> Prompt:
@@ -124,7 +124,17 @@ def read_completion(body: bytes) -> Prompt:
     return replace(prompt, choices=max(1, prompts) * max(best_of, prompt.choices))
 
 
-def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap, talk: Talk) -> Prompt:
+def _prompt(  # noqa: PLR0913 - a prompt is made once: to change it would cost as much again
+    body: bytes,
+    parsed: Object,
+    spans: Spans,
+    given: Input,
+    bound: Cap,
+    talk: Talk,
+    *,
+    hosted_calls: int = 0,
+    searches: bool = False,
+) -> Prompt:
     stream = fields.flag(parsed, "stream")
     size, mean = given.size()
     return Prompt(
@@ -138,6 +148,8 @@ def _prompt(body: bytes, parsed: Object, spans: Spans, given: Input, bound: Cap,
         cap=bound,
         choices=fields.count(parsed, "n", most=fields.MAX_CHOICES) or 1,
         json_output=fields.says_json(parsed.get("response_format")),
+        hosted_calls=hosted_calls,
+        searches=searches,
         talk=talk,
         service_tiers=tiers.asked(parsed),
     )

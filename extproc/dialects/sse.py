@@ -30,6 +30,9 @@ class EventReader:
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes, each with its terminating empty line."""
         if not self._buffer and b"\r" not in chunk:  # by far the commonest: whole events, lines ended by LF
+            if chunk.find(b"\n\n") == len(chunk) - 2 >= 0:
+                self._searched = 0
+                return [chunk]
             *events, rest = chunk.split(b"\n\n")
             self._buffer += rest
             self._searched = max(0, len(rest) - 3)

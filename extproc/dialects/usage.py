@@ -35,7 +35,8 @@ def _said(source: Mapping[str, object], *names: str) -> int | None:
 
 
 def _count(source: Mapping[str, object], name: str) -> int:
-    return _said(source, name) or 0
+    value = source.get(name)
+    return value if type(value) is int and 0 <= value < _MAX else 0
 
 
 def _details(source: Mapping[str, object], *names: str) -> Mapping[str, object]:

@@ -9,7 +9,8 @@ from functools import partial
 
 from extproc.config.alerts import Share
 from extproc.config.fields import LocalSecret
-from extproc.config.schema import MEMORY, Gateway
+from extproc.config.schema import Gateway
+from extproc.config.stores import MEMORY
 from extproc.ledger.alerter import Alerter, Rules, Webhook
 from extproc.ledger.bus import StreamAndSpools
 from extproc.ledger.consumer import Consumer

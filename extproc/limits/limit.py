@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 KEY_OWNER = "key/"
 """How the owner of a key's limit begins; the id of its line of rotations follows."""
@@ -16,6 +17,8 @@ class Measure(StrEnum):
     OUTPUT_TOKENS = "output_tokens"
     CONCURRENT = "concurrent"  # calls open at one time
     MONEY = "money"  # nano-units (billionths) of the gateway's currency
+
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
 
 
 class Scope(StrEnum):
@@ -33,6 +36,8 @@ class Scope(StrEnum):
     BACKEND = "backend"
     TIER = "tier"
     PRIORITY = "priority"
+
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
 
 
 class Mode(StrEnum):
@@ -122,6 +127,11 @@ class Limit:
     @property
     def title(self) -> str:
         """Its name as people and metrics see it: `name`, `team/NAME/name`, or `key/name`, whichever key's it is."""
-        if self.owner.startswith(KEY_OWNER):
-            return KEY_OWNER + self.name
-        return f"{self.owner}/{self.name}" if self.owner else self.name
+        return _title(self.owner, self.name)
+
+
+@lru_cache(4096)
+def _title(owner: str, name: str) -> str:
+    if owner.startswith(KEY_OWNER):
+        return KEY_OWNER + name
+    return f"{owner}/{name}" if owner else name

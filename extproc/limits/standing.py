@@ -4,7 +4,7 @@ Headers are those of the API that was called. Ours stand in place of the provide
 account there. Nothing here names a caller: numbers, titles of limits, the model and the team.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -61,20 +61,24 @@ def headers(standings: Sequence[Standing], face: Face, currency: str, now: int, 
     `refused`: the title of the limit that refused the call, which then is the one of its kind that is told.
     """
     enforced = [standing for standing in standings if standing[0].mode is Mode.ENFORCE]
-    kinds = {standing[0].measure for standing in enforced if standing[0].title == refused}
-    enforced = [standing for standing in enforced if standing[0].title == refused or standing[0].measure not in kinds]
+    if refused is not None:
+        kinds = {standing[0].measure for standing in enforced if standing[0].title == refused}
+        enforced = [one for one in enforced if one[0].title == refused or one[0].measure not in kinds]
     if face is Face.ANTHROPIC:
-        told = _family(_ANTHROPIC_NAMES, _ANTHROPIC, enforced, now)
+        told = _family(_ANTHROPIC_NAMES, enforced, now)
     else:
-        told = _family(_OPENAI_NAMES, _OPENAI, enforced, None)
+        told = _family(_OPENAI_NAMES, enforced, None)
     return (*told, *_budget(enforced, currency, now), *_warnings(enforced))
 
 
-def _named(pattern: str, kinds: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    def name(what: str, fact: str) -> str:
-        return pattern.format(what=what, fact=fact)
+def _named(pattern: str, kinds: Mapping[str, frozenset[Measure]]) -> list[tuple[frozenset[Measure], str, str, str]]:
+    """What each kind counts, and the names of its three headers: limit, remaining, reset."""
+    return [(of, *_three(pattern, what)) for what, of in kinds.items()]
 
-    return {what: (name(what, "limit"), name(what, "remaining"), name(what, "reset")) for what in kinds}
+
+def _three(pattern: str, what: str) -> tuple[str, str, str]:
+    limit, remaining, reset = [pattern.format(what=what, fact=fact) for fact in ("limit", "remaining", "reset")]
+    return limit, remaining, reset
 
 
 _OPENAI_NAMES = _named("x-ratelimit-{fact}-{what}", _OPENAI)
@@ -82,20 +86,17 @@ _ANTHROPIC_NAMES = _named("anthropic-ratelimit-{what}-{fact}", _ANTHROPIC)
 
 
 def _family(
-    names: dict[str, tuple[str, str, str]],
-    kinds: dict[str, frozenset[Measure]],
-    standings: Sequence[Standing],
-    now: int | None,
-) -> Iterable[tuple[str, str]]:
+    names: list[tuple[frozenset[Measure], str, str, str]], standings: Sequence[Standing], now: int | None
+) -> list[tuple[str, str]]:
     """The three headers of each kind; resets as durations, or as times where `now` is given."""
-    for what, measures in kinds.items():
+    told: list[tuple[str, str]] = []
+    for measures, limit, remaining, reset in names:
         tightest = _tightest(standings, measures)
         if tightest is not None:
             _, reading, capacity = tightest
-            limit, remaining, reset = names[what]
-            yield limit, str(capacity)
-            yield remaining, str(_left(tightest))
-            yield reset, duration(reading.reset) if now is None else _time(now + reading.reset)
+            back = duration(reading.reset) if now is None else _time(now + reading.reset)
+            told += ((limit, str(capacity)), (remaining, str(_left(tightest))), (reset, back))
+    return told
 
 
 def _budget(standings: Sequence[Standing], currency: str, now: int) -> Pairs:
@@ -116,7 +117,7 @@ def _warnings(standings: Sequence[Standing]) -> Pairs:
     passed = [
         f"{limit.title}; used={(reading.used - reading.held) * 100 // capacity}"
         for limit, reading, capacity in standings
-        if capacity and limit.warn_at and (reading.used - reading.held) * 100 >= limit.warn_at[0] * capacity
+        if limit.warn_at and capacity and (reading.used - reading.held) * 100 >= limit.warn_at[0] * capacity
     ]
     return (("x-sluice-limit-warning", ", ".join(passed)),) if passed else ()
 

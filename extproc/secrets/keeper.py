@@ -9,15 +9,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from extproc.config.fields import Credential
 from extproc.config.schema import Gateway
 from extproc.telemetry.metrics import SECRET_FETCHED, SECRET_REFRESHES
 
-from . import sds, source_of
-from .named import Named, named_secrets, secret_file
+from . import sds, source_of, store_tokens
+from .named import Named, named_secrets, secret_file, tokens_of
 from .source import Secret, SecretError, Source
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,22 @@ _LEAST_PAUSE = 1.0  # seconds
 _LONGEST_PAUSE = 60.0
 
 
+AllNamed = Callable[[Gateway], Iterable[Named]]
+
+
+def named_and_stores(gateway: Gateway) -> Iterable[Named]:
+    """Secrets of Envoy and tokens of stores."""
+    return (*named_secrets(gateway), *tokens_of(gateway))
+
+
 class Keeper:
     """Fetches what a configuration wants fetched, into the SDS files of a directory. For one thread to call."""
 
-    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, environ: Mapping[str, str], all_named: AllNamed = named_and_stores) -> None:
+        """`all_named`: what it keeps of a configuration; by itself all."""
         self._directory = directory
         self._environ = environ
+        self._all_named = all_named
         self._kept: dict[Credential, _Kept] = {}
 
     def configure(self, gateway: Gateway, patience: float = _PATIENCE) -> None:
@@ -43,7 +53,7 @@ class Keeper:
         Returns when each new secret has been fetched, or could not be, after `patience` seconds at the latest.
         Raises SecretError where packages are not installed.
         """
-        wanted = _fetched(gateway)
+        wanted = _fetched(self._all_named(gateway))
         gone = {one.owner for kept in self._kept.values() for one in kept.named}
         for credential in [*self._kept]:
             if credential not in wanted:
@@ -65,10 +75,10 @@ class Keeper:
             kept.stop()
 
 
-def _fetched(gateway: Gateway) -> dict[Credential, list[Named]]:
-    """Who has each of the credentials that are fetched: backends of one identity share its token."""
+def _fetched(all_named: Iterable[Named]) -> dict[Credential, list[Named]]:
+    """Who has each of the credentials that are fetched: backends of one identity share its token, and so do stores."""
     wanted: dict[Credential, list[Named]] = {}
-    for named in named_secrets(gateway):
+    for named in all_named:
         if named.credential.sign_in is not None:
             wanted.setdefault(named.credential, []).append(named)
     return wanted
@@ -155,7 +165,10 @@ class _Kept:
         value = self._held.value if self._held else ""
         try:
             for one in named:
-                sds.replace(self._directory / secret_file(one.secret), sds.text(one.secret, value))
+                if one.token_file is not None:
+                    store_tokens.put(one.token_file, self._held)
+                else:
+                    sds.replace(self._directory / secret_file(one.secret), sds.text(one.secret, value))
                 SECRET_FETCHED.labels(one.owner).set(self._fetched_at if value else 0)
         except OSError as error:
             log.error("%s: the file of the secret cannot be written: %s", self._owners(), error.strerror)

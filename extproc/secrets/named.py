@@ -1,22 +1,28 @@
-"""The secrets that a configuration names, with the names under which Envoy asks for them."""
+"""The secrets that a configuration names: Envoy's, with the names under which it asks for them, and stores' tokens."""
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from extproc.config.fields import Credential
 from extproc.config.schema import Gateway
+from extproc.config.stores import TOKENS
 from extproc.contract import cluster_of, service_cluster_of
 
 _DIGITS = 8
 
 
 class Named(NamedTuple):
-    """A credential, with the name of its secret and whose it is, such as `backends.swe`."""
+    """A credential, with the name of its secret and whose it is, such as `backends.swe`.
+
+    `token_file`: of a store; no secret of Envoy's, but this file has it, and nothing else.
+    """
 
     secret: str
     owner: str
     credential: Credential
+    token_file: Path | None = None
 
 
 def named_secrets(gateway: Gateway) -> Iterator[Named]:
@@ -29,6 +35,13 @@ def named_secrets(gateway: Gateway) -> Iterator[Named]:
         if service.credential:
             secret = secret_name(service_cluster_of(name), service.url, service.credential)
             yield Named(secret, f"services.{name}", service.credential)
+
+
+def tokens_of(gateway: Gateway) -> Iterator[Named]:
+    """The tokens with which stores are opened."""
+    for name, credential in gateway.stores.credentials.items():
+        if credential.entra is not None:
+            yield Named(name, f"stores.{name}", Credential(entra=credential.entra), gateway.state_dir / TOKENS / name)
 
 
 def secret_name(cluster: str, url: str, credential: Credential) -> str:

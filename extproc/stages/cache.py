@@ -201,9 +201,10 @@ def kept(call: Call, outcome: Outcome, now: int) -> Callable[[], Entry | str] | 
     usage, model, rules = outcome.usage, call.model or "", call.rules
     kind, results, hides, json_output = made.content_type, made.results, call.hides_usage, call.json_output
     backend, cost = outcome.backend, outcome.cost
+    is_cut = call.meter is not None and call.meter.stop == "length"  # as was read while it flowed
 
     def make() -> Entry | str:
-        reason = admission.why_not(surface, body, kind == _STREAM, results)
+        reason = "cut" if is_cut else admission.why_not(surface, body, kind == _STREAM, results)
         if reason is not None:
             return reason
         guards = relay.guards(rules)

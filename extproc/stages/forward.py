@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
 
 from extproc.call import Call, Leg, Pass, Route
 from extproc.contract import ASKING_HEADERS
@@ -11,7 +13,7 @@ from extproc.dialects.multipart import FormReader
 from extproc.dialects.translate import directions
 from extproc.edits import Edit, Span
 from extproc.headers import Headers
-from extproc.model import Chain, CleanPrompt, Prompt, Target
+from extproc.model import Backend, Chain, CleanPrompt, Prompt, Target
 from extproc.surfaces import Place, Surface
 
 # A list of what may pass, so that no spelling of an internal header can slip through.
@@ -29,6 +31,7 @@ _PASS = frozenset(
         "x-request-id",
     }
 )
+_LONGEST_KEPT = 1024  # characters of names: what a caller chooses must not fill the memory
 _FREE = frozenset({"accept", "content-type", "idempotency-key", "openai-beta", "user-agent", "x-client-request-id"})
 _FREE_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
@@ -36,18 +39,42 @@ _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-cli
 
 def stripped(headers: Headers) -> tuple[str, ...]:
     """The request headers that no provider may see: credentials, cookies, and whatever is ours or unknown."""
-    return tuple([name for name in headers if name not in _PASS and not name.startswith(_PASS_PREFIXES)])
+    return _sorted_by_use(headers).stripped
 
 
 def free(headers: Headers) -> Mapping[str, str]:
     """Those that a provider sees, and in which a caller writes what it likes."""
-    return {name: headers.get(name) or "" for name in headers if name in _FREE or name.startswith(_FREE_PREFIXES)}
+    return {name: headers.get(name) or "" for name in _sorted_by_use(headers).free}
 
 
 def versions(headers: Headers) -> tuple[tuple[str, str], ...]:
     """All headers in which a caller tells a provider how to answer, with every value of each, by their names."""
-    names = sorted(name for name in headers if name == "openai-beta" or name.startswith("anthropic-"))
-    return tuple([(name, value) for name in names for value in headers.all(name)])
+    return tuple([(name, value) for name in _sorted_by_use(headers).versions for value in headers.all(name)])
+
+
+class _Names(NamedTuple):
+    """Names of the headers of a call, by what becomes of them."""
+
+    stripped: tuple[str, ...]
+    free: tuple[str, ...]
+    versions: tuple[str, ...]
+
+
+def _sorted_by_use(headers: Headers) -> _Names:
+    """A client sends the same ones with each call, so that they are sorted once; not those of one who sends many."""
+    names = tuple(headers)
+    return _names_often(names) if sum(map(len, names)) <= _LONGEST_KEPT else _names(names)
+
+
+def _names(names: tuple[str, ...]) -> _Names:
+    return _Names(
+        tuple([name for name in names if name not in _PASS and not name.startswith(_PASS_PREFIXES)]),
+        tuple([name for name in names if name in _FREE or name.startswith(_FREE_PREFIXES)]),
+        tuple(sorted([name for name in names if name == "openai-beta" or name.startswith("anthropic-")])),
+    )
+
+
+_names_often = lru_cache(maxsize=512)(_names)
 
 
 def asking(headers: Headers) -> tuple[tuple[str, str], ...]:
@@ -61,12 +88,21 @@ def legs(chain: Chain, place: Place, query: str, in_body: str | None, stream: bo
 
 
 def _leg(target: Target, place: Place, query: str, in_body: str | None, stream: bool) -> Leg:
-    backend, surface = target.backend, place.surface
-    path = directions.path(target, place, query, stream)
+    size = len(query) + len(in_body or "") + len(place.deployment or "") + len(place.item or "")
+    made = _made_often if size <= _LONGEST_KEPT else _made
+    return made(target.backend, target.model, place, query, in_body, stream)
+
+
+def _made(backend: Backend, model: str, place: Place, query: str, in_body: str | None, stream: bool) -> Leg:
+    surface = place.surface
+    path = directions.path(Target(backend, model), place, query, stream)
     if directions.needed(backend, surface) is not None:
-        return Leg(backend.name, path, target.model, translate=surface.value)
-    is_said = in_body is None or target.model == in_body or paths.names_model_in_path(backend, surface)
-    return Leg(backend.name, path, target.model, None if is_said else target.model)
+        return Leg(backend.name, path, model, translate=surface.value)
+    is_said = in_body is None or model == in_body or paths.names_model_in_path(backend, surface)
+    return Leg(backend.name, path, model, None if is_said else model)
+
+
+_made_often = lru_cache(maxsize=512)(_made)
 
 
 def asks_usage(prompt: Prompt, chain: Chain, place: Place) -> bool:

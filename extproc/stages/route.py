@@ -151,6 +151,8 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
         raise Refused.of(_all_cooling(cooling, given.now))
     if not targets:
         raise fit.refused()
+    if len(targets) == 1:
+        return Chain(model, tuple(targets.values()), probe)
     return Chain(model, tuple(targets.values())[: _attempts(model, given, probe)], probe)
 
 

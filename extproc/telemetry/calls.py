@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 
 from extproc.cache.lookup import Lookup
 from extproc.cache.policy import CachePolicy, CacheRules
@@ -15,6 +16,8 @@ from extproc.telemetry.tally import count
 
 _NONE = ""
 _PRICE = "price"  # more money and no more tokens: images or tools that were not asked for
+
+_amounts = attrgetter(*metrics.KINDS)
 
 STANDINGS = Standings()
 
@@ -39,8 +42,8 @@ def count_call(call: Call, outcome: Outcome, duration: float, settled: Sequence[
         _count_cache(call, call.lookup, model)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
-        for kind in metrics.KINDS:
-            if amount := getattr(usage, kind):
+        for kind, amount in zip(metrics.KINDS, _amounts(usage), strict=True):
+            if amount:
                 count(metrics.TOKENS, surface, model, backend, kind, usage.source, amount=amount)
     if outcome.unpriced is not None:
         count(metrics.UNPRICED, model, backend, outcome.unpriced)

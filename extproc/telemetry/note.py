@@ -16,47 +16,43 @@ _LONGEST = 200  # characters of what a caller can choose; most have a tenth
 def who(call: Call) -> bytes:
     """Of a call whose caller is known."""
     caller = call.caller
-    facts: dict[str, object] = {
-        "id": call.id,
-        "time": call.began / 1000,
-        "request_id": call.request_id[:_LONGEST],
-        "surface": call.place.surface.value if call.place else None,
-    }
+    facts: dict[str, object] = {"id": call.id, "time": call.began / 1000, "request_id": call.request_id[:_LONGEST]}
+    if call.place is not None:
+        facts["surface"] = call.place.surface
     if caller is not None:
-        team = caller.team
-        facts |= {
-            "key_id": caller.key_id,
-            "key": caller.name[:_LONGEST],
-            "user": caller.user,
-            "service_account": caller.service_account,
-            "team": team.name if team else None,
-            "area": team.area if team else None,
-            "environment": caller.environment,
-        }
-    return _packed(facts)
+        facts["key_id"], facts["key"] = caller.key_id, caller.name[:_LONGEST]
+        if caller.user is not None:
+            facts["user"] = caller.user
+        if caller.service_account is not None:
+            facts["service_account"] = caller.service_account
+        if caller.team is not None:
+            facts["team"], facts["area"] = caller.team.name, caller.team.area
+        if caller.environment is not None:
+            facts["environment"] = caller.environment
+    return orjson.dumps(facts)
 
 
 def what(call: Call, model: str, stream: bool, surely: Demand) -> bytes:
     """Of a call that is about to be sent. `surely`: what it uses if it is, as far as that is known."""
-    facts: dict[str, object] = {
-        "model": model,
-        "asked": call.named.name if call.named and call.named.name != model else None,
-        "stream": stream or None,
-        "session": call.session,
-        "turn": call.turn,
-        "caller_tags": call.tags or None,
-        "config": call.catalogue.revision or None,
-        "usage": {"input": surely.input, "source": UsageSource.ESTIMATED.value},
-        "cost": surely.money or None,
-        "currency": call.catalogue.currency if surely.money else None,
-    }
-    return _packed(facts)
+    facts: dict[str, object] = {"model": model}
+    if call.named and call.named.name != model:
+        facts["asked"] = call.named.name
+    if stream:
+        facts["stream"] = True
+    if call.session is not None:
+        facts["session"] = call.session
+    if call.turn is not None:
+        facts["turn"] = call.turn
+    if call.tags:
+        facts["caller_tags"] = call.tags
+    if call.catalogue.revision:
+        facts["config"] = call.catalogue.revision
+    facts["usage"] = {"input": surely.input, "source": UsageSource.ESTIMATED}
+    if surely.money:
+        facts["cost"], facts["currency"] = surely.money, call.catalogue.currency
+    return orjson.dumps(facts)
 
 
 def joined(first: bytes, second: bytes) -> bytes:
     """Both in one object."""
     return b"%b,%b" % (first[:-1], second[1:]) if first and second else first or second
-
-
-def _packed(facts: dict[str, object]) -> bytes:
-    return orjson.dumps({name: value for name, value in facts.items() if value is not None})

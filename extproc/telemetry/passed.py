@@ -26,7 +26,7 @@ def budgets(call: Call, outcome: Outcome, settled: Sequence[Draw]) -> list[dict[
     which asked for so much, and has room for others.
     """
     spent = outcome.limit if call.refusal is not None and call.refusal.kind is QUOTA else None
-    watched = [(stake, reading) for stake, reading in call.stood if stake.limit.warn_at or stake.limit.title == spent]
+    watched = [one for one in call.stood if one[0].limit.warn_at or (spent and one[0].limit.title == spent)]
     if not watched:
         return []
     booked, known = {draw.counter.key: draw.units for draw in settled}, frozenset(outcome.warnings)

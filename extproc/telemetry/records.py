@@ -7,13 +7,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from select import PIPE_BUF
 from typing import BinaryIO
 
 import orjson
 
 from extproc.cache.lookup import Lookup
-from extproc.call import Call
+from extproc.call import Call, Inspection, Rules
 from extproc.guardrails.verdict import Verdict
 from extproc.limits.hold import Stake
 from extproc.limits.limit import Measure, Priority
@@ -30,51 +31,42 @@ _COUNTED = (
     *("cache_write_1h", "other_input", "other_output"),
     *("seconds", "images", "hosted_calls"),
 )
+_amounts = attrgetter(*_COUNTED)
 
 
-def access_record(
-    call: Call, outcome: Outcome, now: float, duration: float, settled: Sequence[Draw] = ()
-) -> dict[str, object]:
+class Record(dict[str, object]):
+    """The record of a call. `line`: the same as JSON, once that is made: it goes to the ledger, too."""
+
+    __slots__ = ("line",)
+    line: bytes
+
+
+def access_record(call: Call, outcome: Outcome, now: float, duration: float, settled: Sequence[Draw] = ()) -> Record:
     """The record of one call. `now` is Unix time, `duration` seconds; absent facts are left out.
 
     `settled`: what is booked in place of its hold.
     """
-    record: dict[str, object] = {
-        "time": round(now, 3),
-        "kind": "call",
-        "request_id": call.request_id,
-        **(_trace(call.trace) if call.trace else {}),
-        "method": call.method,
-        "surface": call.place.surface.value if call.place else None,
-        **(_caller(call.caller) if call.caller else {}),
-        "model": call.model,
-        "asked": call.named.name if call.named and call.named.name != call.model else None,
-        "fallback": call.fallback,
-        "chain": [target.backend.name for target in call.chain.targets] if call.chain else None,
-        "backend": outcome.backend,
-        "deployed": outcome.deployed,
-        "session": call.session,
-        "turn": call.turn,
-        "caller_tags": call.tags or None,
-        "status": outcome.status,
-        "ending": outcome.ending.value,
-        "refusal": outcome.refusal,
-        "stop_reason": outcome.stop_reason,
-        "tool_calls": outcome.tool_calls,
-        "stream": call.stream or None,
-        "usage": usage_record(outcome.usage),
-        "service_tier": outcome.usage.tier or None,
-        **_limits(call, outcome, settled),
-        "budgets": _budgets(call, settled) if call.stood else None,
-        **_inspection(call),
-        "aside": call.inspection.aside or None,
-        "cache": _cache(call.lookup),
-        **_times(call, duration),
-        "answer_bytes": call.answer_bytes or None,
-        "client_retry": call.retries or None,
-        "config": call.catalogue.revision or None,
-    }
-    return {name: value for name, value in record.items() if value is not None}
+    record = Record({"time": round(now, 3), "kind": "call", "request_id": call.request_id})
+    if call.trace:
+        record |= _trace(call.trace)
+    record["method"] = call.method
+    if call.place:
+        record["surface"] = call.place.surface
+    if call.caller:
+        _add_caller(record, call.caller)
+    _add_route(record, call, outcome)
+    _add_answer(record, call, outcome)
+    _add_limits(record, call, outcome, settled)
+    _add_money(record, call, outcome)
+    _add_policies(record, call, settled)
+    _add_times(record, call, duration)
+    if call.answer_bytes:
+        record["answer_bytes"] = call.answer_bytes
+    if call.retries:
+        record["client_retry"] = call.retries
+    if call.catalogue.revision:
+        record["config"] = call.catalogue.revision
+    return record
 
 
 def _trace(context: Context) -> dict[str, object]:
@@ -84,40 +76,96 @@ def _trace(context: Context) -> dict[str, object]:
     return {"trace_id": context.trace, "span_id": context.span}
 
 
-def _caller(caller: Caller) -> dict[str, object]:
+def _add_caller(record: Record, caller: Caller) -> None:
+    record["key"], record["key_id"] = caller.name, caller.key_id
+    if caller.issuer is not None:
+        record["issuer"] = caller.issuer
+    if caller.user is not None:
+        record["user"] = caller.user
+    if caller.service_account is not None:
+        record["service_account"] = caller.service_account
     team = caller.team
-    return {
-        "key": caller.name,
-        "key_id": caller.key_id,
-        "issuer": caller.issuer,
-        "user": caller.user,
-        "service_account": caller.service_account,
-        "team": team.name if team else None,
-        "area": team.area if team else None,
-        "tier": team.tier if team else None,
-        "tags": team.tags if team and team.tags else None,
-        "environment": caller.environment,
-    }
+    if team:
+        record["team"], record["area"] = team.name, team.area
+        if team.tier is not None:
+            record["tier"] = team.tier
+        if team.tags:
+            record["tags"] = team.tags
+    if caller.environment is not None:
+        record["environment"] = caller.environment
 
 
-def _limits(call: Call, outcome: Outcome, settled: Sequence[Draw]) -> dict[str, object]:
-    """What the call reserved and cost, and which limits had a say. Money is in nano-units."""
+def _add_route(record: Record, call: Call, outcome: Outcome) -> None:
+    """What it asked for, and who served it."""
+    model = call.model
+    if model is not None:
+        record["model"] = model
+    if call.named and call.named.name != model:
+        record["asked"] = call.named.name
+    if call.fallback is not None:
+        record["fallback"] = call.fallback
+    if call.chain:
+        record["chain"] = [target.backend.name for target in call.chain.targets]
+    if outcome.backend is not None:
+        record["backend"] = outcome.backend
+    if outcome.deployed is not None:
+        record["deployed"] = outcome.deployed
+    if call.session is not None:
+        record["session"] = call.session
+    if call.turn is not None:
+        record["turn"] = call.turn
+    if call.tags:
+        record["caller_tags"] = call.tags
+
+
+def _add_answer(record: Record, call: Call, outcome: Outcome) -> None:
+    record["status"], record["ending"] = outcome.status, outcome.ending
+    if outcome.refusal is not None:
+        record["refusal"] = outcome.refusal
+    if outcome.stop_reason is not None:
+        record["stop_reason"] = outcome.stop_reason
+    if outcome.tool_calls is not None:
+        record["tool_calls"] = outcome.tool_calls
+    if call.stream:
+        record["stream"] = True
+    usage = usage_record(outcome.usage)
+    if usage is not None:
+        record["usage"] = usage
+    if outcome.usage.tier:
+        record["service_tier"] = outcome.usage.tier
+
+
+def _add_limits(record: Record, call: Call, outcome: Outcome, settled: Sequence[Draw]) -> None:
+    """Which limits had a say."""
+    if call.priority is not Priority.HIGH:
+        record["priority"] = call.priority
+    if outcome.limit is not None:
+        record["limit"] = outcome.limit
+    if outcome.shadows:
+        record["limits_shadow"] = outcome.shadows
+    if outcome.warnings:
+        record["warnings"] = dict(outcome.warnings)
+    if call.stood and (told := passed.budgets(call, outcome, settled)):
+        record["passed"] = told
+
+
+def _add_money(record: Record, call: Call, outcome: Outcome) -> None:
+    """What the call reserved and cost, in nano-units where it is money."""
     held = outcome.held
-    counts_money = outcome.cost is not None or (held is not None and held.money)
-    return {
-        "priority": call.priority.value if call.priority is not Priority.HIGH else None,
-        "limit": outcome.limit,
-        "limits_shadow": outcome.shadows or None,
-        "warnings": dict(outcome.warnings) or None,
-        "passed": passed.budgets(call, outcome, settled) or None,
-        "held": {"input": held.input, "output": held.output, "money": held.money} if held else None,
-        "output_cap": outcome.output_cap,
-        "cost": outcome.cost,
-        "price": outcome.price_version or None,
-        "currency": call.catalogue.currency if counts_money else None,
-        "overspent": outcome.overspent or None,
-        "overspent_money": outcome.overspent_money or None,
-    }
+    if held:
+        record["held"] = {"input": held.input, "output": held.output, "money": held.money}
+    if outcome.output_cap is not None:
+        record["output_cap"] = outcome.output_cap
+    if outcome.cost is not None:
+        record["cost"] = outcome.cost
+    if outcome.price_version:
+        record["price"] = outcome.price_version
+    if outcome.cost is not None or (held is not None and held.money):
+        record["currency"] = call.catalogue.currency
+    if outcome.overspent:
+        record["overspent"] = outcome.overspent
+    if outcome.overspent_money:
+        record["overspent_money"] = outcome.overspent_money
 
 
 def _budgets(call: Call, settled: Sequence[Draw]) -> list[dict[str, object]]:
@@ -153,56 +201,66 @@ def _budget(stake: Stake, reading: Reading, booked: Mapping[str, int], now: int)
     return told
 
 
-def _times(call: Call, duration: float) -> dict[str, object]:
+def _add_policies(record: Record, call: Call, settled: Sequence[Draw]) -> None:
+    if call.stood:
+        record["budgets"] = _budgets(call, settled)
+    if call.rules is not None:
+        record |= _inspection(call, call.rules)
+    if call.inspection.aside:
+        record["aside"] = call.inspection.aside
+    if call.lookup is not None:
+        record["cache"] = _cache(call.lookup)
+
+
+def _add_times(record: Record, call: Call, duration: float) -> None:
     """In milliseconds since the call began; `stream_ms`: from the first piece of a stream to the end of the call."""
-    streamed = call.stream and call.heard is not None
-    return {
-        "first_byte_ms": _milliseconds(call.first_byte - call.started) if call.first_byte else None,
-        "first_token_ms": _milliseconds(call.first_token - call.started) if call.first_token else None,
-        "stream_ms": _milliseconds(call.started + duration - (call.heard or 0.0)) if streamed else None,
-        "duration_ms": _milliseconds(duration),
-    }
+    began = call.started
+    if call.first_byte:
+        record["first_byte_ms"] = round((call.first_byte - began) * 1000, 2)
+    if call.first_token:
+        record["first_token_ms"] = round((call.first_token - began) * 1000, 2)
+    if call.stream and call.heard is not None:
+        record["stream_ms"] = round((began + duration - call.heard) * 1000, 2)
+    record["duration_ms"] = round(duration * 1000, 2)
 
 
-def _cache(made: Lookup | None) -> dict[str, object] | None:
+def _cache(made: Lookup) -> dict[str, object]:
     """What the cache had to do with the call. Money is in nano-units."""
-    if made is None:
-        return None
-    told = {
-        "result": made.result.value,
-        "reason": made.reason or None,
-        "shadow": made.in_shadow or None,
+    told: dict[str, object] = {"result": made.result}
+    if made.reason:
+        told["reason"] = made.reason
+    if made.in_shadow:
+        told["shadow"] = True
+    if made.age is None:
+        return told
+    more = {
         "age": made.age,
         "similarity": made.similarity,
         "saved": made.saved,
         "saved_tokens": made.saved_tokens or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return told | {name: value for name, value in more.items() if value is not None}
 
 
-def _inspection(call: Call) -> dict[str, object]:
+def _inspection(call: Call, rules: Rules) -> dict[str, object]:
     """What policies found in the call: types, counts and places, never a value."""
-    seen, rules = call.inspection, call.rules
-    if rules is None:
-        return {}
-    redaction = (
-        {
-            "policy": rules.redaction.policy.name,
-            "mode": rules.redaction.policy.mode.value,
-            "found": seen.found,
-            "places": seen.places,
-            "said": seen.said,
-            "restored": seen.restored,
-            "unrestored": seen.unrestored,
-        }
-        if rules.redaction
-        else {}
-    )
-    return {
-        "redaction": {name: value for name, value in redaction.items() if value} or None,
-        "guardrails": [_verdict(verdict) for verdict in seen.verdicts] or None,
-        "unscreened": seen.failed or None,
-    }
+    seen, told = call.inspection, dict[str, object]()
+    if rules.redaction:
+        policy = rules.redaction.policy
+        told["redaction"] = of_redaction = dict[str, object](policy=policy.name, mode=policy.mode)
+        if seen.found or seen.said or seen.restored or seen.unrestored:
+            of_redaction |= _of_texts(seen)
+    if seen.verdicts:
+        told["guardrails"] = [_verdict(verdict) for verdict in seen.verdicts]
+    if seen.failed:
+        told["unscreened"] = seen.failed
+    return told
+
+
+def _of_texts(seen: Inspection) -> dict[str, object]:
+    told: dict[str, object] = {"found": seen.found, "places": seen.places, "said": seen.said}
+    told |= {"restored": seen.restored, "unrestored": seen.unrestored}
+    return {name: value for name, value in told.items() if value}
 
 
 def _verdict(verdict: Verdict) -> dict[str, object]:
@@ -218,19 +276,15 @@ def _verdict(verdict: Verdict) -> dict[str, object]:
     return {name: value for name, value in told.items() if value}
 
 
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
-
-
 def usage_record(usage: Usage) -> dict[str, object] | None:
     """What was used, without the kinds of which nothing was; None where nobody knows."""
     if usage.source is UsageSource.NONE:
         return None
     told: dict[str, object] = {"input": usage.input, "output": usage.output}
-    for name in _COUNTED:
-        if amount := getattr(usage, name):
-            told[name] = amount
-    told["source"] = usage.source.value
+    amounts = _amounts(usage)
+    if any(amounts):
+        told |= {name: amount for name, amount in zip(_COUNTED, amounts, strict=True) if amount}
+    told["source"] = usage.source
     return told
 
 
@@ -279,7 +333,7 @@ class RecordWriter:
 
     def _line(self, record: Mapping[str, object]) -> bytes:
         try:
-            return orjson.dumps(record) + b"\n"
+            return (record.line if isinstance(record, Record) else orjson.dumps(record)) + b"\n"
         except TypeError:  # not JSON: a bug, which must not cost the other records
             self.dropped += 1
             return b""

@@ -5,7 +5,7 @@ more than that. A call only adds to integers here. All of it belongs to one thre
 """
 
 import sys
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter as Sums
 from collections import defaultdict
 from typing import Any
@@ -25,22 +25,17 @@ class Histogram(prometheus_client.Histogram):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._cells: dict[Labels, list[float]] = {}  # how many were in each bucket, and their sum
+        self._fresh: defaultdict[Labels, list[float]] = defaultdict(self._first)  # observed and not shown
         self._shown: dict[Labels, Histogram] = {}
 
     def add(self, labels: Labels, value: float) -> None:
-        """Observe a value; it shows within a second."""
-        cell = self._cells.get(labels)
-        if cell is None:
-            cell = self._cells[labels] = [0] * (len(self._upper_bounds) + 1)
-            _histograms[self] = None
-        cell[bisect_left(self._upper_bounds, value)] += 1
-        cell[-1] += value
+        """Observe a value; it shows within a second. Which bucket it is in is looked at then, for all in one go."""
+        self._fresh[labels].append(value)
 
     def publish(self, new: int = sys.maxsize) -> int:
         """Show what was added since the last time, in `new` more series at most. Returns what is left of these."""
-        for labels, cell in self._cells.items():
-            if not any(cell):
+        for labels, values in self._fresh.items():
+            if not values:
                 continue
             if labels not in self._shown:
                 if new <= 0:
@@ -48,12 +43,23 @@ class Histogram(prometheus_client.Histogram):
                 new -= 1
                 self._shown[labels] = self.labels(*labels) if labels else self
             shown = self._shown[labels]
-            for bucket, amount in zip(shown._buckets, cell, strict=False):
-                if amount:
-                    bucket.inc(amount)
-            shown._sum.inc(cell[-1])
-            cell[:] = [0] * len(cell)
+            shown._take(values)
+            values.clear()
         return new
+
+    def _take(self, values: list[float]) -> None:
+        values.sort()
+        below = 0
+        for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+            upto = bisect_right(values, bound)
+            if upto > below:
+                bucket.inc(upto - below)
+            below = upto
+        self._sum.inc(sum(values))
+
+    def _first(self) -> list[float]:
+        _histograms[self] = None
+        return []
 
 
 class LatestGauge(prometheus_client.Gauge):

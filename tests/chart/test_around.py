@@ -1,7 +1,10 @@
 """What is around the gateway in charts/sluice: scaling, network, watching, secrets of others, stores to try out."""
 
 import json
+import re
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tests.support.gateway import ROOT
 from tests.support.helm import ChartError, Manifest, only, rendered, template
 from tests.support.network_policy import Host, Peer, Pod, passes
 from tests.support.prometheus import require
+from tests.support.redis_server import redis_server
 
 CHART = "charts/sluice"
 MOST = 1 << 20
@@ -33,6 +37,8 @@ BASE: dict[str, Any] = {
         "models": {"m": {"targets": [[{"backend": "swe"}]]}},
     },
 }
+GIVEN = {"job", "instance", "namespace", "pod", "container", "endpoint"}
+"""Labels that a monitor of the Prometheus operator gives what it scrapes."""
 OPENAI = Host("20.50.60.70")
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 
@@ -42,11 +48,13 @@ def _with(**values: Any) -> list[Manifest]:
     return rendered(CHART, set=BASE | {name.replace("__", "."): value for name, value in values.items()})
 
 
-def _alone(**backend: Any) -> list[Manifest]:
-    """One pod with one backend, which is in the cluster."""
-    one = {"dialect": "azure-openai", "url": "http://vllm.models.svc:8000", **backend}
-    config = {"backends": {"one": one}, "models": {"m": {"targets": [[{"backend": "one"}]]}}}
-    return rendered(CHART, set={"image.repository": "registry.example/sluice", "replicas": 1, "config": config})
+def _alone(credential: Any = None, more: Any = None, **values: Any) -> list[Manifest]:
+    """One pod with one backend, which is in the cluster, and `more` of the configuration."""
+    one = {"dialect": "azure-openai", "url": "http://vllm.models.svc:8000"} | (
+        {"credential": credential} if credential else {}
+    )
+    config = {"backends": {"one": one}, "models": {"m": {"targets": [[{"backend": "one"}]]}}, **(more or {})}
+    return _with(replicas=1, config=config, **values)
 
 
 def _ours(manifests: list[Manifest]) -> Pod:
@@ -95,6 +103,42 @@ def test_pods_go_one_by_one_each_after_the_last_ones_calls() -> None:
     assert policy == {"type": "Pods", "value": 1, "periodSeconds": 910}
 
 
+def test_promtool_takes_the_questions_of_adapters(tmp_path: Path) -> None:
+    rules = YAML(typ="safe").load(ROOT / "deploy/kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
+    scaled, _ = YAML(typ="safe").load_all(ROOT / "deploy/kubernetes/keda.yaml")
+    asked = [one["metadata"]["query"] for one in scaled["spec"]["triggers"] if "query" in one["metadata"]]
+    for rule in rules:
+        filled = {"Series": rule["seriesQuery"].partition("{")[0], "LabelMatchers": 'namespace="ai"', "GroupBy": "pod"}
+        query = rule["metricsQuery"]
+        for name, text in filled.items():
+            query = query.replace(f"<<.{name}>>", text)
+        asked += [rule["seriesQuery"], query]
+    path = tmp_path / "rules.yaml"
+    with path.open("w") as file:
+        recorded = [{"record": f"asked:{number}", "expr": query} for number, query in enumerate(asked)]
+        YAML().dump({"groups": [{"name": "asked", "rules": recorded}]}, file)
+    subprocess.run([require("promtool"), "check", "rules", path], check=True)
+
+
+def test_what_stands_beside_the_charts_goes_by_their_names() -> None:
+    manifests = _with()
+    deployment = only(manifests, "Deployment", "sluice")
+    drain = YAML(typ="safe").load(ROOT / "charts/sluice/values.yaml")["drain"]
+    scaled, _ = YAML(typ="safe").load_all(ROOT / "deploy/kubernetes/keda.yaml")
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert scaled["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+    behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert [one["periodSeconds"] for one in behavior["scaleDown"]["policies"]] == [drain["notice"] + drain["timeout"]]
+    queries = [one["metadata"]["query"] for one in scaled["spec"]["triggers"] if "query" in one["metadata"]]
+    told = (ROOT / "docs/operations.md").read_text()
+    for name in (re.search(r"sluice_\w+", query) for query in queries):
+        assert name is not None
+        assert f"`{name[0]}`" in told
+    cilium = YAML(typ="safe").load(ROOT / "deploy/kubernetes/cilium.yaml")
+    wanted = cilium["spec"]["endpointSelector"]["matchLabels"].items()
+    assert wanted <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
 def test_a_very_long_drain_keeps_within_what_kubernetes_takes() -> None:
     manifests = _with(autoscaling__enabled=True, drain={"notice": 10, "timeout": 3600})
     (policy,) = only(manifests, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]["policies"]
@@ -132,6 +176,7 @@ def test_the_budget_is_of_the_pods_that_serve() -> None:
         ({"networkPolicy": {"ingres": {}}}, "ingres"),
         ({"networkPolicy": {"ingress": {"cidrs": ["everywhere"]}}}, "networkPolicy.ingress.cidrs.0"),
         ({"httpRoute": {"parentRefs": [{"name": "gw"}]}}, "networkPolicy.ingress"),
+        ({"service": {"type": "LoadBalancer"}}, "networkPolicy.ingress"),
         ({"ingress": {"enabled": True}, "networkPolicy": {"enabled": False}}, "ingress.hosts"),
         (
             {"monitoring": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
@@ -216,6 +261,16 @@ def test_who_signs_in_reaches_where_that_is_done(credential: dict[str, Any], mac
     assert passes(manifests, _ours(manifests), Host("169.254.169.254"), 80) is machine
 
 
+def test_webhooks_of_alerts_are_reached_though_their_urls_are_secrets() -> None:
+    manifests = _alone()
+    assert not passes(manifests, _ours(manifests), OPENAI, 443)
+    webhooks = {"finance": {"url": {"env": "WEBHOOK"}}}
+    told = {"telemetry": {"alerts": {"webhooks": webhooks}}}
+    variable = [{"name": "WEBHOOK", "existingSecret": "webhook", "key": "url"}]
+    manifests = _alone(more=told, secrets__env=variable)
+    assert passes(manifests, _ours(manifests), OPENAI, 443)
+
+
 def test_a_password_or_a_variable_in_a_url_leads_nobody_astray() -> None:
     config = dict(BASE["config"])
     config["stores"] = {
@@ -292,6 +347,25 @@ def test_a_route_leads_to_the_service_of_the_gateway_and_cuts_no_stream() -> Non
     assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
 
 
+def test_a_gateway_that_knows_no_timeouts_gets_none(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("httpRoute: {parentRefs: [{name: internal}], timeouts: null}")
+    manifests = rendered(CHART, path, set=BASE | {"networkPolicy.ingress.namespaces": ["gateways"]})
+    (rule,) = only(manifests, "HTTPRoute")["spec"]["rules"]
+    assert "timeouts" not in rule
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"httpRoute.parentRefs": [{"name": "gw"}]}, {"ingress.enabled": True, "ingress.hosts": ["ai.example.com"]}],
+    ids=["route", "ingress"],
+)
+def test_nothing_leads_to_a_sidecar_from_outside(values: dict[str, Any]) -> None:
+    opened = values | {"networkPolicy.ingress.namespaces": ["gateways"]}
+    with pytest.raises(ChartError, match="needs mode: gateway"):
+        rendered(CHART, f"{CHART}/examples/sidecar-central.yaml", set=opened)
+
+
 def test_without_a_gateway_to_be_routed_from_there_is_no_route() -> None:
     kinds = {one["kind"] for one in _with()}
     assert not kinds & {"HTTPRoute", "Ingress"}
@@ -318,9 +392,20 @@ def test_a_service_monitor_finds_the_port_of_the_metrics() -> None:
     (service,) = (one for one in manifests if one["kind"] == "Service" and wanted <= one["metadata"]["labels"].items())
     (endpoint,) = spec["endpoints"]
     (port,) = (one for one in service["spec"]["ports"] if one["name"] == endpoint["port"])
-    assert _ports(manifests)[port["targetPort"]] == 9464
+    assert port["targetPort"] == _ports(manifests)["metrics"] == 9464
     assert _selected(service, _ours(manifests))
     assert service["metadata"]["namespace"] in spec["namespaceSelector"]["matchNames"]
+
+
+@pytest.mark.parametrize("example", ["aks", "ha", "sidecar-central"])
+def test_services_know_ports_of_native_sidecars_by_number(example: str) -> None:
+    """By name a Service finds them from Kubernetes 1.32 on, and the chart is for 1.29."""
+    manifests = rendered(CHART, f"{CHART}/examples/{example}.yaml")
+    pod = only(manifests, "Deployment", "sluice")["spec"]["template"]["spec"]
+    names = {port["name"] for one in pod["initContainers"] for port in one.get("ports", ())}
+    targets = [port["targetPort"] for one in manifests if one["kind"] == "Service" for port in one["spec"]["ports"]]
+    assert 9464 in targets
+    assert not names & set(targets)
 
 
 def test_a_pod_monitor_finds_the_pods_and_their_port() -> None:
@@ -346,6 +431,34 @@ def test_the_job_has_a_name_that_rules_and_dashboards_go_by(release: str) -> Non
     (relabeling,) = endpoint["relabelings"]
     assert relabeling["targetLabel"] == "job"
     assert "sluice" in relabeling["replacement"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "given"),
+    [
+        ("ServiceMonitor", {"monitoring.serviceMonitor.enabled": True}, {*GIVEN, "service"}),
+        ("PodMonitor", {"monitoring.podMonitor.enabled": True}, GIVEN),
+        (
+            "ServiceMonitor",
+            {"monitoring.azureMonitor": {"enabled": True, "kind": "ServiceMonitor"}},
+            {*GIVEN, "service"},
+        ),
+    ],
+    ids=["service", "pod", "azure"],
+)
+def test_labels_of_the_target_take_no_name_of_a_metrics_label(
+    kind: str, values: dict[str, Any], given: set[str]
+) -> None:
+    """Prometheus renames the metric's own then, and rules and panels find nothing under the name that they know."""
+    rows = re.findall(
+        r"^\| `(?:sluice|gen_ai)_\w+` \|([^|]*)\|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE
+    )
+    own = {label.strip() for row in rows for label in row.split(",")}
+    assert "service" in own
+    (monitor,) = (one["spec"] for one in rendered(CHART, set=BASE | values) if one["kind"] == kind)
+    (endpoint,) = monitor["endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"]
+    dropped = {one["regex"] for one in endpoint["relabelings"] if one.get("action") == "labeldrop"}
+    assert not (given - dropped) & own
 
 
 def test_promtool_takes_the_rules(tmp_path: Path) -> None:
@@ -377,7 +490,7 @@ def test_dashboards_are_whole_and_fit() -> None:
 
 
 def test_what_is_brought_along_is_what_stands_in_the_tree(tmp_path: Path) -> None:
-    subprocess.run([ROOT / ".venv/bin/python", ROOT / "charts/files.py", tmp_path], check=True)
+    subprocess.run([sys.executable, ROOT / "charts/files.py", tmp_path], check=True)
     fresh = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     folder = ROOT / "charts/sluice/files"
     here = {path.relative_to(ROOT): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -462,6 +575,25 @@ def test_stores_to_try_out_are_what_the_gateway_is_led_to() -> None:
     assert [one["name"] for one in pod["initContainers"][0]["env"]].count("SLUICE__STORES__DATABASE") == 1
     jobs = [one for one in manifests if one["kind"] == "Job"]
     assert not jobs, "before an installation there is no such database"
+
+
+def test_the_redis_to_try_out_serves_others_than_itself() -> None:
+    """Without a password a Redis serves its own machine alone, unless told otherwise. A real one, with its options."""
+    (container,) = only(rendered(CHART, set=TRYOUT), "Deployment", "sluice-redis")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    program, *words = container["args"]
+    assert program == "redis-server"
+    options = {
+        name.removeprefix("--").replace("-", "_"): value for name, value in zip(words[::2], words[1::2], strict=True)
+    }
+    assert options.pop("dir") == "/data"
+    with (
+        redis_server(**options) as server,
+        socket.create_connection(("127.0.0.1", server.port), source_address=("127.0.0.5", 0)) as other,
+    ):
+        other.sendall(b"CONFIG GET maxmemory-policy\r\n")
+        assert b"noeviction" in other.recv(1000)
 
 
 def test_nothing_in_a_release_is_a_secret_or_made_up() -> None:

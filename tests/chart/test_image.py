@@ -26,7 +26,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.gateway import until
-from tests.support.image import LOCK, ROOT, build, built_image
+from tests.support.image import LOCK, ROOT, build, built_image, copy_sources
 from tests.support.pods.images import of_sluice
 from tests.support.pods.roots import Ground, Mount, script
 from tests.support.ports import free_port
@@ -48,6 +48,8 @@ SECURITY = {
     "capabilities": {"drop": ["ALL"]},
 }
 TOOLS = {"setuptools", "wheel"}
+
+pytestmark = pytest.mark.timeout(900)  # on a machine that has not built it yet
 
 runs_pods = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("unshare") is None,
@@ -78,11 +80,11 @@ def digests(tree: Path) -> dict[str, str]:
     }
 
 
-def locked() -> dict[str, tuple[str, set[str]]]:
-    """Versions and hashes of the lock by name."""
+def locked(lock: Path = LOCK) -> dict[str, tuple[str, set[str]]]:
+    """Versions and hashes of a lock by name."""
     entries: dict[str, tuple[str, set[str]]] = {}
     name = ""
-    for line in LOCK.read_text().splitlines():
+    for line in lock.read_text().splitlines():
         if "==" in line and not line.startswith((" ", "#")):
             name, _, rest = line.partition("==")
             entries[name] = rest.split()[0], set()
@@ -129,6 +131,12 @@ def test_its_bill_lists_exactly_what_is_installed_as_the_lock_has_it(image: Path
     assert left_out <= {"colorama", "async-timeout", "httpx2-jsfetch"}, "these are for other systems alone"
 
 
+def test_its_versions_are_those_that_the_tests_run_with() -> None:
+    """Otherwise: `make lock-image`."""
+    tested = locked(ROOT / "requirements-dev.lock")
+    assert {name: version for name, (version, _) in locked().items()} == {name: tested[name][0] for name in locked()}
+
+
 def test_no_package_brings_what_runs_unasked(image: Path) -> None:
     assert not [*image.rglob("*.pth")]
     assert not [*image.rglob("sitecustomize.py"), *image.rglob("usercustomize.py")]
@@ -164,18 +172,26 @@ def test_everything_is_compiled_and_taken_without_a_look_at_its_source(lib: Path
 
 
 def test_a_second_build_has_the_same_bytes(image: Path, tmp_path: Path) -> None:
-    """Of our own part; of all packages, and for the other architecture, in `make deep-image`."""
-    again = tmp_path / "again"
-    if os.environ.get("SLUICE_IMAGE_WHOLE"):
-        build(again)
-        assert digests(again / "opt") == digests(image / "opt")
-        return
-    shutil.copytree(image, again)
-    made = again / "opt/sluice"
+    """Of our own part, in two places; of all packages in `make deep-image`."""
+    whole = bool(os.environ.get("SLUICE_IMAGE_WHOLE"))
+    made = []
+    copy_sources(tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "other")
+    for name in ("first", "other"):
+        tree, root = tmp_path / name, tmp_path / f"root-of-{name}"
+        if not whole:
+            shutil.copytree(image, root, copy_function=os.link)
+            remove_own(root / "opt/sluice")
+        build(root, "all" if whole else "own", tree=tree)
+        made.append(digests(root / "opt"))
+    assert "sluice/lib/extproc/worker.py" in made[0]
+    assert made[0] == made[1]
+
+
+def remove_own(made: Path) -> None:
+    """As it was before build.sh added this project to the packages."""
     for part in (made / "bin", made / "lib/extproc", made / "lib/protos", *made.glob("lib/sluice_gateway-*")):
         shutil.rmtree(part)
-    build(again, "own")
-    assert digests(again / "opt") == digests(image / "opt")
 
 
 def test_the_other_architecture_has_the_same_packages(image: Path, tmp_path: Path) -> None:

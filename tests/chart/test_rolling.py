@@ -20,7 +20,7 @@ STREAMS = int(os.environ.get("SLUICE_ROLL_STREAMS", "40"))
 PER_SECOND = float(os.environ.get("SLUICE_ROLL_CALLS", "15"))
 LATE_S = 60.0  # for the ledger to have all: what a killed writer took is another's after 15 s
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)  # the image may have to be built first
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,10 @@ def here() -> Iterator[Site]:
 
 
 def load_at(here: Site) -> Load:
-    return Load(here.cluster.service(NAME).address, PORT, here.key, PER_SECOND, STREAMS)
+    """Streams of ten seconds, at the pace of a reader, or slower where there are many."""
+    pace = min(4.0, 200 / STREAMS)
+    address = here.cluster.service(NAME).address
+    return Load(address, PORT, here.key, PER_SECOND, STREAMS, tokens=round(10 * pace), tokens_per_second=pace)
 
 
 def ledger_of(here: Site, calls: list[Called]) -> Counter[str]:

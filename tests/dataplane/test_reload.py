@@ -248,6 +248,33 @@ def test_a_credential_file_is_replaced(gateway: Reloading) -> None:
     until(lambda: credential(gateway) == "key-a", PATIENCE, "the first key")
 
 
+def mounted(file: Path, version: str, text: str) -> None:
+    """As Kubernetes puts a Secret there: the file is a link through `..data`, and a rename swaps that."""
+    folder = file.parent / "mount"
+    (folder / version).mkdir(parents=True)
+    (folder / version / file.name).write_text(text)
+    (folder / "..data_tmp").symlink_to(version)
+    (folder / "..data_tmp").replace(folder / "..data")
+    if not file.is_symlink():
+        file.with_name("link").symlink_to(f"mount/..data/{file.name}")
+        file.with_name("link").replace(file)
+
+
+def test_a_secret_that_kubernetes_swaps_is_used_and_a_bad_one_refused(gateway: Reloading) -> None:
+    mounted(gateway.secret, "..v1", "key-of-v1")
+    until(lambda: credential(gateway) == "key-of-v1", PATIENCE, f"the key:\n{gateway.said()}")
+    before = gateway.refused()
+    mounted(gateway.secret, "..v2", "two words\n")
+    until(lambda: gateway.refused() > before, PATIENCE, "the refusal")
+    until(lambda: "backends.a.credential: the file" in gateway.said(), what="the reason")
+    assert "two words" not in gateway.said()
+    assert credential(gateway) == "key-of-v1"
+    mounted(gateway.secret, "..v3", "key-of-v3\n")
+    until(lambda: credential(gateway) == "key-of-v3", PATIENCE, f"the key:\n{gateway.said()}")
+    renamed(gateway.secret, "key-a\n")
+    until(lambda: credential(gateway) == "key-a", PATIENCE, "the first key")
+
+
 # ---- refused ------------------------------------------------------------------------------------------
 
 

@@ -55,7 +55,7 @@ def test_people_get_a_table(gateway: RunningGateway, key_file: Path) -> None:
 def test_what_fails_is_named_with_the_id_under_which_the_log_has_it(
     gateway: RunningGateway, key_file: Path, fake: FakeProvider
 ) -> None:
-    fake.script("openai", [{"status": 500, "error_body": "broken"}, {"reset": 200}])
+    fake.script("openai", [{"status": 500, "error_body": "broken"}, {"reset": 3}])
     run = smoke(gateway.url, key_file, "--model", "gpt-4o", "--json")
     told = findings(run)
     assert run.returncode == 1

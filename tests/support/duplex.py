@@ -58,7 +58,9 @@ class Scripted:
     def begin(self) -> _Told:
         return _Told()
 
-    async def request_headers(self, _call: _Told, _headers: Headers, _end: bool, _token: object) -> object:
+    async def request_headers(
+        self, _call: _Told, _headers: Headers, _end: bool, _token: object, _waited: float
+    ) -> object:
         return PROCEED
 
     async def request_body(self, call: _Told, body: bytes, _end: bool) -> Route:

@@ -45,14 +45,22 @@ def built_image() -> Path:
         return made
 
 
-def build(root: Path, step: str = "all", architecture: str = platform.machine()) -> None:
+def build(root: Path, step: str = "all", architecture: str = platform.machine(), tree: Path = ROOT) -> None:
     """Make `opt/sluice` below this folder. Skips the test where packages cannot be had."""
-    words: list[str | Path] = [BUILD, root, architecture, step]
+    words: list[str | Path] = [tree / "deploy/docker/build.sh", root, architecture, step]
     environ = {**os.environ, "PYTHON": sys.executable}
     run = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     if any(sign in run.stderr for sign in _NO_PACKAGES):
         pytest.skip(f"the packages of the image cannot be had: {run.stderr.strip()[-300:]}")
     assert run.returncode == 0, run.stderr
+
+
+def copy_sources(tree: Path) -> None:
+    """All that goes into the image, into a folder that nobody works in."""
+    for folder in ("extproc", "protos", "deploy/docker"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (LOCK.name, "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tree)
 
 
 def _make(tree: Path, step: str, upon: Path | None = None) -> None:

@@ -92,6 +92,8 @@ class ServedGateway(RunningGateway):
                 child.kill()
         self._process.wait(_STOP_SECONDS)
         psutil.wait_procs(family, _STOP_SECONDS)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def stop_envoy(self) -> int:
         """SIGTERM, as whoever runs it would; its exit code."""

@@ -78,9 +78,9 @@ def test_distinct_calls_are_as_long_as_the_first_and_never_the_same() -> None:
     assert bodies[0]["messages"] != bodies[1]["messages"]
 
 
-def test_an_uncut_answer_is_bounded_by_no_cap() -> None:
+def test_an_uncut_answer_ends_before_its_cap() -> None:
     body = json.loads(load.request(True, uncut=True).partition(b"\r\n\r\n")[2])
-    assert "max_tokens" not in body
+    assert body["max_tokens"] > load.EVENTS_WITH_TEXT
     assert body["x_fake"] == {"length": load.EVENTS_WITH_TEXT}
 
 
@@ -176,6 +176,7 @@ def one_round(drift: float, governed: float, cpu: float) -> dict[str, figures.Sa
     return {
         "A": replace(SAMPLE, calls_per_second=2000 * drift, policy_us=0),
         "B": null,
+        "C0": null,
         "C": replace(null, calls_per_second=1000 * drift * governed, policy_us=100 * cpu),
         **{way: replace(null, policy_us=100 * cpu * more) for more, way in enumerate(figures.WAYS, 1)},
     }
@@ -183,7 +184,8 @@ def one_round(drift: float, governed: float, cpu: float) -> dict[str, figures.Sa
 
 def test_ratios_are_taken_round_by_round_so_that_drift_cancels() -> None:
     found = figures.report({"json": [one_round(drift, 0.8, 1.5) for drift in (1, 9, 0.1)]})["json"]
-    assert found["setups"]["C"]["calls_per_second"] == pytest.approx({"median": 800, "min": 80, "max": 7200})
+    rate = found["setups"]["C"]["calls_per_second"]
+    assert [rate[name] for name in ("median", "min", "max")] == pytest.approx([800, 80, 7200])
     ratio = found["ratios"]["C / B, calls/s"]
     assert [ratio[name] for name in ("median", "min", "max")] == pytest.approx([0.8, 0.8, 0.8])
 
@@ -200,12 +202,54 @@ def test_other_ways_are_beside_the_null_policy_and_the_gateways_own() -> None:
 
 @pytest.mark.parametrize(
     ("reached", "cpu", "verdicts"),
-    [(0.7, 2.0, [None, True, True]), (0.69, 2.0, [None, False, True]), (0.7, 2.01, [None, True, False])],
+    [(0.5, 2.0, [True, True]), (0.49, 2.0, [False, True]), (0.5, 2.01, [True, False])],
 )
-def test_targets_are_met_or_missed(reached: float, cpu: float, verdicts: list[bool | None]) -> None:
+def test_targets_are_met_or_missed(reached: float, cpu: float, verdicts: list[bool]) -> None:
     found = figures.report({"sse": [one_round(1, reached, cpu)]})
-    assert [ratio["met"] for ratio in found["sse"]["ratios"].values()] == verdicts
+    assert [ratio["met"] for ratio in found["sse"]["ratios"].values() if ratio["target"] is not None] == verdicts
     assert figures.table(found).count("MISSED") == verdicts.count(False)
+    assert figures.verdict(found) == ("met" if all(verdicts) else "missed")
+
+
+def test_nothing_is_concluded_where_the_rounds_differ_more_than_the_target_is_away() -> None:
+    found = figures.report({"sse": [one_round(1, 0.8, cpu) for cpu in (1.5, 1.6, 1.7, 1.8, 1.9, 2.1)]})
+    assert found["sse"]["ratios"]["C / B, ext_proc CPU per call"]["met"]
+    assert figures.verdict(found) == "noise"
+    assert "NOT TOLD" in figures.table(found)
+
+
+def test_a_target_that_is_surely_missed_is_told_before_the_noise_of_another() -> None:
+    found = figures.report({"sse": [one_round(1, 0.3, cpu) for cpu in (1.5, 1.6, 1.7, 1.8, 1.9, 2.1)]})
+    assert figures.verdict(found) == "missed"
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=30))
+def test_the_interval_lies_around_the_median_and_within_the_rounds(values: list[float]) -> None:
+    found = figures.Spread.of(values)
+    assert found.min <= found.low <= found.median <= found.high <= found.max
+
+
+@pytest.mark.parametrize(("rounds", "left_out"), [(5, 0), (6, 0), (8, 0), (9, 1), (12, 2), (15, 3), (20, 5)])
+def test_the_interval_is_of_95_percent(rounds: int, left_out: int) -> None:
+    found = figures.Spread.of([float(value) for value in range(rounds)])
+    assert (found.low, found.high) == (left_out, rounds - 1 - left_out)
+
+
+def test_growth_is_told_in_calls_and_not_in_rounds() -> None:
+    rounds = [one_round(1, 0.8, 1.5) for _ in range(6)]
+    calls = 100 * (1 + len(figures.WAYS))
+    for number, done in enumerate(rounds):
+        done["C"] = replace(done["C"], memory_mib=50 + number)
+    assert figures.growth(rounds) == pytest.approx(1024 / calls * 1000)
+    assert figures.growth(rounds[:3]) is None
+
+
+def test_all_policies_are_on_in_what_is_measured(folder: Path) -> None:
+    gateway = setups.settings(1, 2, folder, setups.policies(folder, "redis://127.0.0.1:1/0"))
+    assert gateway.stores.counters == gateway.stores.answers_at == "redis://127.0.0.1:1/0"
+    assert gateway.cache.mode == "enforce"
+    assert set(gateway.policies.limits) == {"tokens", "requests", "money"}
+    assert gateway.policies.redaction["default"].mode == "enforce"
 
 
 def test_only_calls_that_the_gateway_checked_and_counted_are_governed() -> None:
@@ -252,15 +296,15 @@ def left_behind(folder: Path) -> list[str]:
 def test_a_run_measures_all_setups_and_leaves_nothing_behind(folder: Path) -> None:
     with bench(folder, "--rounds", "1", "--seconds", "0.2", "--json") as running:
         out, progress = running.communicate(timeout=150)
-    assert running.returncode == 0, progress
+    assert running.returncode in (0, 1, 3), progress  # how fast it is, a busy machine cannot tell
     found = json.loads(out)
     for workload in figures.WORKLOADS:
         measured = found["workloads"][workload]["setups"]
         assert all(measured[name]["calls_per_second"]["median"] > 0 for name in figures.SETUPS)
-        assert [measured[name]["messages"]["median"] > 0 for name in figures.SETUPS] == [False, True, True]
+        assert [measured[name]["messages"]["median"] > 0 for name in figures.SETUPS] == [False, True, True, True]
     ways = found["workloads"]["json"]["ways"]
     messages = [ways[way]["messages"]["median"] for way in figures.WAYS]
-    assert messages == pytest.approx([4, 4, 6, 6], rel=0.1), "a translation takes two more, on each attempt"
+    assert messages == pytest.approx([4, 4, 4, 6, 6], rel=0.1), "a translation takes two more, on each attempt"
     both = [found["workloads"]["json"]["setups"][name]["messages"]["median"] for name in ("B", "C")]
     assert both == pytest.approx([4, 4], rel=0.1)  # headers and body, there and back
     assert found["governed_calls"] > 0

@@ -90,11 +90,17 @@ def test_a_number_of_python_is_money_as_it_is_written(amount: Decimal) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [True, None, "1e3", "١", "1.", ".5", "", float("nan"), float("inf"), [], "0." + "1" * 10]
+    "wrong", [True, None, "1e999", "1e-10", "e3", "١", "1.", ".5", "", float("nan"), float("inf"), [], "0." + "1" * 10]
 )
 def test_what_is_no_amount_of_money(wrong: object) -> None:
     with pytest.raises(ValidationError, match="write a number with at most 9 decimal places"):
         MONEY.validate_python(wrong)
+
+
+@pytest.mark.parametrize(("written", "amount"), [("1e3", "1000"), ("1e-06", "0.000001"), ("1.5E+6", "1500000")])
+def test_an_amount_may_be_written_with_an_exponent(written: str, amount: str) -> None:
+    """As programs that write YAML do by themselves."""
+    assert MONEY.validate_python(written) == Decimal(amount)
 
 
 def test_nothing_is_a_price_and_no_limit() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from extproc import contract
 from extproc.config.backends import Backend
 from extproc.config.byob import TeamBackends
 from extproc.config.schema import Gateway
-from extproc.dataplane import CredentialError, Layout, render, upstream, write, write_secrets
+from extproc.dataplane import CredentialError, Layout, credential_problems, render, upstream, write, write_secrets
 from extproc.dataplane.clusters import Origin
 from extproc.dataplane.examples import example_files
 from extproc.model import Dialect
@@ -352,6 +353,12 @@ def _filters(files: dict[str, str]) -> dict[str, Any]:
     return {entry["name"]: entry["typed_config"] for entry in network["typed_config"]["http_filters"]}
 
 
+def test_envoy_refuses_calls_near_the_memory_that_it_may_hold() -> None:
+    tree = YAML(typ="safe").load(render(_gateway(PLAIN, limits={"envoy_heap": "300MiB"}), LAYOUT)["bootstrap.yaml"])
+    heap, *_ = tree["overload_manager"]["resource_monitors"]
+    assert int(heap["typed_config"]["max_heap_size_bytes"]) == 300 * 2**20
+
+
 def test_the_doors_stand_in_the_order_in_which_they_must_be_passed() -> None:
     files = render(_gateway(PLAIN, listener=EVERY_DOOR, identity={"issuers": ISSUERS}), LAYOUT)
     assert list(_filters(files)) == [
@@ -613,6 +620,46 @@ def test_every_missing_secret_is_named_at_once(tmp_path: Path) -> None:
         "listener.tls.client_certificates.authority",
         "identity.issuers.corp.jwks_file",
     ]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Certificates and keys: `ours` belong together; `sealed` is a key that wants a password."""
+    folder = tmp_path_factory.mktemp("pairs")
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=a"]
+    for name, seal in (("ours", ["-nodes"]), ("theirs", ["-nodes"]), ("sealed", ["-passout", "pass:secret"])):
+        words = [*request, *seal, "-out", f"{name}.crt", "-keyout", f"{name}.key"]
+        subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=60)
+    (folder / "torn.crt").write_text((folder / "ours.crt").read_text()[:80])
+    return {file.name: str(file) for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "clients", "problem"),
+    [
+        ("ours.crt", "ours.key", "theirs.crt", ""),
+        ("ours.crt", "theirs.key", "theirs.crt", "listener.tls: "),
+        ("torn.crt", "ours.key", "theirs.crt", "listener.tls: "),
+        ("sealed.crt", "sealed.key", "theirs.crt", "listener.tls: "),
+        ("ours.crt", "ours.key", "torn.crt", "listener.tls.client_certificates.authority: "),
+        ("ours.crt", "ours.key", "ours.key", "listener.tls.client_certificates.authority: "),
+    ],
+)
+def test_files_of_tls_that_envoy_would_refuse_in_silence_are_named(
+    pairs: dict[str, str], certificate: str, key: str, clients: str, problem: str
+) -> None:
+    authority = {"authority": pairs[clients]}
+    tls = {"certificate": pairs[certificate], "private_key": pairs[key], "client_certificates": authority}
+    told = credential_problems(_gateway(PLAIN, listener={"tls": tls}), {})
+    assert [line[: len(problem)] for line in told] == ([problem] if problem else [])
+
+
+def test_issuers_keys_are_copied_to_where_envoy_looks(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"keys": []}')
+    identity = {"issuers": {"corp": {"issuer": "i", "audiences": ["a"], "jwks_file": str(keys)}}}
+    write_secrets(_gateway(PLAIN, identity=identity), {}, tmp_path / "secrets")
+    assert (tmp_path / "secrets" / "jwks_corp.json").read_text() == '{"keys": []}'
 
 
 # --- headers of clients --------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ PAGES = sorted(
     for page in (
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("charts/**/*.md"),
         *ROOT.glob("deploy/**/*.md"),
         *ROOT.glob("envoy/*.md"),
         *ROOT.glob("examples/**/*.md"),
@@ -258,7 +259,7 @@ def test_a_configuration_by_environment_alone_is_accepted(block: str) -> None:
 
 def test_there_is_one_such_configuration_for_each_provider_with_an_example() -> None:
     examples = {folder.parent.name for folder in ROOT.glob("examples/*/gateway.yaml")}
-    about_more = {"cache", "catalogue", "entra", "gitops", "limits", "redaction"}
+    about_more = {"cache", "catalogue", "entra", "gitops", "limits", "loadtest", "redaction"}
     assert len(ENVIRONMENTS) == len(examples - {"quickstart"} - about_more)
 
 

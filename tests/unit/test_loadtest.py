@@ -118,11 +118,12 @@ def test_a_url_needs_keys() -> None:
         rehearsal.parsed(["--url", "http://gateway"])
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(find_spec("locust") is None, reason="locust is not installed: make loadtest installs it")
 def test_locust_calls_the_gateway_in_every_way_and_none_fails(tmp_path: Path) -> None:
-    options = ["--time", "12s", "--users", "20", "--spawn-rate", "20", "--mix", "all", "--out", str(tmp_path)]
+    options = ["--time", "15s", "--users", "20", "--spawn-rate", "20", "--mix", "all", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "loadtest.rehearsal", *options, "--", "--think", "0.2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=380, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = tmp_path.glob("*_stats.csv")
     with file.open(newline="") as text:

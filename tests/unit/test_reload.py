@@ -162,6 +162,18 @@ async def test_files_are_seen_when_they_are_replaced_written_linked_or_gone(tmp_
     await is_new(swap)
     await is_new(lambda: (tmp_path / "real").write_text("longer key"))
     await is_new(lambda: config.unlink())
+
+    for version in ("v1", "v2"):  # of a folder that Kubernetes mounts
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "gateway.yaml").write_text("the same")
+    (tmp_path / "..data").symlink_to("v1")
+    await is_new(lambda: config.symlink_to("..data/gateway.yaml"))
+
+    def swap_data() -> None:
+        (tmp_path / "..data_tmp").symlink_to("v2")
+        (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+
+    await is_new(swap_data)
     files.watch(gateway())
     assert str(tmp_path / "real") not in await files.digest()
 

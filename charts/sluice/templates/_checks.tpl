@@ -40,7 +40,7 @@
 {{- end }}
 
 {{- define "sluice.checks.secrets" -}}
-{{- $json := .Values.config | toJson | replace "$${" "" }}
+{{- $json := list .Values.config .Values.migrations.database | toJson | replace "$${" "" }}
 {{- $folders := list }}
 {{- range .Values.secrets.files }}
 {{- if has .name $folders }}{{ fail (printf "secrets.files: %s is there twice" .name) }}{{ end }}
@@ -57,7 +57,7 @@
 {{- end }}
 {{- end }}
 {{- $variables := list }}
-{{- range concat .Values.secrets.env .Values.extraEnv }}{{ $variables = append $variables .name }}{{ end }}
+{{- range concat .Values.secrets.env .Values.migrations.env .Values.extraEnv }}{{ $variables = append $variables .name }}{{ end }}
 {{- range regexFindAll "\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}|\"env\":\"[A-Za-z_][A-Za-z0-9_]*\"" $json -1 }}
 {{- $name := regexReplaceAll "^\\$\\{|^\"env\":\"|[}\"]$" . "" }}
 {{- if and (not (has $name $variables)) (not (hasPrefix "AZURE_" $name)) }}

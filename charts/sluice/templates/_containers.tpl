@@ -15,6 +15,11 @@
 - {name: SLUICE__TIMEOUTS__NOTICE, value: {{ printf "%ds" (int .Values.drain.notice) }}}
 {{- end }}
 - {name: SLUICE__TIMEOUTS__DRAIN, value: {{ printf "%ds" (int .Values.drain.timeout) }}}
+{{- if not (dig "limits" "envoy_heap" "" .Values.config) }}
+{{- with include "sluice.envoyHeap" . }}
+- {name: SLUICE__LIMITS__ENVOY_HEAP, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
 - {name: SLUICE__STORES__MIGRATE, value: {{ ternary "true" "false" (eq (include "sluice.migrations.by" .) "pods") | quote }}}
 {{- with include "sluice.tryout.env" . }}
 {{ trim . }}
@@ -82,11 +87,14 @@ startupProbe:
   periodSeconds: 1
   timeoutSeconds: 2
   failureThreshold: 120
+  terminationGracePeriodSeconds: 20
 livenessProbe:
   httpGet: {path: /healthz, port: metrics}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
+  # Of one that hangs, in place of the pod's: its hook comes first, and would wait for calls that nobody answers.
+  terminationGracePeriodSeconds: 20
 {{- if eq .Values.mode "gateway" }}
 lifecycle:
   preStop:
@@ -101,6 +109,7 @@ volumeMounts:
   - {name: sluice-config, mountPath: /etc/sluice, readOnly: true}
   - {name: sluice-run, mountPath: /run/sluice}
   - {name: sluice-spool, mountPath: /run/sluice/spool}
+  - {name: sluice-tokens, mountPath: /run/sluice/tokens}
   - {name: sluice-tmp, mountPath: /tmp}
   {{- include "sluice.secretMounts" . | nindent 2 }}
   {{- if .Values.keyVault.enabled }}
@@ -144,17 +153,20 @@ startupProbe:
   periodSeconds: 1
   timeoutSeconds: 3
   failureThreshold: 60
+  terminationGracePeriodSeconds: 20
 livenessProbe:
   exec: {command: {{ include "sluice.loopbackProbe" . }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
+  terminationGracePeriodSeconds: 20
 {{- else if include "sluice.wantsCertificates" . }}
 {{- /* No kubelet has a certificate to show. */}}
 startupProbe:
   tcpSocket: {port: http}
   periodSeconds: 1
   failureThreshold: 60
+  terminationGracePeriodSeconds: 20
 readinessProbe:
   tcpSocket: {port: http}
   periodSeconds: 2
@@ -163,12 +175,14 @@ livenessProbe:
   tcpSocket: {port: http}
   periodSeconds: 10
   failureThreshold: 6
+  terminationGracePeriodSeconds: 20
 {{- else }}
 startupProbe:
   httpGet: {path: /readyz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
   periodSeconds: 1
   timeoutSeconds: 2
   failureThreshold: 60
+  terminationGracePeriodSeconds: 20
 readinessProbe:
   httpGet: {path: /readyz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
   periodSeconds: 2
@@ -179,6 +193,7 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
+  terminationGracePeriodSeconds: 20
 {{- end }}
 {{- if eq .Values.mode "gateway" }}
 lifecycle:
@@ -230,6 +245,9 @@ volumeMounts:
   {{- else }}
   emptyDir: {sizeLimit: {{ .Values.spool.size }}}
   {{- end }}
+# Tokens for the stores, which Envoy has no use for.
+- name: sluice-tokens
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
 - name: sluice-tmp
   emptyDir: {sizeLimit: 64Mi}
 {{- include "sluice.secretVolumes" . }}

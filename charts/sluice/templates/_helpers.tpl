@@ -105,6 +105,21 @@ pods
 {{- $config | toJson | sha256sum | trunc 16 }}
 {{- end }}
 
+{{/* A quantity of memory in bytes. */}}
+{{- define "sluice.bytes" -}}
+{{- $powers := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{- $unit := regexFind "[A-Za-z]*$" (toString .) }}
+{{- if not (hasKey $powers $unit) }}{{ fail (printf "%v is no amount of memory that is known here, such as 512Mi" .) }}{{ end }}
+{{- mulf (trimSuffix $unit (toString .) | float64) (get $powers $unit) | int64 }}
+{{- end }}
+
+{{/* What Envoy may have before it refuses calls: less than its container, which would be killed with all that it carries. */}}
+{{- define "sluice.envoyHeap" -}}
+{{- with dig "limits" "memory" "" .Values.envoy.resources }}
+{{- mulf (include "sluice.bytes" . | float64) 0.9 | int64 }}
+{{- end }}
+{{- end }}
+
 {{/* Pod Security "restricted", and more. */}}
 {{- define "sluice.podSecurityContext" -}}
 runAsNonRoot: true

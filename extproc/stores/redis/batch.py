@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from extproc.stores.counters import CountersUnavailable
+from extproc.stores.redis.login import LOOK_S, Login, login_of
 from extproc.stores.redis.replies import Replies, Reply, Value
 
 MOST_UNDER_WAY = 10_000
@@ -29,6 +31,8 @@ _PAUSE_S = (0.05, 0.5)
 
 _GRACE_S = 0.002
 """A loop that was busy itself may see the time-out before the reply that lay waiting in the socket."""
+
+_WORD = b"$%d\r\n%b\r\n".__mod__
 
 _TICK_S = 0.0005  # half of what the clocks of event loops count in
 
@@ -44,7 +48,7 @@ class Unanswered(CountersUnavailable):
 
 def words(*all_words: bytes) -> bytes:
     """Words of a command as Redis reads them. Before the first goes `*`, how many there are, and a line end."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in all_words])
+    return b"".join(map(_WORD, zip(map(len, all_words), all_words, strict=True)))
 
 
 class _Due(Generic[T]):
@@ -111,8 +115,14 @@ class SharedConnection:
         is_wide: bool = False,
         soon: float | None = None,
     ) -> None:
+        plain, self._login = login_of(url)
         self._pool = ConnectionPool.from_url(
-            url, protocol=2, socket_connect_timeout=_CONNECT_S, socket_timeout=_CONNECT_S, retry=Retry(NoBackoff(), 0)
+            plain,
+            protocol=2,
+            socket_connect_timeout=_CONNECT_S,
+            socket_timeout=_CONNECT_S,
+            retry=Retry(NoBackoff(), 0),
+            credential_provider=self._login,
         )
         self._wait = wait
         self._most = most
@@ -150,24 +160,26 @@ class SharedConnection:
 
     def send(self, command: bytes) -> asyncio.Future[Reply]:
         """The raw reply, once it is there. Raises CountersUnavailable where there is no hope of one."""
+        loop, queue, line = asyncio.get_running_loop(), self._queue, self._line
+        if line is None:
+            self._none_yet(loop)
+        elif not queue:
+            loop.call_soon(self._flush)
+        if len(queue) + (0 if line is None else len(line.replies)) >= self._most:
+            raise CountersUnavailable("too many commands are under way")
+        reply: asyncio.Future[Reply] = loop.create_future()
+        queue.append((command, reply))
+        return reply
+
+    def _none_yet(self, loop: asyncio.AbstractEventLoop) -> None:
+        """There is no connection: commands wait for one, if it is worth waiting. Raises CountersUnavailable."""
         if self._closed:
             raise CountersUnavailable("the store is closed")
-        if self._line is None:
-            self._connect()
-            if self._down:
-                raise CountersUnavailable("Redis cannot be reached")
-        under_way = len(self._queue) + (len(self._line.replies) if self._line else 0)
-        if under_way >= self._most:
-            raise CountersUnavailable("too many commands are under way")
-        loop = asyncio.get_running_loop()
+        self._connect()
+        if self._down:
+            raise CountersUnavailable("Redis cannot be reached")
         if not self._queue:
-            if self._line is None:
-                loop.call_later(self._wait, self._give_up_queue, self._queue)
-            else:
-                loop.call_soon(self._flush)
-        reply: asyncio.Future[Reply] = loop.create_future()
-        self._queue.append((command, reply))
-        return reply
+            loop.call_later(self._wait, self._give_up_queue, self._queue)
 
     async def close(self) -> None:
         """Where a connection is just being opened, after that: one that is given up halfway may stay open."""
@@ -273,6 +285,20 @@ class SharedConnection:
         self._connected()
         self._queue.extend(waiting)
         self._flush()
+        if self._login is not None:
+            asyncio.get_running_loop().call_later(LOOK_S, self._stay_signed_in, line, self._login)
+
+    def _stay_signed_in(self, line: "_Line", login: Login) -> None:
+        """Tell the server a newer password on the living connection, between the commands of calls."""
+        if line.is_lost or line is not self._line:
+            return
+        loop = asyncio.get_running_loop()
+        if given := login.newer():
+            reply: asyncio.Future[Reply] = loop.create_future()
+            reply.add_done_callback(partial(_heard, login))
+            auth = words(b"AUTH", *(word.encode() for word in given))
+            line.write([b"*%d\r\n" % (1 + len(given)) + auth], [reply])
+        loop.call_later(LOOK_S, self._stay_signed_in, line, login)
 
     def _lost(self, line: "_Line") -> None:
         if line is self._line:
@@ -347,6 +373,12 @@ class _Line(asyncio.Protocol):
 
 def _too_late(reply: asyncio.Future[Reply]) -> None:
     reply.set_exception(Unanswered("Redis does not answer in time"))
+
+
+def _heard(login: Login, reply: asyncio.Future[Reply]) -> None:
+    """Whoever is not taken with the newer password stays signed in with the older, and is to try again."""
+    if reply.exception() is not None or isinstance(reply.result(), bytes):
+        login.forget()
 
 
 def _fail(replies: list[asyncio.Future[Reply]], error: CountersUnavailable) -> None:

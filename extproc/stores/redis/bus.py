@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from extproc.stores.ledger import BusUnavailable, Event
 from extproc.stores.redis.counters import EVENTS, slot_keys
+from extproc.stores.redis.login import login_of
 
 GROUP = "ledger"
 TAKE_OVER_MS = 15_000
@@ -41,8 +42,14 @@ class RedisBus:
     ) -> None:
         # Not tried again unseen: what an answer that was lost had taken would not come with the next one.
         never = Retry(NoBackoff(), 0)
+        plain, self._login = login_of(url)
         self._redis = redis.Redis.from_url(
-            url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S, protocol=2, retry=never
+            plain,
+            socket_timeout=_ANSWER_S,
+            socket_connect_timeout=_ANSWER_S,
+            protocol=2,
+            retry=never,
+            credential_provider=self._login,
         )
         self._sums, *_ = keys = slot_keys(prefix, slot)
         self._key = next(key for key in keys if key.endswith(":usage"))
@@ -202,6 +209,8 @@ class RedisBus:
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:
+        if self._login is not None and self._login.newer():  # the next command opens a connection with it
+            self._redis.connection_pool.disconnect(inuse_connections=False)
         try:
             yield
         except redis.RedisError as error:

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from extproc.stores.cooldowns import CooldownsUnavailable, Entry
+from extproc.stores.redis.login import login_of
 
 
 class RedisCooldowns:
@@ -26,8 +27,10 @@ class RedisCooldowns:
     def __init__(
         self, url: str, wait: float = 0.5, prefix: str = "sluice", clock: Callable[[], int] | None = None
     ) -> None:
+        plain, self._login = login_of(url)
         self._client: Redis = Redis.from_url(
-            url,
+            plain,
+            credential_provider=self._login,
             decode_responses=True,
             socket_connect_timeout=wait,
             socket_timeout=wait,
@@ -45,6 +48,8 @@ class RedisCooldowns:
 
     async def all(self) -> Mapping[str, Entry]:
         with _in_our_words():
+            if self._login is not None and self._login.newer():  # the next command opens a connection with it
+                await self._client.connection_pool.disconnect(inuse_connections=False)
             found = cast(Sequence[str], await self._all([self._key], [self._now()]))
         fours = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
         return {name: Entry(int(wait), int(keep), why) for name, wait, keep, why in fours}

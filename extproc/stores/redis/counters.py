@@ -18,6 +18,7 @@ from extproc.stores.counters import (
     DAY,
     GRACE,
     MARK,
+    MOST,
     QUIET,
     SWEEP,
     Answer,
@@ -199,12 +200,16 @@ def _head(sha: bytes, prefix: str, slot: str) -> tuple[bytes, bytes]:
 
 def _packed(draws: Sequence[Draw]) -> bytes:
     """The draws as the scripts read them. Raises ValueError."""
-    checked(draws)
     parts: list[bytes] = []
-    for counter, units, kept in draws:
+    for draw in draws:
+        counter, units, kept = draw
         known = _packed_counters.get(id(counter))
-        own = known[1] if known is not None and known[0] is counter else _counter(counter)
-        parts += (_NUMBERS_2(_F, kept, _F, units), own)
+        if known is None or known[0] is not counter or not (0 <= units <= MOST and 0 <= kept <= MOST):
+            checked((draw,))
+            known = counter, _counter(counter)
+        parts += (_NUMBERS_2(_F, kept, _F, units), known[1])
+    if len({draw[0].key for draw in draws}) != len(draws):
+        checked(draws)
     return b"".join(parts)
 
 

@@ -4,6 +4,7 @@ _LARGEST = 128 * 2**20
 """Bytes of one text. What is longer is nothing that we asked for."""
 
 _END = b"\r\n"
+_NO_TEXT = b"$-1\r\n"  # in the place of one
 
 Value = int | bytes | None
 
@@ -33,7 +34,8 @@ class Replies:
                 return []
             data, self._parts = b"".join(self._parts), []
         found: list[Reply] = []
-        rest = _with_texts(data, found) if b"$" in data else _without(data, found)
+        texts = data.count(b"$")
+        rest = _with_texts(data, found) if texts and texts > data.count(_NO_TEXT) else _without(data, found)
         if rest is not None:
             begun, self._wanted = rest
             self._parts, self._length = [begun], len(begun)
@@ -44,7 +46,7 @@ class Replies:
 
 
 def _without(data: bytes, found: list[Reply]) -> tuple[bytes, int] | None:
-    """Replies without texts, for which every call waits several times: split in one go."""
+    """Replies in which no text is, for which every call waits several times: split in one go."""
     lines = data.split(_END)
     last = len(lines) - 1  # which has not ended yet
     at = 0
@@ -76,9 +78,14 @@ def _with_texts(data: bytes, found: list[Reply]) -> tuple[bytes, int] | None:
 def _numbers(lines: list[bytes]) -> Reply:
     first = lines[0][:1]
     if first == b"*":
-        return [int(number) for number in b"".join(lines).split(b":")[1:]]
+        numbers = b"".join(lines)
+        if b"$" in numbers:
+            return [None if line == b"$-1" else int(line[1:]) for line in lines[1:]]
+        return list(map(int, numbers.split(b":")[1:]))
     if first == b":":
         return [int(lines[0][1:])]
+    if first == b"$":
+        return [None]
     return _short(lines[0])
 
 

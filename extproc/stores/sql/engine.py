@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from extproc import password_files
 from extproc.stores.ports import StoreUnavailable
 
 _WAIT = 5.0  # seconds for a connection or a lock
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+"""Where machines keep those that they trust. The libpq inside psycopg's wheel looks in a folder that no machine has."""
 _FILE = "file"  # in the notes of a connection
 
 
@@ -28,11 +31,15 @@ def connect(url: str, create: bool = True) -> Engine:
 
     `create`: make the file of an SQLite database, and its folder, where there is none; then that may fail at once.
     """
+    url, password = password_files.taken(url)
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(url, parsed.database or "", create)
-        return create_engine(url, pool_pre_ping=True, pool_timeout=_WAIT, connect_args=_libpq(parsed.drivername))
+        engine = create_engine(url, pool_pre_ping=True, pool_timeout=_WAIT, connect_args=_libpq(parsed))
+        if password is not None:
+            event.listen(engine, "do_connect", partial(_sign_in, password))
+        return engine
     except (ArgumentError, NoSuchModuleError, ValueError):  # their texts quote the URL, which may hold a password
         raise StoreUnavailable("stores.database is not the URL of a known database") from None
     except ModuleNotFoundError as error:
@@ -41,11 +48,20 @@ def connect(url: str, create: bool = True) -> Engine:
         raise StoreUnavailable(f"the database cannot be opened: {error.strerror}") from None
 
 
-def _libpq(driver: str) -> dict[str, int]:
+def _sign_in(password: Path, _dialect: object, _entry: object, _args: object, options: dict[str, Any]) -> None:
+    """With the password of this moment. PostgreSQL looks at it when a connection begins, and never again."""
+    options["password"] = password_files.read(password)
+
+
+def _libpq(url: URL) -> dict[str, int | str]:
     """A PostgreSQL that is gone without a word fails in seconds; by default the kernel waits for a quarter hour."""
-    if driver not in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+    if url.drivername not in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
         return {}
-    return {"connect_timeout": int(_WAIT), "tcp_user_timeout": int(_WAIT * 1000)}
+    options: dict[str, int | str] = {"connect_timeout": int(_WAIT), "tcp_user_timeout": int(_WAIT * 1000)}
+    if url.query.get("sslrootcert") == "system" and "SSL_CERT_FILE" not in os.environ:
+        options["sslrootcert"] = next((file for file in _AUTHORITIES if Path(file).exists()), "system")
+        options["sslmode"] = "verify-full"  # as goes with `system`
+    return options
 
 
 def _sqlite(url: str, path: str, create: bool) -> Engine:

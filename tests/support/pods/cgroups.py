@@ -31,9 +31,30 @@ class Cgroups:
             self._made.append(group)
         return [group]
 
+    def used(self, container: str) -> tuple[int, int]:
+        """The most that it has used so far, and its limit; zeros where there is none."""
+        for group in self._made:
+            if group.name == f"{self._prefix}-{container}":
+                for most, limit in (
+                    ("memory.max_usage_in_bytes", "memory.limit_in_bytes"),
+                    ("memory.peak", "memory.max"),
+                ):
+                    if (group / most).exists():
+                        return int((group / most).read_text()), int((group / limit).read_text())
+        return 0, 0
+
     def remove(self) -> None:
         for group in self._made:
             with contextlib.suppress(OSError):  # a process that the kernel is still taking away
+                group.rmdir()
+
+
+def remove_dead_groups() -> None:
+    """Those of test processes that were killed."""
+    parent, _ = _parent()
+    for group in parent.glob("sluice-*-*-*") if parent is not None else ():
+        if not Path("/proc", group.name.split("-")[1]).exists():
+            with contextlib.suppress(OSError):
                 group.rmdir()
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.dns import Names
 from tests.support.gateway import until
+from tests.support.pods.cgroups import remove_dead_groups
 from tests.support.pods.commands import CommandError
 from tests.support.pods.deployment import Deployment
 from tests.support.pods.forwarding import Forwarder
@@ -33,6 +34,7 @@ NAMESPACE = "ai"
 _DNS_PORT = 53
 _STEP_S = 0.05
 _LAG_S = 0.3
+_FOLDERS = "sluice-pods-"
 _HOOK = "helm.sh/hook"
 _FIRST_HOOKS = frozenset({"pre-install", "pre-upgrade"})
 _PROGRAMS = ("ip", "unshare", "nsenter", "setpriv", "prlimit", "chroot", "mount")
@@ -54,7 +56,8 @@ class Cluster:
         open_files: int | None = None,
     ) -> None:
         _skip_without_namespaces()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"sluice-pods-{os.getpid()}-"))
+        _remove_leftovers()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-"))
         self.ignored: list[str] = []
         """What was applied and means nothing here: `Kind/name`."""
         self._images = images
@@ -87,10 +90,12 @@ class Cluster:
         self._thread.start()
         try:
             self._up.result(30)
-        except CommandError as error:
+        except BaseException as error:
             self._thread.join()
             shutil.rmtree(self.folder, ignore_errors=True)
-            pytest.skip(f"no network namespaces here: {error}")
+            if isinstance(error, CommandError):
+                pytest.skip(f"no network of its own here: {error}")
+            raise
         return self
 
     def __exit__(
@@ -127,6 +132,7 @@ class Cluster:
                 turning.cancel()
                 for pod in self.pods:
                     pod.end(grace=0)
+                    pod.kill()
         finally:
             for front in self._services.values():
                 await front.close()
@@ -248,6 +254,10 @@ class Cluster:
     def service(self, name: str) -> Service:
         return self._services[name]
 
+    def object(self, kind: str, name: str) -> Json:
+        """As it was applied last."""
+        return copy.deepcopy(self._objects[kind, name])
+
     def deployment(self, name: str) -> Deployment:
         return self._deployments[name]
 
@@ -316,6 +326,14 @@ def _hooks(manifest: Json) -> set[str]:
 
 def _annotation(manifest: Json, name: str) -> str:
     return str((manifest["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def _remove_leftovers() -> None:
+    """Of test processes that were killed: all but their links, see `Network`."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*-*"):
+        if not Path("/proc", folder.name.removeprefix(_FOLDERS).partition("-")[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    remove_dead_groups()
 
 
 def _skip_without_namespaces() -> None:

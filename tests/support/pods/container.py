@@ -52,6 +52,8 @@ class Container:
         self.code: int | None = None
         """With what its last run ended."""
         self.back_off = 10.0
+        self.grace = 30.0
+        """Seconds that it has for its end where a probe ends it, and does not say otherwise itself."""
         self.again_after_failure = True
         self.again_after_success = True
         self._sandbox = sandbox
@@ -137,7 +139,7 @@ class Container:
             failures += 1
             if failures >= probe.failures and not self._ending.is_set():
                 self.note(f"killed: startup probe: {probe.last}")
-                await self._stop_run()
+                await self._stop_run(probe.grace or self.grace)
                 return False
             await asyncio.sleep(probe.period)
         return True
@@ -167,7 +169,7 @@ class Container:
             failures = 0 if await probe.passes() else failures + 1
             if failures >= probe.failures and not self._ending.is_set():
                 self.note(f"killed: liveness probe: {probe.last}")
-                await self._stop_run()
+                await self._stop_run(probe.grace or self.grace)
                 return
             await asyncio.sleep(probe.period)
 
@@ -196,7 +198,7 @@ class Container:
         """It is not to be started again."""
         self._ending.set()
 
-    async def _stop_run(self, grace: float = 30.0, turn: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def _stop_run(self, grace: float, turn: Callable[[], Awaitable[None]] | None = None) -> None:
         until = time.monotonic() + grace
         hook = self.spec.get("lifecycle", {}).get("preStop")
         if hook is not None and self._first is not None:

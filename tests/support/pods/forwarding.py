@@ -1,4 +1,4 @@
-"""Connections that are taken on one address and carried on to another, byte by byte, with their ends and their breaks."""
+"""Connections that are taken at one address and carried on to another, with their ends and their breaks."""
 
 import asyncio
 import contextlib

@@ -5,7 +5,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -43,6 +43,7 @@ class Load:
     tokens: int = 32
     tokens_per_second: float = 4.0
     model: str = "gpt-4o"
+    fake: Mapping[str, object] = field(default_factory=dict)
     told: list[Called] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,17 +65,22 @@ class Load:
             try:
                 yield
             finally:
-                self._stopping.set()
+                self.stop()
 
-    async def settled(self) -> None:
-        """Wait until all streams live that are to."""
+    async def settled(self, share: float = 0.9, refused: bool = False) -> None:
+        """Wait until such a share of the streams lives; those that were `refused` count, too."""
         async with asyncio.timeout(PATIENCE_S):
-            while self.live < self.streams * 0.9:
+            while self.live + (len(self.failed) if refused else 0) < self.streams * share:
                 await asyncio.sleep(0.05)
+
+    def stop(self) -> None:
+        """Begin no more."""
+        self._stopping.set()
 
     @property
     def failed(self) -> Sequence[Called]:
-        return [one for one in self.told if one.trouble]
+        """Of those that are over."""
+        return [one for one in self.told if one.trouble and one.ended]
 
     def verdict(self) -> str:
         """For a test that fails: what went wrong, and when, in seconds since the first call."""
@@ -133,7 +139,7 @@ class Load:
                 await asyncio.sleep(0.2)
 
     async def _stream(self, called: Called) -> None:
-        fake = {"length": self.tokens, "tokens_per_second": self.tokens_per_second}
+        fake = {"length": self.tokens, "tokens_per_second": self.tokens_per_second, **self.fake}
         body = self._body(called, x_fake=fake)
         reader, writer = await asyncio.open_connection(self.host, self.port, limit=_LINE)
         is_live = False

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tests.support.pods.commands import inside, run
 
-_OURS = re.compile(r"sl(\d+)(?:p\d+)?")
+_OURS = re.compile(r"sl(\d+)n\d+(?:p\d+)?")
 """Names of links: the process that made them is in them, so that the leftovers of a dead one are known."""
+
+_networks = itertools.count()
 
 _FIRST_SERVICE, _FIRST_POD = 2, 10  # the numbers below are the machine's own
 
@@ -20,9 +22,10 @@ class Network:
 
     def __init__(self) -> None:
         # By the process, so that test processes side by side have networks of their own.
-        number = os.getpid() % (1 << 14)
+        own = next(_networks) % 10
+        number = (os.getpid() + own * 1_000) % (1 << 14)
         self._hosts = ipaddress.ip_network(f"10.{64 + (number >> 8)}.{number & 0xFF}.0/24")
-        self._bridge = f"sl{os.getpid()}"
+        self._bridge = f"sl{os.getpid()}n{own}"
         self._services = iter(range(_FIRST_SERVICE, _FIRST_POD))
         self._numbers = itertools.count(_FIRST_POD)
         self.gateway = str(self._hosts[1])
@@ -31,7 +34,7 @@ class Network:
         """Make the bridge. Leftovers of test processes that were killed are removed first."""
         for link in json.loads(await run("ip", "-json", "link", "show")):
             found = _OURS.fullmatch(link["ifname"])
-            if found and (int(found[1]) == os.getpid() or not Path(f"/proc/{found[1]}").exists()):
+            if found and not Path(f"/proc/{found[1]}").exists():
                 await run("ip", "link", "delete", link["ifname"])
         lines = [
             f"link add {self._bridge} type bridge",

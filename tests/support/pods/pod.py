@@ -103,6 +103,10 @@ class Pod:
         path = self.folder / "logs" / container
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def memory(self, container: str) -> tuple[int, int]:
+        """The most that a container has used, and its limit, in bytes; 0: it has none, or this machine none for us."""
+        return self._cgroups.used(container)
+
     def story(self) -> str:
         """What happened, line by line, for a test that fails."""
         first = self.events[0].at if self.events else 0.0
@@ -198,6 +202,7 @@ class Pod:
             spec, self._sandbox, partial(self._plan, spec), self.folder / "logs" / spec["name"], self._note
         )
         container.back_off = self._node.back_off
+        container.grace = self._grace
         self.containers[container.name] = container
         return container
 

@@ -27,6 +27,7 @@ class Probe:
         self.failures = int(spec.get("failureThreshold", 3))
         self.successes = int(spec.get("successThreshold", 1))
         self.delay = float(spec.get("initialDelaySeconds", 0))
+        self.grace: float | None = spec.get("terminationGracePeriodSeconds")
         self._timeout = float(spec.get("timeoutSeconds", 1))
         self.last = ""
 

@@ -43,12 +43,13 @@ class Site:
     values: Json
     redis: RedisServer | None = None
     postgres: PostgresServer | None = None
+    scheme: str = "http"
     key: str = ""
     manifests: list[Json] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return self.cluster.url(NAME, PORT)
+        return self.cluster.url(NAME, PORT, self.scheme)
 
     @property
     def pods(self) -> list[Pod]:
@@ -119,24 +120,28 @@ def site(
     stores: bool = False,
     objects: Sequence[Json] = (),
     options: Sequence[str] = (),
+    scheme: str = "http",
+    provider: str = "",
+    probes: Mapping[str, int] | None = None,
     **of_cluster: Any,
 ) -> Iterator[Site]:
     """An installed gateway, all pods ready, with a key. `objects`: further ones of the cluster, applied before.
 
     `config` and `values` stand over those that every test has; `options` are the fake provider's, and `of_cluster`
-    those of `Cluster`.
+    those of `Cluster`. `provider`: a name for the fake provider in place of its address;
+    `probes`: times of the liveness probes in place of the chart's.
     """
     images = {"sluice": of_sluice(built_image()), "envoy": of_envoy(), "python": of_python()}
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(images, **of_cluster))
         fake = stack.enter_context(FakeProvider("one", "two", options=options, address=cluster.gateway))
-        made = Site(cluster, fake, {})
+        made = Site(cluster, fake, {}, scheme=scheme)
         tree: Json = {
             "workers": 1,
             "backends": {
                 "one": {
                     "dialect": "openai",
-                    "url": fake.url("one"),
+                    "url": f"http://{provider or cluster.gateway}:{fake.port('one')}",
                     "credential": {"file": "/run/secrets/sluice/provider/key"},
                 }
             },
@@ -161,14 +166,23 @@ def site(
         secret = {"kind": "Secret", "metadata": {"name": "provider"}, "stringData": {"key": PROVIDER_SECRET}}
         cluster.apply([secret, *objects])
         made.manifests = made.render()
+        for container in _containers(made.manifests):
+            container.get("livenessProbe", {}).update(probes or {})
         cluster.install(made.manifests)
         pods = cluster.settled(NAME)
         made.key = made.mint(pods[0])
         for pod in pods:
-            until(lambda pod=pod: _knows(pod, made.key), 20, "the key to be known")  # type: ignore[misc]
+            until(lambda pod=pod: _knows(pod, scheme, made.key), 20, "the key to be known")  # type: ignore[misc]
         yield made
 
 
-def _knows(pod: Pod, key: str) -> bool:
+def _containers(manifests: Sequence[Json]) -> list[Json]:
+    """Of all Deployments."""
+    pods = [one["spec"]["template"]["spec"] for one in manifests if one["kind"] == "Deployment"]
+    return [container for pod in pods for container in (*pod.get("initContainers", []), *pod["containers"])]
+
+
+def _knows(pod: Pod, scheme: str, key: str) -> bool:
     head = {"authorization": f"Bearer {key}"}
-    return httpx.get(f"http://{pod.address}:8080/v1/models", headers=head, trust_env=False).status_code == 200
+    url = f"{scheme}://{pod.address}:8080/v1/models"
+    return httpx.get(url, headers=head, trust_env=False, verify=False).status_code == 200

@@ -32,12 +32,13 @@ def test_every_source_kind_and_setting_is_told_and_no_other() -> None:
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_is_accepted(number: int, tmp_path: Path) -> None:
-    example = EXAMPLES[number]
+    example = dict(EXAMPLES[number])
     swe = {"dialect": "azure-openai", "url": "https://contoso-swe.openai.azure.com"}
+    stores = example.pop("stores", {})
     backends = example.get("backends") or {"swe": swe | example}
     models = {"m": {"targets": [[{"backend": name} for name in backends]]}}
     with (tmp_path / "gateway.yaml").open("w") as file:
-        YAML().dump({"backends": backends, "models": models}, file)
+        YAML().dump({"backends": backends, "models": models, "stores": stores}, file)
     assert load(tmp_path / "gateway.yaml", {}).backends.keys() == backends.keys()
 
 

@@ -1,6 +1,7 @@
 """What the keeper makes of a source: which secret stands in Envoy's files, until when, and what is said of it."""
 
 import json
+import os
 import stat
 import threading
 import time
@@ -15,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from extproc.config.fields import Credential
 from extproc.config.schema import Gateway
-from extproc.secrets import Secret, SecretError, keeper
+from extproc.secrets import Secret, SecretError, keeper, store_tokens
 from extproc.secrets.keeper import Keeper, renewal, retry
 from extproc.secrets.named import named_secrets, secret_file
 from tests.support.gateway import until
@@ -294,3 +295,49 @@ def test_tries_become_rarer_but_do_not_end(failures: int) -> None:
 @pytest.mark.parametrize("pause", [lambda: retry(5), lambda: renewal(Secret("t", NOW + 3600), NOW)])
 def test_gateways_that_began_together_do_not_ask_together(pause: Callable[[], float]) -> None:
     assert len({pause() for _ in range(20)}) > 1
+
+
+# ---- tokens of stores ----
+
+
+def with_store(state: Path) -> Gateway:
+    settings = gateway(a=None).model_dump(exclude={"stores", "team_backends"}, exclude_none=True, mode="json")
+    stores = {"counters": "rediss://object-id@cache.example:10000/0", "counters_credential": ENTRA}
+    return Gateway.model_validate({**settings, "state_dir": str(state), "stores": stores})
+
+
+def test_the_token_of_a_store_is_alone_in_its_file_which_tells_its_end(kept: Kept, tmp_path: Path) -> None:
+    first = token("t-1", 1.5)
+    kept.sources["app"] = Scripted(first, SecretError("away"))
+    kept.configure(with_store(tmp_path / "state"))
+    file = tmp_path / "state/tokens/counters"
+    assert file.read_text() == "t-1"
+    assert file.stat().st_mtime == pytest.approx(first.expires_at, abs=0.01)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert sample("sluice_secret_fetched_timestamp_seconds", secret="stores.counters") > 0
+    until(lambda: file.read_text() == "", what="the end of the token")
+
+
+def test_a_token_that_is_still_good_outlives_a_restart_during_an_outage(kept: Kept, tmp_path: Path) -> None:
+    file = tmp_path / "state/tokens/counters"
+    store_tokens.put(file, token("of-before"))
+    kept.sources["app"] = Scripted(SecretError("away"))
+    kept.configure(with_store(tmp_path / "state"))
+    assert file.read_text() == "of-before"
+
+
+def test_a_command_takes_the_token_that_is_there_and_else_fetches_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Scripted(token("t-1"), token("t-2", 30), SecretError("away"))
+    monkeypatch.setattr(store_tokens, "source_of", lambda *_: source)
+    configured, file = with_store(tmp_path / "state"), tmp_path / "state/tokens/counters"
+    assert [*store_tokens.fetch(configured, {})] == []
+    assert [*store_tokens.fetch(configured, {})] == []
+    assert (file.read_text(), source.fetches) == ("t-1", 1)
+    os.utime(file, (0, 0))
+    assert [*store_tokens.fetch(configured, {})] == []
+    assert (file.read_text(), source.fetches) == ("t-2", 2)
+    assert [*store_tokens.fetch(configured, {})] == ["stores.counters: no token: away"], "half a minute is too little"
+    assert file.read_text() == "t-2", "it may do"
