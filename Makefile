@@ -209,6 +209,10 @@ compare: $(VENV)/dev.stamp ## the gateway beside LiteLLM's proxy, on the same ba
 capacity: $(VENV)/dev.stamp ## how many pods 2,000 engineers and 100,000 calls a second need, and what is in the way first
 	@$(BIN)/python -m loadtest.simulate
 
+.PHONY: costs
+costs: $(VENV)/dev.stamp ## measure anew what `make capacity` computes with (some three minutes)
+	@$(BIN)/python -m loadtest.costs
+
 .PHONY: bench-overload
 bench-overload: $(VENV)/dev.stamp ## three times as many calls as can be served: what is refused, and how long the others take
 	@$(BIN)/python -m loadtest.overload

@@ -4,9 +4,11 @@ A worker takes calls up one after the other. Where more come than it can serve t
 gives each up after `timeouts.policy`: what was done for those calls is lost, and the more come, the fewer are served.
 So a worker looks at how long ago Envoy began with a call that it takes up. Where that is too long, and has been for
 some time, the call is refused at its head, which costs little and is before its body is sent, and the line gets
-shorter. One that is late by itself is served, as are those that waited while the worker was held up once.
+shorter. One that is late by itself is served, as are those that waited while the worker was held up once, and one
+that is alone: it is something else that makes it late.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -18,8 +20,29 @@ from extproc.refusals import OVERLOADED, Refusal, Refused, after
 GRACE = 0.2
 """Seconds for which all calls must have been late."""
 
+FEW = 1
+"""Open calls that are no line: where one forms, it is before the worker, which has but some of it."""
+
 _COME_AGAIN = (500, 2000)  # milliseconds; not all that were refused together come together again
 _FULL = Refusal(OVERLOADED, "The gateway has more calls than it can serve. Try again in a moment.")
+
+
+class _Line:
+    """Those that wait for the same step."""
+
+    def __init__(self) -> None:
+        self._late_since = self._last = -math.inf
+        self._is_late = False
+
+    def passed(self, waited: float, bound: float, now: float) -> None:
+        """One got its turn."""
+        if waited > bound and not self._is_late:
+            self._late_since = now
+        self._is_late, self._last = waited > bound, now
+
+    def is_too_long(self, now: float) -> bool:
+        """All that got their turn were late for some time, and one has just now."""
+        return self._is_late and now - self._late_since >= GRACE and now - self._last <= GRACE
 
 
 class Admission:
@@ -27,25 +50,24 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._late_since: float | None = None
+        self._heads, self._bodies = _Line(), _Line()
         self._longest = 0.0
 
     def check(self, in_flight: int, waited: float, capacity: Capacity) -> None:
         """Raises Refused for a new call, the one of so many, that waited so many seconds, if it would not be served."""
+        now = self._clock()
         self._longest = max(self._longest, waited)
-        if self._is_late(waited, capacity.wait) or in_flight > capacity.calls:
+        self._heads.passed(waited, capacity.wait, now)
+        is_line = self._heads.is_too_long(now) or self._bodies.is_too_long(now)
+        if (is_line and in_flight > FEW) or in_flight > capacity.calls:
             raise Refused.of(replace(_FULL, headers=after(random.randint(*_COME_AGAIN))))  # noqa: S311 - only spread
+
+    def decides(self, waited: float, capacity: Capacity) -> None:
+        """The body of a call got its turn so many seconds after its head."""
+        self._longest = max(self._longest, waited)
+        self._bodies.passed(waited, capacity.wait, self._clock())
 
     def longest(self) -> float:
         """Seconds that a call has waited since this was asked last."""
         longest, self._longest = self._longest, 0.0
         return longest
-
-    def _is_late(self, waited: float, bound: float) -> bool:
-        if waited <= bound:
-            self._late_since = None
-            return False
-        now = self._clock()
-        if self._late_since is None:
-            self._late_since = now
-        return now - self._late_since >= GRACE

@@ -66,6 +66,8 @@ _DETECTION_WAIT = 5.0  # seconds for which the texts of one call may be looked t
 _NEW_SERIES = 20  # in one turn of the loop, for which calls wait
 _STORE_WAIT = 1.0  # seconds a call waits for the database before it is refused
 T = TypeVar("T")
+Later = asyncio.Queue[Revision]
+Serves = Callable[..., Server]
 
 
 class ThreadedAffinity:
@@ -293,7 +295,7 @@ def _services_socket(socket: str) -> str:
 
 
 def _server(
-    serves: Callable[..., Server],
+    serves: Serves,
     gateway: Gateway,
     socket: str,
     pipeline: Pipeline,
@@ -333,21 +335,16 @@ async def _told(roster: Roster, parts: Iterable[_Part]) -> None:
     metrics.publish()
 
 
-async def _served(server: Server, stopping: _Stopping, drain: float) -> None:
+async def _served(server: Server, stopping: _Stopping, drain: float, pipeline: Pipeline) -> None:
     """Serve until told to stop, and then for so many seconds at most."""
     tune()
     await server.start()
     await stopping.wait()
     await server.stop(drain, stopping.notice)
+    await _settled(pipeline)
 
 
-async def run_worker(
-    revision: Revision,
-    socket: str,
-    first: bool,
-    later: "asyncio.Queue[Revision]",
-    serves: Callable[..., Server] = Server,
-) -> None:
+async def run_worker(revision: Revision, socket: str, first: bool, later: Later, serves: Serves = Server) -> None:
     """Serve on a Unix socket until a signal; then drain as configured.
 
     `first`: of several workers, the one that does what only one need do. `later`: configurations that take over; what
@@ -360,7 +357,6 @@ async def run_worker(
     holds = _holds(gateway, warns=first)
     stopping = _Stopping()
     current = Current(revision, Path(socket).with_suffix(STANDING))
-
     admission = Admission()
     screening = _screening(models_of(current.catalogue), socket)
     cooler = Cooler(Health(routing.watched(gateway), random.random), _cooldowns(gateway))
@@ -393,8 +389,7 @@ async def run_worker(
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
     )
-    await _served(server, stopping, gateway.timeouts.drain.total_seconds())
-    await _settled(pipeline)
+    await _served(server, stopping, gateway.timeouts.drain.total_seconds(), pipeline)
     await _ended(background)
     await holds.close(_SETTLE_WAIT)
     await _told(roster, (cache, cooler, shadows, screening, exports))

@@ -7,7 +7,7 @@ Events are told in the past tense (`RequestHeaders` arrived), orders are imperat
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
 from extproc.cache.control import Control
 from extproc.cache.lookup import Lookup
@@ -32,8 +32,8 @@ from extproc.traceparent import Context
 from extproc.values import frozen
 
 
-class Event(Enum):
-    """A message from Envoy."""
+class Event(IntEnum):
+    """A message from Envoy. (The hash of a plain Enum is made in Python, anew for each message.)"""
 
     REQUEST_HEADERS = auto()
     REQUEST_BODY = auto()
@@ -43,7 +43,7 @@ class Event(Enum):
     RESPONSE_TRAILERS = auto()
 
 
-class Phase(Enum):
+class Phase(IntEnum):
     """How far the exchange is."""
 
     OPENED = auto()  # nothing known

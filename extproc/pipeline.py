@@ -315,6 +315,7 @@ class Pipeline:
                 return await self._stream_form(call, caller, place, body, end)
             if call.phase is not Phase.IDENTIFIED or not end:
                 raise ProtocolViolation("a JSON body in pieces, or twice")
+            self._admission.decides(time.monotonic() - call.started, call.catalogue.capacity)
             if place.surface is Surface.RESPONSE_ITEM:
                 item = await self._stored_item(call, caller, place)
                 return replace(item, body=b"", length=0)  # no such path reads one

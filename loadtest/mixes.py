@@ -22,7 +22,8 @@ SHORTEST, LONGEST = 1_000, 400_000
 """Bytes of the prompts of long calls."""
 
 _SENTENCE = "Ask ann.lee{number}@example.com or +41 44 668 18 {tens} what the release notes should say about it. "
-"""Holds what redaction looks for, so that looking is not the only thing that it does."""
+"""Holds what redaction looks for, so that looking is not the only thing that it does; one of it in a kilobyte."""
+_FILLER = "Say in a few words what changed since the last release, why, and what whoever runs it has to do now. " * 9
 _AGAIN = 20  # questions of the crowd that asks the same again
 _SPENT = frozenset({(429, "rate_limit_exceeded"), (429, "insufficient_quota")})
 _FAILED = frozenset({(503, NO_CODE), (503, "upstream_unavailable"), (429, "upstream_rate_limited")})
@@ -197,4 +198,5 @@ def prompt(size: int, dice: random.Random) -> str:
     """So many bytes of text that no other call has."""
     first = f"Case {dice.getrandbits(48):012x}. "
     sentence = _SENTENCE.format(number=dice.randrange(1000), tens=dice.randrange(10, 100))
-    return (first + sentence * (size // len(sentence) + 1))[:size]
+    kilobyte = sentence + _FILLER
+    return (first + kilobyte * (size // len(kilobyte) + 1))[:size]

@@ -26,7 +26,7 @@ from loadtest.figures import KEPT, SETUPS, WAYS, WORKLOADS
 BACKEND = "bench"
 ROOT = Path(__file__).resolve().parents[1]
 _PACE = 3000  # events a second and stream: slow enough that every event is a write of its own
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 
 

@@ -18,7 +18,7 @@ class ClientCertificates(Strict):
 
 
 class Tls(Strict):
-    """Certificate files of the listener; Envoy picks up a replaced file without a restart."""
+    """Certificate files of the listener; one that changes is taken over without a restart."""
 
     certificate: Path = Field(description="PEM file with the certificate chain")
     private_key: Path = Field(description="PEM file with the private key")

@@ -25,6 +25,7 @@ from extproc.config import addresses
 from extproc.config.backends import Backend
 from extproc.config.byob import Byob, OwnBackend, OwnModel, TeamBackends, credential_of, entries, has_weight, troubles
 from extproc.config.fields import Credential, ModelName, Name
+from extproc.config.files import contents
 from extproc.config.models import Model
 from extproc.config.problems import dotted
 from extproc.config.schema import Gateway
@@ -102,9 +103,12 @@ class Brought:
         return self._seen
 
     def _digest(self, brought: Mapping[str, str]) -> str:
-        """Of what there is, and of whether its secrets are here."""
+        """Of what there is, of whether its secrets are here, and of what stands in their files."""
         troubles = [_secret_trouble(*secret, self._environ) for secret in self._secrets]
-        return hashlib.sha256(json.dumps([sorted(brought.items()), troubles]).encode()).hexdigest()
+        looked_at = zip(self._secrets, troubles, strict=True)
+        sound = [secret.file for (secret, _), trouble in looked_at if secret.file and not trouble]
+        told = [sorted(brought.items()), troubles, contents(sound).hex()]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def _read(self) -> Mapping[str, str]:
         """By team; what is known, or what the snapshot has, where the database does not answer."""

@@ -90,6 +90,9 @@ class Screening:
     def _redacted(self, prompt: Prompt, profile: Profile, rules: Rules, seen: Inspection) -> CleanPrompt:
         """The same for a short request in which only patterns look for values. Raises Refused."""
         try:
+            plain = guard.plain_texts(prompt, rules)
+            if plain is not None and guard.holds_nothing(plain, self._detection.at_once(profile.input, plain)):
+                return CleanPrompt(prompt)
             texts = guard.read(prompt, rules)
             values = self._detection.at_once(profile.input, [position.text for position in texts])
             return guard.redact(prompt, texts, values, rules, seen)[0]

@@ -1,7 +1,7 @@
 """Secrets of backends and services: where they come from, and how those that must be fetched stay fresh.
 
-Envoy reads a secret in a file or a variable by its SDS file, which `extproc.dataplane` writes. One that takes signing
-in somewhere is fetched by the supervisor's `Keeper` beside the calls; no worker ever has any.
+A secret in a file or a variable stands in its SDS file for Envoy, too, which `extproc.dataplane` writes. One that
+takes signing in somewhere is fetched by the supervisor's `Keeper` beside the calls; no worker ever has any.
 """
 
 from collections.abc import Mapping

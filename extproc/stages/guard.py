@@ -11,6 +11,9 @@ from typing import TypeVar
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
+import orjson
+
+from extproc.cache.plain import is_plain
 from extproc.call import Inspection, Rules
 from extproc.guardrails.policy import Guardrails
 from extproc.model import DEFAULT_POLICY, Caller, Catalogue, CleanPrompt, Prompt
@@ -32,7 +35,7 @@ from extproc.refusals import (
     Refusal,
     Refused,
 )
-from extproc.surfaces import Place
+from extproc.surfaces import Place, Surface
 
 Findings = Sequence[Finding]
 
@@ -50,6 +53,8 @@ _PLACES = 16
 """Places of a call that its record names, at most."""
 _TRUSTED = frozenset(("system", "developer"))  # roles whose texts are the application's own
 
+_OPENS = re.compile(r"[{\[ \t\r\n]|data:", re.IGNORECASE)  # what may be JSON in a string, or what is no text
+_SHORT_NUMBER = 10**8
 _MARKED = re.compile(f"[{re.escape(MARKS)}]")
 
 _LONGEST_KNOWN = 1024
@@ -111,6 +116,29 @@ def read(prompt: Prompt, rules: Rules) -> list[Position]:
     if most is not None and _is_longer(found, most, len(prompt.body)):
         raise Unreadable("it has more text than is looked through")
     return found
+
+
+def plain_texts(prompt: Prompt, rules: Rules) -> list[str] | None:
+    """The texts that `read` gives of a plain request, without where they stand; None where it may be no such.
+
+    A body that comes out of the parser's tree byte for byte has no key twice. Short numbers say nothing.
+    """
+    try:
+        given = orjson.loads(prompt.body)
+    except ValueError:
+        return None
+    most = None if rules.redaction is None else rules.redaction.policy.max_text
+    if prompt.input.coded or not is_plain(Surface.CHAT, given) or orjson.dumps(given) != prompt.body:
+        return None
+    if (most is not None and len(prompt.body) > most) or any(map(_is_long, given.values())):
+        return None
+    texts = [message["content"] for message in given["messages"]] if "messages" in given else []
+    texts = [text for text in (*texts, given.get("user", "")) if text]
+    return None if any(map(_OPENS.match, texts)) else texts
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) >= _SHORT_NUMBER
 
 
 def _is_longer(found: Sequence[Position], most: int, size: int) -> bool:
@@ -241,7 +269,7 @@ def redact(
     profile = rules.redaction
     if profile is None:
         return CleanPrompt(prompt), said(texts)
-    if not any(values) and not any(_MARKED.search(position.text) for position in texts):
+    if holds_nothing([position.text for position in texts], values):
         return CleanPrompt(prompt), said(texts)
     policy = profile.policy
     enforced = policy.mode is Mode.ENFORCE
@@ -261,6 +289,11 @@ def redact(
     edits = tuple(positions.edits(prompt.body, [(position, changes) for position, changes in changed if changes]))
     clean = CleanPrompt(_longer(prompt, sum([len(edit.text) for edit in edits])), edits)
     return clean, [apply(one.text, changes)[one.lead :] for one, changes in changed]
+
+
+def holds_nothing(texts: Sequence[str], values: Sequence[Findings]) -> bool:
+    """Whether nothing was found in the texts, and nobody typed what could be read as a placeholder."""
+    return not any(values) and not any(map(_MARKED.search, texts))
 
 
 def said(texts: Sequence[Position]) -> Sequence[str]:

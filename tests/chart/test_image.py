@@ -49,7 +49,7 @@ SECURITY = {
 }
 TOOLS = {"setuptools", "wheel"}
 
-pytestmark = pytest.mark.timeout(900)  # on a machine that has not built it yet
+pytestmark = pytest.mark.timeout(3600 if os.environ.get("SLUICE_IMAGE_WHOLE") else 900)  # it may have to be built first
 
 runs_pods = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("unshare") is None,

@@ -56,6 +56,8 @@ def test_envoy_starts_once_its_files_are_written_and_both_stay_up(here: Site, po
     assert at(pod, "sluice", "started") <= at(pod, "envoy", "runs") <= at(pod, "envoy", "ready")
     assert {name: container.restarts for name, container in pod.containers.items()} == {"sluice": 0, "envoy": 0}
     assert here.call(pod, "/healthz") == "ok\n"
+    unknown = {name.partition("/")[0] for name in here.cluster.ignored}
+    assert unknown <= {"NetworkPolicy", "PodDisruptionBudget", "ServiceAccount"}, "what the chart has more, is not run"
 
 
 def test_the_sdk_is_answered_through_the_service(here: Site, pod: Pod) -> None:

@@ -189,7 +189,7 @@ def test_a_configuration_that_is_wrong_stops_a_rollout_and_no_pod(here: Site, po
         assert all(pod.is_ready for pod in pods)
     finally:
         here.cluster.change("ConfigMap", f"{NAME}-config", data=good)
-    here.cluster.settled(NAME, 200)
+    here.cluster.settled(NAME)
     served(here)
 
 

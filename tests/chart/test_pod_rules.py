@@ -119,7 +119,7 @@ def test_a_liveness_probe_that_fails_ends_the_container_by_its_hook(cluster: Clu
 
 def test_a_service_knows_of_a_pod_while_it_is_ready(cluster: Cluster) -> None:
     serve = "cd /shared; echo here > index.html; touch ready; exec python3 -m http.server 8000"
-    probe = {"exec": {"command": ["test", "-e", "/shared/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
+    probe = {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1}
     ports = [{"name": "http", "containerPort": 8000}]
     pod = started(cluster, "web", [container("main", serve, readinessProbe=probe, ports=ports)])
     spec = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}

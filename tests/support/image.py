@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ BUILD = ROOT / "deploy/docker/build.sh"
 
 _BUILD_SECONDS = 1200  # two slow cores that others use, too
 _KEPT = 6  # trees of earlier states
+_IN_USE_S = 3600  # a tree of less than that may be run by another test
 _PACKAGES = (LOCK, BUILD, ROOT / "deploy/docker/contents.py")
 _OWN = (ROOT / "deploy/docker/launcher.py", ROOT / "pyproject.toml")
 _NO_PACKAGES = ("No matching distribution found", "Could not fetch", "NewConnectionError", "ReadTimeoutError")
@@ -89,4 +91,5 @@ def _forget(folder: Path) -> None:
     """Remove trees of long ago: each may be hundreds of megabytes."""
     trees = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for tree in trees[:-_KEPT]:
-        shutil.rmtree(tree)
+        if time.time() - tree.stat().st_mtime > _IN_USE_S:
+            shutil.rmtree(tree)

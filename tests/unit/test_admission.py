@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.admission import GRACE, Admission
+from extproc.admission import FEW, GRACE, Admission
 from extproc.model import Capacity
 from extproc.refusals import OVERLOADED, Refused
 
@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def admitted(admission: Admission, waited: float, in_flight: int = 1) -> bool:
+def admitted(admission: Admission, waited: float, in_flight: int = FEW + 1) -> bool:
     try:
         admission.check(in_flight, waited, CAPACITY)
     except Refused:
@@ -52,6 +52,15 @@ def test_where_all_are_late_for_some_time_they_are_refused_until_one_is_not() ->
     assert not admitted(admission, 0.31)
     assert admitted(admission, 0.3)
     assert admitted(admission, 0.4)
+
+
+def test_few_calls_are_no_line_however_late_they_are() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    for _ in range(5):
+        assert admitted(admission, 5.0, in_flight=FEW)
+        clock.now += GRACE
+    assert not admitted(admission, 5.0)
 
 
 def test_more_calls_than_may_be_open_are_refused_at_once() -> None:

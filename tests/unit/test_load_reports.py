@@ -48,7 +48,7 @@ def test_what_grows_is_told_and_what_swings_is_not() -> None:
 
 
 def test_a_look_that_is_missing_does_not_matter() -> None:
-    assert [one.flat for one in soak.growth(Looks({"Redis' keys": [5.0]}))] == [True]
+    assert [one.flat for one in soak.growth(Looks({"Redis' endless keys": [5.0]}))] == [True]
 
 
 def test_the_table_of_a_soak_says_what_stayed_open() -> None:

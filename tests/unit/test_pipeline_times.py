@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from extproc.call import Call
+from extproc.stores.answers import Found
+from extproc.stores.memory_answers import MemoryAnswers
 from extproc.timing import Stage
 from tests.support.playbook import Policy, RequestBody, ResponseBody, Told, answer, request
 from tests.unit.test_pipeline_cache import Gateway, whole
@@ -59,7 +62,16 @@ async def test_the_pieces_of_an_answer_are_one_span() -> None:
     assert span.spent < span.ended - span.began
 
 
-async def test_what_is_kept_is_looked_for_beside_the_reservation_and_what_is_served_so_is_not_forwarded() -> None:
+async def test_what_is_kept_is_looked_for_beside_the_reservation_and_what_is_served_so_is_not_forwarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_once = MemoryAnswers.look
+
+    async def later(store: MemoryAnswers, *asked: Any) -> Found:
+        await asyncio.sleep(0)  # as one that is elsewhere
+        return await at_once(store, *asked)
+
+    monkeypatch.setattr(MemoryAnswers, "look", later)
     gateway = Gateway()
     first, _ = await gateway.begun()
     await gateway.answered(first, whole())

@@ -75,6 +75,7 @@ class Cluster:
         self._objects: dict[tuple[str, str], Json] = {}
         self._deployments: dict[str, Deployment] = {}
         self._alone: dict[str, Pod] = {}
+        self._all: list[Pod] = []
         self._services: dict[str, Service] = {}
         self._doors: dict[int, Forwarder] = {}
         self._dns = Names()
@@ -188,11 +189,6 @@ class Cluster:
         annotations["restarted"] = str(int(annotations.get("restarted", "0")) + 1)
         self.apply([manifest])
 
-    def scale(self, deployment: str, replicas: int) -> None:
-        manifest = copy.deepcopy(self._objects["Deployment", deployment])
-        manifest["spec"]["replicas"] = replicas
-        self.apply([manifest])
-
     def delete(self, pod: Pod, grace: float | None = None) -> None:
         """As `kubectl delete pod`, without waiting."""
         self._loop.call_soon_threadsafe(pod.end, grace)
@@ -236,6 +232,7 @@ class Cluster:
     def _started(self, name: str, template: Mapping[str, Any]) -> Pod:
         pod = Pod(name, {"metadata": template.get("metadata", {}), "spec": template["spec"]}, self._node, NAMESPACE)
         self._tasks.create_task(pod.live())
+        self._all.append(pod)
         return pod
 
     # ---- what it says ----
@@ -251,6 +248,11 @@ class Cluster:
         deployed = [pod for deployment in self._deployments.values() for pod in deployment.pods]
         return [pod for pod in (*deployed, *self._alone.values()) if not pod.is_gone]
 
+    @property
+    def all_pods(self) -> list[Pod]:
+        """Those that are gone, too."""
+        return list(self._all)
+
     def service(self, name: str) -> Service:
         return self._services[name]
 
@@ -265,7 +267,7 @@ class Cluster:
         """Where a Service can be called from this machine."""
         return f"{scheme}://{self._services[service].address}:{port}"
 
-    def settled(self, deployment: str, patience: float = 90.0) -> list[Pod]:
+    def settled(self, deployment: str, patience: float = 240.0) -> list[Pod]:
         """The pods of a Deployment, once all are of its newest template and ready, and Services know."""
 
         self._wait(lambda: self._deployments[deployment].is_settled, patience, f"{deployment} to be ready")

@@ -40,9 +40,6 @@ class Deployment:
         text = json.dumps(self._template, sort_keys=True)
         self._revision = hashlib.sha256(text.encode()).hexdigest()[:10]
 
-    def scale(self, replicas: int) -> None:
-        self._replicas = replicas
-
     @property
     def is_settled(self) -> bool:
         """All pods are of the newest template and ready, and no other is left."""

@@ -33,9 +33,9 @@ PORT = 80
 
 @dataclass
 class Site:
-    """Everything that takes part. `stores`: whether Redis and PostgreSQL do; else each pod is by itself.
+    """Everything that takes part. Without `redis` and `postgres` each pod is by itself.
 
-    `values`: those of the chart as they were rendered; `update` renders others, as `helm upgrade` does.
+    `values`: those of the chart; `manifests`: what it rendered of them at first.
     """
 
     cluster: Cluster
@@ -66,10 +66,10 @@ class Site:
         with self.client() as client:
             return client.post("/v1/chat/completions", json={**said, **options})
 
-    def render(self, values: Mapping[str, Any] | None = None) -> list[Json]:
-        """The chart's manifests."""
+    def render(self) -> list[Json]:
+        """The chart's manifests, of the values as they are now."""
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            YAML().dump(dict(values or self.values), file)
+            YAML().dump(self.values, file)
             file.flush()
             return rendered(CHART, file.name)
 
@@ -119,7 +119,6 @@ def site(
     replicas: int = 1,
     stores: bool = False,
     objects: Sequence[Json] = (),
-    options: Sequence[str] = (),
     scheme: str = "http",
     provider: str = "",
     probes: Mapping[str, int] | None = None,
@@ -127,38 +126,22 @@ def site(
 ) -> Iterator[Site]:
     """An installed gateway, all pods ready, with a key. `objects`: further ones of the cluster, applied before.
 
-    `config` and `values` stand over those that every test has; `options` are the fake provider's, and `of_cluster`
-    those of `Cluster`. `provider`: a name for the fake provider in place of its address;
-    `probes`: times of the liveness probes in place of the chart's.
+    `config` and `values` stand over those that every test has. `stores`: with a Redis and a PostgreSQL. `provider`: a
+    name for the fake provider in place of its address. `probes`: times of the liveness probes in place of the chart's.
+    `of_cluster`: options of `Cluster`.
     """
     images = {"sluice": of_sluice(built_image()), "envoy": of_envoy(), "python": of_python()}
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(images, **of_cluster))
-        fake = stack.enter_context(FakeProvider("one", "two", options=options, address=cluster.gateway))
+        fake = stack.enter_context(FakeProvider("one", address=cluster.gateway))
         made = Site(cluster, fake, {}, scheme=scheme)
-        tree: Json = {
-            "workers": 1,
-            "backends": {
-                "one": {
-                    "dialect": "openai",
-                    "url": f"http://{provider or cluster.gateway}:{fake.port('one')}",
-                    "credential": {"file": "/run/secrets/sluice/provider/key"},
-                }
-            },
-            "models": {"gpt-4o": {"targets": [[{"backend": "one"}]], "price": {"input": 2.5, "output": 10}}},
-        }
         if stores:
             made.redis = stack.enter_context(redis_server(appendonly="yes"))
             made.postgres = stack.enter_context(postgres_server())
-            redis, postgres = cluster.reach(made.redis.port), cluster.reach(made.postgres.port)
-            tree["stores"] = {
-                "counters": f"redis://{cluster.gateway}:{redis}/0",
-                "database": f"postgresql+psycopg://postgres@{cluster.gateway}:{postgres}/postgres",
-            }
         made.values = {
             "image": {"repository": "registry.test/sluice", "tag": "1"},
             "replicas": replicas,
-            "config": {**tree, **(config or {})},
+            "config": {**_config(made, provider), **(config or {})},
             "secrets": {"files": [{"name": "provider", "existingSecret": "provider"}]},
             "drain": {"notice": 1, "timeout": 40},
             **(values or {}),
@@ -174,6 +157,25 @@ def site(
         for pod in pods:
             until(lambda pod=pod: _knows(pod, scheme, made.key), 20, "the key to be known")  # type: ignore[misc]
         yield made
+
+
+def _config(made: Site, provider: str) -> Json:
+    """What every test's configuration begins with."""
+    cluster = made.cluster
+    url = f"http://{provider or cluster.gateway}:{made.fake.port('one')}"
+    credential = {"file": "/run/secrets/sluice/provider/key"}
+    tree: Json = {
+        "workers": 1,
+        "backends": {"one": {"dialect": "openai", "url": url, "credential": credential}},
+        "models": {"gpt-4o": {"targets": [[{"backend": "one"}]], "price": {"input": 2.5, "output": 10}}},
+    }
+    if made.redis is not None and made.postgres is not None:
+        redis, postgres = cluster.reach(made.redis.port), cluster.reach(made.postgres.port)
+        tree["stores"] = {
+            "counters": f"redis://{cluster.gateway}:{redis}/0",
+            "database": f"postgresql+psycopg://postgres@{cluster.gateway}:{postgres}/postgres",
+        }
+    return tree
 
 
 def _containers(manifests: Sequence[Json]) -> list[Json]:
