@@ -51,8 +51,9 @@ def settings(port: int, provider_port: int, folder: Path, more: Mapping[str, Any
             **more,
             "stores": {"database": f"sqlite:///{folder}/sluice.db", **more.get("stores", {})},
             "keys": {"quickstart": True},
-            "timeouts": {"drain": 1},
-            "overload": {"wait": "1h"},  # a machine that is busy with other things is no overload of the gateway's
+            "timeouts": {"drain": 1, **more.get("timeouts", {})},
+            # A machine that is busy with other things is no overload of the gateway's.
+            "overload": more.get("overload", {"wait": "1h"}),
             "backends": {
                 BACKEND: {"dialect": "openai", "url": url},
                 "legacy": {"dialect": "azure-openai", "url": url, "api_version": "2024-10-21"},

@@ -54,12 +54,26 @@ def test_where_all_are_late_for_some_time_they_are_refused_until_one_is_not() ->
     assert admitted(admission, 0.4)
 
 
+def test_bodies_that_are_late_are_a_line_too_until_none_comes_any_more() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    admission.decides(0.4, CAPACITY)
+    assert admitted(admission, 0.0)
+    clock.now += GRACE
+    admission.decides(0.4, CAPACITY)
+    assert not admitted(admission, 0.0)
+    clock.now += 1.1 * GRACE
+    assert admitted(admission, 0.0)
+    admission.decides(0.1, CAPACITY)
+    assert admitted(admission, 0.0)
+
+
 def test_few_calls_are_no_line_however_late_they_are() -> None:
     clock = Clock()
     admission = Admission(clock)
     for _ in range(5):
         assert admitted(admission, 5.0, in_flight=FEW)
-        clock.now += GRACE
+        clock.now += 0.9 * GRACE
     assert not admitted(admission, 5.0)
 
 
