@@ -199,7 +199,7 @@ bench-telemetry: $(VENV)/dev.stamp ## what traces and logs cost a call, also whi
 
 .PHONY: loadtest
 loadtest: $(VENV)/load.stamp ## locust for a minute, on a gateway of its own (or URL=... KEYS=file; MIX, USERS, TIME)
-	@$(BIN)/python -m loadtest.rehearsal $(if $(URL),--url $(URL) --keys $(KEYS)) $(if $(MIX),--mix $(MIX)) $(if $(USERS),--users $(USERS)) $(if $(TIME),--time $(TIME))
+	@$(BIN)/python -m loadtest.rehearsal $(if $(URL),--url $(URL)) $(if $(KEYS),--keys $(KEYS)) $(if $(MIX),--mix $(MIX)) $(if $(USERS),--users $(USERS)) $(if $(TIME),--time $(TIME))
 
 .PHONY: compare
 compare: $(VENV)/dev.stamp ## the gateway beside LiteLLM's proxy, on the same backend in one run (PEERS="--peer-url NAME=URL": others)

@@ -15,16 +15,24 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from extproc.model import Capacity
-from extproc.refusals import OVERLOADED, Refusal, Refused, after
+from extproc.refusals import NOT_READY, OVERLOADED, Refusal, Refused, after
 
 GRACE = 0.2
 """Seconds for which all calls must have been late."""
+
+LAPSE = 1.0
+"""Seconds after which a late call tells nothing of the next one: where a line is, somebody gets a turn before."""
 
 FEW = 1
 """Open calls that are no line: where one forms, it is before the worker, which has but some of it."""
 
 _COME_AGAIN = (500, 2000)  # milliseconds; not all that were refused together come together again
 _FULL = Refusal(OVERLOADED, "The gateway has more calls than it can serve. Try again in a moment.")
+_CLOSED = Refusal(
+    NOT_READY,
+    "The gateway stops. Try again, on a new connection.",
+    headers=after(1),  # others serve already
+)
 
 
 class _Line:
@@ -36,7 +44,7 @@ class _Line:
 
     def passed(self, waited: float, bound: float, now: float) -> None:
         """One got its turn."""
-        if waited > bound and not self._is_late:
+        if waited > bound and (not self._is_late or now - self._last > LAPSE):
             self._late_since = now
         self._is_late, self._last = waited > bound, now
 
@@ -46,15 +54,18 @@ class _Line:
 
 
 class Admission:
-    """The gate of one worker."""
+    """The gate of one worker. `closed`: what comes from now on would be cut, so that nobody is let in."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.closed = False
         self._clock = clock
         self._heads, self._bodies = _Line(), _Line()
         self._longest = 0.0
 
     def check(self, in_flight: int, waited: float, capacity: Capacity) -> None:
         """Raises Refused for a new call, the one of so many, that waited so many seconds, if it would not be served."""
+        if self.closed:
+            raise Refused.of(_CLOSED)
         now = self._clock()
         self._longest = max(self._longest, waited)
         self._heads.passed(waited, capacity.wait, now)

@@ -36,6 +36,7 @@ from extproc.holds import Holds
 from extproc.neighbours import Neighbours
 from extproc.pipeline import Pipeline
 from extproc.ports import Journal
+from extproc.presence import Presence
 from extproc.roster import Roster
 from extproc.routing.health import Health
 from extproc.screening.detection import Detection
@@ -61,6 +62,7 @@ from extproc.telemetry.configured import Declared
 log = logging.getLogger(__name__)
 
 _SETTLE_WAIT = 5.0  # seconds
+_BOOK_WAIT = 20.0  # seconds until the store has what calls used: a pod takes with it what is in the spool alone
 _NEIGHBOURS = 64 * 2**20  # bytes of questions that have been answered
 _DETECTION_WAIT = 5.0  # seconds for which the texts of one call may be looked through
 _NEW_SERIES = 20  # in one turn of the loop, for which calls wait
@@ -384,13 +386,13 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: Later,
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(
-        *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run()),
+        *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run(), Presence(Path(socket), admission).run()),
         _publish(pipeline, admission, holds, exports, cooler, current, roster),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),
     )
     await _served(server, stopping, gateway.timeouts.drain.total_seconds(), pipeline)
     await _ended(background)
-    await holds.close(_SETTLE_WAIT)
+    await holds.close(_BOOK_WAIT)
     await _told(roster, (cache, cooler, shadows, screening, exports))
     stores.close()

@@ -45,6 +45,8 @@ SHADOW_HEADER = "x-sluice-shadow"  # to that socket: the cluster that gets the c
 STANDING = ".standing"  # in place of `.sock`, the file in which a worker tells which configuration it serves
 # Beside those sockets, while a gateway is drained and once it has been: its workers say then that it is not ready
 DRAINING, DRAINED = "draining", "drained"
+CLOSED = "closed"  # from some time between those two on: its workers let no new call in
+PRESENT = ".present"  # in place of `.sock`, the file by which a worker shows that its loop goes round
 WITHOUT_NOTICE = signal.SIGUSR1  # has a worker drain when Envoy has stopped: nobody need learn of it before
 
 EXTPROC_CLUSTER = "extproc"

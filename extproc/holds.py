@@ -35,13 +35,15 @@ LIFE = 60_000
 _MOST_PENDING = 10_000  # settlements in memory; the others wait in the spool
 _DISK_S = 0.005  # for which a settlement waits for the spool: a disk that hangs may not make limits look spent
 _BEGUN_S = 0.005  # for which calls that begin wait for others, to be written together
-_AT_ONCE = 128  # settlements that are under way together
+_AT_ONCE, _LEAST_AT_ONCE = 128, 16  # settlements that are under way together: fewer where the store was too slow
 _PAUSE_S = (0.05, 1.0)  # before a second try, and the most before any
 _AGAIN_AT_ONCE, _BREATH_S = 32, 0.01  # the same of what is said again, and a pause, for the sake of live calls
 _LOOK_S = 0.25  # between two looks whether the connection is another one
 _RENEW_S = 1.0  # between two renewals, each of a part of the holds, and the most until a lost memory is noticed
 _KEEP_S = 1.0  # between two notes of how far the store is
 _DOUBT_MS = 60_000  # what a fail-over may have lost at most
+_PATIENCE_S = 2.0  # for an answer at the end, when no call waits: a store that is slow then shall have all
+_NOTE_S = 1.0  # in the end, for how far the store is
 
 
 def _wall_ms() -> int:
@@ -126,6 +128,7 @@ class Holds:
         self._again = {spool: (spool.taken, spool.end) for spool in self._inherited}  # what is said again of spools
         self._doubted: dict[Spool, int] = {}  # since when all of a spool is to be said again, too
         self._settling, self._repeating = _Pace(), _Pace()
+        self._at_once = _AT_ONCE
         self._pause = min(_RENEW_S, life / 8000)
         self._due = 0.0  # when holds are to be renewed, by the monotonic clock
         self._connections = 0
@@ -297,10 +300,12 @@ class Holds:
 
     async def close(self, within: float) -> None:
         """Settle what is pending, for so many seconds at most; what then is left stays in the spool. After `run`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                await asyncio.gather(self._write(), self._settle_all())
-                await self._keep_spools()
+        self._counters.be_patient(min(_PATIENCE_S, within))
+        for last, patience in ((self._settle_last, within), (self._keep_spools, _NOTE_S)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await last()
+        self._tell_of_the_rest()
         self._disk.close()
         for spool in self._spools:
             spool.close()
@@ -354,15 +359,34 @@ class Holds:
         await self._wanted.wait()
         return self._settling.after(await self._settle_some())
 
+    async def _settle_last(self) -> None:
+        await asyncio.gather(self._write(), self._settle_all())
+
     async def _settle_all(self) -> None:
+        """What is pending, and what was left to our own spool as it was too much for memory."""
         while self.pending:
             if not await self._settle_some():
                 await asyncio.sleep(_PAUSE_S[0])
+        while self._spool in self._again:
+            self._again = {self._spool: self._again[self._spool], **self._again}  # before those of others
+            if not await self._repeat_some(_AT_ONCE):
+                await asyncio.sleep(_PAUSE_S[0])
+
+    def _tell_of_the_rest(self) -> None:
+        """What stays behind goes with the disk that it is on, if that goes: somebody should know."""
+        kept = sum(one.at_byte is not None for one in self._pending)
+        more = "at least " if self._spool in self._again else ""
+        if kept or more:
+            told = "the store of the counters did not take all in time: %s%d settlements stay in the spool %s"
+            log.error(told, more, kept, self._spool.path)
+        if lost := self.pending - kept:
+            self.lost += lost
+            log.error("%d settlements are lost: neither the store of the counters took them, nor the spool", lost)
 
     async def _settle_some(self) -> bool:
         """Settle the oldest that are pending; False where the store did not take all."""
         await self._wait_for_the_disk()
-        self._flying = [self._pending.popleft() for _ in range(min(_AT_ONCE, len(self._pending)))]
+        self._flying = [self._pending.popleft() for _ in range(min(self._at_once, len(self._pending)))]
         try:
             self._flying = await self._take(self._flying)
         finally:
@@ -370,6 +394,7 @@ class Holds:
             self._pending.extendleft(reversed(left))
         if not self._pending:
             self._wanted.clear()
+        self._at_once = max(_LEAST_AT_ONCE, self._at_once // 2) if left else min(2 * self._at_once, _AT_ONCE)
         return not left
 
     async def _wait_for_the_disk(self) -> None:

@@ -6,6 +6,7 @@ Nothing here waits, and nothing is refused any more.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 
 import orjson
 
@@ -18,6 +19,7 @@ from extproc.routing.attempt import Attempt, Meaning
 from extproc.stages import charge, usage
 from extproc.stages.traffic import Traffic
 from extproc.stores.counters import Draw
+from extproc.surfaces import Surface
 from extproc.telemetry import calls, logged
 from extproc.telemetry.records import access_record, usage_record
 from extproc.telemetry.traces import Traces
@@ -58,7 +60,8 @@ class Settlement:
             self._holds.settle(call.hold, draws, event)
         elif call.caller is not None:  # who has no key could fill the ledger
             self._holds.tell(call.id, event)
-        self._journal.write(record)
+        if not _is_fine_probe(call, outcome):
+            self._journal.write(record)
         call.times.note(Stage.SETTLE, ended)
         calls.count_call(call, outcome, duration, draws)
         self._traffic.ended(call, outcome, ended)
@@ -80,6 +83,12 @@ class Settlement:
         call.is_logged = True
         outcome, _ = _account(call, time.monotonic() - call.started)
         return logged.ended(call, outcome)
+
+
+def _is_fine_probe(call: Call, outcome: Outcome) -> bool:
+    """A question for readiness that was answered with yes: probes ask every two seconds, and nobody would read it."""
+    is_probe = call.place is not None and call.place.surface is Surface.READY
+    return is_probe and outcome.ending is Ending.ANSWERED and outcome.status == HTTPStatus.OK
 
 
 def _told(call: Call, outcome: Outcome, duration: float, draws: Sequence[Draw]) -> tuple[Mapping[str, object], bytes]:

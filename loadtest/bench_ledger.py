@@ -78,6 +78,16 @@ class Made:
     def lag(self) -> float:
         return 0.0
 
+    def finish(self) -> None:
+        pass
+
+    @property
+    def is_alone(self) -> bool:
+        return True
+
+    def left(self) -> tuple[int, str]:
+        return 0, ""
+
     def close(self) -> None:
         pass
 

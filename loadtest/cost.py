@@ -50,21 +50,24 @@ class CostError(Exception):
 class Plan:
     """`calls` of each kind, by the null policy and by the worker in turns, `rounds` times.
 
-    `spent`: what has been spent so far, nanoseconds of CPU; or thousandths of what else is to be counted.
+    `spent`: what has been spent so far, nanoseconds of CPU; or thousandths of what else is to be counted, each for
+    itself. `rest`: seconds after the calls of a round in which what they left behind is done, and counted with them.
     """
 
     rounds: int = 9
     calls: int = 300
     concurrency: int = 16
-    spent: Callable[[], int] = time.process_time_ns
+    spent: Callable[[], tuple[int, ...]] = lambda: (time.process_time_ns(),)
+    rest: float = 0
 
 
 @dataclass(slots=True)
 class Cost:
-    """Microseconds of CPU that a call took in each round."""
+    """Microseconds of CPU that a call took in each round. `more`: where more is counted than that, by the governed."""
 
     null: list[float] = field(default_factory=list)
     governed: list[float] = field(default_factory=list)
+    more: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
@@ -147,7 +150,7 @@ class _NullPolicy(_Policy):
             await stream.write(b"")
 
 
-async def _cost(policy: _Policy, calls: Sequence[Recorded], plan: Plan) -> float:
+async def _cost(policy: _Policy, calls: Sequence[Recorded], plan: Plan) -> list[float]:
     """What is spent on a call, in thousands: of nanoseconds, microseconds."""
     left = iter(calls)
 
@@ -159,7 +162,9 @@ async def _cost(policy: _Policy, calls: Sequence[Recorded], plan: Plan) -> float
     async with asyncio.TaskGroup() as group:
         for _ in range(plan.concurrency):
             group.create_task(serve())
-    return (plan.spent() - began) / 1000 / len(calls)
+    if plan.rest:
+        await asyncio.sleep(plan.rest)
+    return [(spent - before) / 1000 / len(calls) for spent, before in zip(plan.spent(), began, strict=True)]
 
 
 async def measure(plan: Plan, governed: _Policy, kinds: Sequence[str]) -> dict[str, Cost]:
@@ -171,9 +176,11 @@ async def measure(plan: Plan, governed: _Policy, kinds: Sequence[str]) -> dict[s
     for number in range(-1, plan.rounds):
         for kind, cost in costs.items():
             for policy, found in ((null, cost.null), (governed, cost.governed)):
-                took = await _cost(policy, [calls[kind].one() for _ in range(plan.calls)], plan)
+                took, *more = await _cost(policy, [calls[kind].one() for _ in range(plan.calls)], plan)
                 if number >= 0:  # the first round fills what is kept
                     found.append(took)
+                    if more and policy is governed:
+                        cost.more.append(tuple(more))
     return costs
 
 
@@ -217,7 +224,12 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def run(plan: Plan, kinds: Sequence[str] = tuple(recording.KINDS), redis: bool = False) -> dict[str, Cost]:
+def run(
+    plan: Plan,
+    kinds: Sequence[str] = tuple(recording.KINDS),
+    redis: bool = False,
+    loop: Callable[[], uvloop.Loop] = uvloop.new_event_loop,
+) -> dict[str, Cost]:
     """What a call of each kind costs. `redis`: with a redis-server, in the place of the worker's memory."""
     found: dict[str, Cost] = {}
     with ExitStack() as stack:
@@ -229,7 +241,7 @@ def run(plan: Plan, kinds: Sequence[str] = tuple(recording.KINDS), redis: bool =
         stack.enter_context(_silent())
         serves: Any = partial(_Measuring, plan, kinds, found)
         revision, socket = Revision.of(gateway), str(state.worker_socket(0))
-        uvloop.run(run_worker(revision, socket, True, asyncio.Queue(), serves=serves))
+        uvloop.run(run_worker(revision, socket, True, asyncio.Queue(), serves=serves), loop_factory=loop)
     return found
 
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,14 +78,19 @@ class _Gateway:
         return int(json.loads(done.stdout)["all_calls"])
 
     def long(self) -> int:
-        dice, headers = Random(1), {"authorization": f"Bearer {QUICKSTART_KEY}"}
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{self.running.port}", headers=headers, trust_env=False, timeout=30
-        ) as client:
-            for _ in range(_LONG_CALLS):
-                said = [{"role": "user", "content": mixes.prompt(_LONG, dice)}]
-                client.post(mixes.CHAT, json={"model": load.MODEL, "messages": said, "max_tokens": 28})
-        return _LONG_CALLS
+        return long_calls(self.running.port)
+
+
+def long_calls(port: int) -> int:
+    """Calls with long prompts, and how many. Raises StartError where one is not served: its cost would say nothing."""
+    dice, headers = Random(1), {"authorization": f"Bearer {QUICKSTART_KEY}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30) as client:
+        for _ in range(_LONG_CALLS):
+            said = [{"role": "user", "content": mixes.prompt(_LONG, dice)}]
+            answer = client.post(mixes.CHAT, json={"model": load.MODEL, "messages": said, "max_tokens": 28})
+            if answer.status_code != HTTPStatus.OK:
+                raise StartError(f"a call with a long prompt got {answer.status_code}: {answer.text[:500]}")
+    return _LONG_CALLS
 
 
 def _told(module: str, *words: str) -> Any:

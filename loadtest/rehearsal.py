@@ -175,7 +175,7 @@ def run(place: Place, options: argparse.Namespace) -> int:
     print(f"{options.users} users, mix {options.mix}, {options.time}: {place.url}", flush=True)
     status = locust(place, options, prefix)
     stats = Path(f"{prefix}_stats.csv")
-    if not stats.exists():
+    if not stats.exists() or len(stats.read_text().splitlines()) < 2:  # no call was made: its log says why
         print(Path(f"{prefix}.log").read_text()[-4000:], file=sys.stderr)
         return 2
     print(summary(stats))

@@ -1,8 +1,10 @@
 """`sluice drain`: have a gateway that runs here let its calls end, before its processes are told to.
 
 The gateway says at once that it is not ready, serves what still comes, and asks each client to connect anew, elsewhere.
-When load balancers have had time to notice, Envoy takes no new connections, and live calls may end. Each step is taken
-once, whoever asks for it: whoever comes second waits for the first.
+When load balancers have had time to notice, Envoy takes no new connections, and live calls may end. On a connection
+that is there already, and on which nothing ran, one more call may begin: it is served like the others, until none is
+live, or half of their time is over; then workers refuse it at its head, as it would be cut. Each step is taken once,
+whoever asks for it: whoever comes second waits for the first.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,10 +24,12 @@ from extproc.cli.envoy_admin import discourage, is_live, live_calls, stop_listen
 from extproc.cli.processes import State, state_of
 from extproc.cli.settings import ConfigOption, configuration, fail, is_loopback
 from extproc.config.schema import Gateway
+from extproc.presence import have_closed
 
 _NOTICE = timedelta(seconds=5)
 _LOOK_S = 0.1
 _ANEW_S = 1.0
+_CLOSE_S = 5.0  # for all workers to see that they shall let in nobody
 _TOLD_S = 2.0  # between two words on how many calls still run
 
 Tell = Callable[[str], None]
@@ -94,24 +98,50 @@ async def drained(state: State, times: Times, tell: Tell) -> bool:
 
 
 async def _let_end(state: State, times: Times, tell: Tell) -> int:
-    """How many calls are left in the end."""
+    """How many calls are left in the end. An Envoy that is late to answer gets no more time than others."""
     admin = state.admin_socket
-    if not await discourage(admin):
+    end = time.monotonic() + times.notice + times.drain
+    if await _said(discourage, admin, end) is False:
         tell("No Envoy is there to be drained.")
         return 0
     if times.notice:
         tell(f"Not ready from now on; what comes within {times.notice:g} s is served.")
         await asyncio.sleep(times.notice)
-    await stop_listening(admin)
-    tell(f"No new connections; live calls may end, for up to {times.drain:g} s.")
-    left = await _ended(admin, times.drain, tell)
+    last = end - times.drain / 2
+    if await _said(stop_listening, admin, last) is None:
+        tell("Envoy does not say that it takes no new connections. Its calls may end all the same.")
+    else:
+        tell(f"No new connections; live calls may end, for up to {times.drain:g} s.")
+    await _ended(admin, last, tell)
+    await _close(state, tell)
+    left = await _ended(admin, end, tell)
     tell("No call is left." if left == 0 else f"Live calls that did not end in time: {left}. They end with Envoy.")
     return left
 
 
-async def _ended(admin: Path, patience: float, tell: Tell) -> int:
+async def _said(word: Callable[[Path], Awaitable[bool | None]], admin: Path, deadline: float) -> bool | None:
+    """Say it to Envoy until it answers, and once in any case."""
+    heard = await word(admin)
+    while heard is None and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
+        heard = await word(admin)
+    return heard
+
+
+async def _close(state: State, tell: Tell) -> None:
+    """Have the workers let in nobody any more, and wait until all have seen it: those that begin then are refused."""
+    state.closed.touch()
+    files = [*state.presences()]
+    deadline = time.monotonic() + _CLOSE_S
+    while not have_closed(files, state.closed):
+        if time.monotonic() > deadline:
+            tell("Not all workers say that they let no new call in.")
+            break
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _ended(admin: Path, deadline: float, tell: Tell) -> int:
     """Wait until no call is left; the number of those that are left when time is up."""
-    deadline = time.monotonic() + patience
     told, next_word = -1, time.monotonic() + _TOLD_S
     left = await live_calls(admin)
     while left != 0 and time.monotonic() < deadline:
@@ -138,7 +168,7 @@ async def kept(state: State, times: Times, tell: Tell) -> None:
 
 def readied(state: State) -> None:
     """Be ready again."""
-    for mark in (state.draining, state.drained):
+    for mark in (state.draining, state.closed, state.drained):
         mark.unlink(missing_ok=True)
 
 

@@ -14,6 +14,9 @@ _PARTS = {"lds": "the listener", "rds": "the routes", "cds": "the clusters", "sd
 
 _TIMEOUT = 2.0  # seconds
 
+_GONE = (FileNotFoundError, ConnectionRefusedError, PermissionError)
+"""No Envoy is there, or none that we may ask, and none will be. All else, a full backlog, too, may be over soon."""
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
@@ -123,30 +126,35 @@ async def clusters_are_warming(path: Path) -> bool:
     return await asyncio.to_thread(_warming, path)
 
 
-async def discourage(path: Path) -> bool:
-    """Have each answer ask its client to connect anew, elsewhere. False where no Envoy is there."""
+async def discourage(path: Path) -> bool | None:
+    """Have each answer ask its client to connect anew, elsewhere.
+
+    False where no Envoy is there; None: there is one that does not say now, as it has much to do.
+    """
     return await asyncio.to_thread(_told, path, "/healthcheck/fail")
 
 
-async def stop_listening(path: Path) -> bool:
-    """Take no new connection of a client. What workers and Envoy itself ask inside goes on. False as above."""
+async def stop_listening(path: Path) -> bool | None:
+    """Take no new connection of a client. What workers and Envoy itself ask inside goes on. Returns as above."""
     return await asyncio.to_thread(_told, path, "/drain_listeners?inboundonly")
 
 
-def _told(path: Path, target: str) -> bool:
+def _told(path: Path, target: str) -> bool | None:
     try:
-        return _ask(path, "POST", target)[0] == 200
-    except (OSError, http.client.HTTPException):
+        return True if _ask(path, "POST", target)[0] == 200 else None
+    except _GONE:
         return False
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def _live(path: Path) -> int | None:
     try:
         return _stat(path, "http.gateway.downstream_rq_active")
-    except TimeoutError:
-        return None  # it has much to do
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
+    except _GONE:
         return 0
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return None
 
 
 async def live_calls(path: Path) -> int | None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from extproc.presence import is_present
+
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """WSGI, as Prometheus' own server has it."""
 
@@ -13,7 +15,7 @@ _TEXT = ("content-type", "text/plain; charset=utf-8")
 
 
 class Health:
-    """Unhealthy until all workers have answered once, which comes after Envoy's files; and while none of them does.
+    """Unhealthy until all workers have answered once, which comes after Envoy's files; and while none of them goes on.
 
     One that is started again meanwhile harms nobody, as others serve: no reason to end them all.
     """
@@ -30,7 +32,7 @@ class Health:
         """What is wrong; empty where nothing is."""
         if not self._sockets:
             return "starting"
-        return "" if any(map(_answers, self._sockets)) else "no worker answers"
+        return "" if any(_answers(path) and is_present(path) for path in self._sockets) else "no worker answers"
 
     def before(self, app: App) -> App:
         """The same app, with `/healthz`."""
@@ -46,6 +48,7 @@ class Health:
 
 
 def _answers(path: Path) -> bool:
+    """Whether somebody listens there. The kernel does for one that hangs, too."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as visitor:
         visitor.settimeout(_PATIENCE_S)
         return visitor.connect_ex(str(path)) == 0

@@ -32,7 +32,7 @@ from extproc.telemetry import metrics
 
 app = typer.Typer(help="Write the ledger, and mend it.", no_args_is_help=True, rich_markup_mode="rich")
 
-_STOP_PATIENCE = 10.0  # seconds
+_STOP_PATIENCE = 15.0  # seconds: longer than a consumer goes on by itself
 _AGAIN_S = 2.0  # between two looks whether the database is there
 
 log = logging.getLogger(__name__)

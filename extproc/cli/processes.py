@@ -10,7 +10,7 @@ from extproc.cli.machine import processors
 from extproc.cli.settings import fail
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
-from extproc.contract import DRAINED, DRAINING, STANDING
+from extproc.contract import CLOSED, DRAINED, DRAINING, PRESENT, STANDING
 from extproc.interpreter import python
 from extproc.supervisor import Program
 
@@ -48,6 +48,11 @@ class State:
         return self.root / "run" / DRAINING
 
     @property
+    def closed(self) -> Path:
+        """There when no new call is let in any more: those that run are the last."""
+        return self.root / "run" / CLOSED
+
+    @property
     def drained(self) -> Path:
         """There once it has been drained: whoever runs Envoy may end it."""
         return self.root / "run" / DRAINED
@@ -67,6 +72,10 @@ class State:
     def standings(self) -> Iterator[Path]:
         """Those of an earlier run, too."""
         return (self.root / "run").glob(f"*{STANDING}")
+
+    def presences(self) -> Iterator[Path]:
+        """The files by which workers show that they go on, those of an earlier run, too."""
+        return (self.root / "run").glob(f"*{PRESENT}")
 
     def make(self) -> None:
         """Create the folders, readable by their owner alone."""

@@ -31,7 +31,7 @@ from extproc.telemetry import metrics
 log = logging.getLogger(__name__)
 
 _START_PATIENCE = 30.0  # seconds
-_STOP_MARGIN = 5.0
+_STOP_MARGIN = 40.0  # beyond the drain: for a store that is slow to take what was used, and for what is told then
 _TOLD_TWICE_S = 1.0
 _VISIT_S = 1.0
 
@@ -69,7 +69,7 @@ def prepare(gateway: Gateway, state: State, starts_envoy: bool = True) -> None:
     state.make()
     _claim(state)
     sockets = (state.root / "run").glob("*.sock" if starts_envoy else "worker-*.sock")
-    for stale in (*state.metrics.glob("*.db"), *sockets, *state.standings()):
+    for stale in (*state.metrics.glob("*.db"), *sockets, *state.standings(), *state.presences()):
         stale.unlink(missing_ok=True)
     if starts_envoy or not is_discouraging(state.admin_socket):
         readied(state)

@@ -21,7 +21,7 @@ _CHAT = "/v1/chat/completions"
 _UNKNOWN = "no-such-model-smoke-test"
 _MOST_TOKENS = 64
 _MOST_BODY = 4 * 2**20  # bytes of an answer that are read
-_MOST_SAID = 200  # characters of an answer that is not as it should be
+_MOST_SAID = 100  # characters of an answer that is not as it should be
 
 Json = dict[str, Any]
 
@@ -40,8 +40,8 @@ def smoke(
 ) -> None:
     """Check a deployed gateway by real calls: health, models, refusals, a chat answered whole, and one as a stream.
 
-    They cost some ten tokens each. The key needs a team that may use the model, and is never printed. Exit code 0:
-    all is well; 1: something is not, the table says what, with the request id to look for in the log.
+    They cost some ten tokens each. The key must be allowed the model, and is never printed. Exit code 0: all is well;
+    1: something is not, the table says what, with the request id to look for in the log; 2: nothing could be asked.
 
     [bold]Examples[/bold]
 
@@ -114,12 +114,17 @@ class _Answer:
 
     @property
     def said(self) -> str:
-        return f"{self.status}: {' '.join(self.text.split())[:_MOST_SAID]}"
+        """The status, and the code of an error of the gateway's, else how the text begins."""
+        try:
+            code = json.loads(self.text)["error"]["code"]
+        except (ValueError, TypeError, KeyError):
+            code = None
+        return f"{self.status} {code if isinstance(code, str) else ' '.join(self.text.split())[:_MOST_SAID]}".rstrip()
 
     def must_be(self, status: int) -> None:
         """Raises _Failed where it is not."""
         if self.status != status:
-            raise _Failed(f"{status} was expected, and came {self.said}")
+            raise _Failed(f"{self.said} in place of {status}")
 
 
 class _Client:
@@ -206,7 +211,7 @@ class Finding:
 
     def row(self) -> tuple[str, str, str, str]:
         word = {True: "ok", False: "FAILED", None: "left out"}[self.ok]
-        where = f" (x-request-id: {self.request_id or 'none'})" if self.ok is False else ""
+        where = f" (x-request-id: {self.request_id})" if self.ok is False and self.request_id else ""
         return self.check, word, "" if self.ok is None else f"{self.seconds * 1000:.0f}", self.detail + where
 
 
@@ -261,7 +266,7 @@ class _Round:
         if self.model and self.model not in names:
             raise _Failed(f"{self.model} is not among {len(names)}: {', '.join(names)[:_MOST_SAID]}")
         self._candidates = self._candidates or names
-        return f"{len(names)}: {', '.join(names)[:_MOST_SAID]}"
+        return f"{len(names)} that the key may use"
 
     def _refused_key(self, key: str, code: str) -> str:
         answer = self._client.call(_CHAT, self._question(_UNKNOWN), key)

@@ -46,11 +46,12 @@ class StreamAndSpools:
         self._mark: _Mark | None = None
         self._gaps = -1  # of the stream that were dealt with: none yet, and who begins does not know what was before
         self._reading = False  # the spools
+        self._finishing = False
         self._has_seen = False  # an event of the stream: what is new has no gap that anybody need know of
 
     def take(self, most: int) -> Sequence[Event]:
         self._spools.tend()
-        if self._gaps != self._stream.gaps:
+        if self._gaps != self._stream.gaps and not self._finishing:
             if self._has_seen:
                 self._tell_of_gap()
             self._gaps = self._stream.gaps
@@ -60,7 +61,7 @@ class StreamAndSpools:
                 return found
             self._reading = False
         found = self._stream.take(most)
-        self._has_seen = self._has_seen or bool(found)
+        self._has_seen = self._has_seen or bool(found and self._gaps == self._stream.gaps)
         return found
 
     def done(self, events: Sequence[Event]) -> None:
@@ -75,10 +76,23 @@ class StreamAndSpools:
         self._spools.again()
 
     def lag(self) -> float:
+        if self._finishing:  # and Redis may not answer
+            return 0.0
         lag = self._stream.lag()
         if not self._reading and self._gaps == self._stream.gaps:
             self._note()
         return lag
+
+    def finish(self) -> None:
+        self._finishing = self._reading = True
+        self._spools.finish()
+
+    @property
+    def is_alone(self) -> bool:
+        return self._reading
+
+    def left(self) -> tuple[int, str]:
+        return self._spools.left() if self._reading else (0, "")
 
     def close(self) -> None:
         self._stream.close()

@@ -26,6 +26,8 @@ _LOOK_S = 0.5  # between two looks whether anything has come
 _PAUSE_S = (0.1, 5.0)  # before a second try, and the most before any
 _MEND_S = 60.0  # before sums are tried again that the database does not make
 _DRAIN_S = 3.0  # for which a consumer that was told to stop goes on while something waits
+_ALONE_S = 10.0  # for which it does while that may be on this machine alone
+_SOON_S = 0.2  # before a second try then
 
 Told = Callable[[Written, float], None]
 """Is told what was written, and how long ago the oldest event came that still waits, in seconds."""
@@ -80,10 +82,33 @@ class Consumer:
                 self._stopping.wait(self._next_pause())
             elif not self._had and not self._is_to_mend():
                 self._stopping.wait(_LOOK_S)
-        until = time.monotonic() + _DRAIN_S
-        while time.monotonic() < until and self._is_well() and self._had:
-            pass
+        if not self._finished():
+            self._tell_of_the_rest()
         self._bus.close()
+
+    def _finished(self) -> bool:
+        """Write what waits, for a while; False where some of it stays behind that may be on this machine alone."""
+        began = time.monotonic()
+        self._bus.finish()
+        while time.monotonic() - began < (_ALONE_S if self._bus.is_alone else _DRAIN_S):
+            if not self._is_well():
+                if not self._left()[0]:
+                    return True
+                time.sleep(_SOON_S)
+            elif not self._had:
+                return True
+        return not self._bus.is_alone
+
+    def _tell_of_the_rest(self) -> None:
+        left, where = self._left()
+        if left:
+            log.error("the ledger did not take all in time: %d events stay in %s", left, where)
+
+    def _left(self) -> tuple[int, str]:
+        try:
+            return self._bus.left()
+        except BusUnavailable:
+            return 0, ""  # and nobody can say what was there
 
     def _is_well(self) -> bool:
         """Whether a step could be taken."""

@@ -187,6 +187,9 @@ class Counters(Protocol):
         Should it be settled yet, its own event comes as well, and is the one that counts.
         """
 
+    def be_patient(self, seconds: float) -> None:
+        """Wait so long for each answer from now on: no call waits for any more, and what was used is to be booked."""
+
     async def close(self) -> None:
         """Let go of connections."""
 

@@ -272,6 +272,16 @@ class Bus(Protocol):
     def lag(self) -> float:
         """For how many seconds the oldest event has been waiting."""
 
+    def finish(self) -> None:
+        """From now on give what is on this machine alone first, also what has not come so far as to be on the bus."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether what comes next may be on this machine alone: who else would write it?"""
+
+    def left(self) -> tuple[int, str]:
+        """How many events wait here that may be on this machine alone, and in which folder."""
+
     def close(self) -> None:
         """Does not raise."""
 

@@ -82,6 +82,9 @@ class MemoryCounters:
             self._bus(slot, event)
         return is_new
 
+    def be_patient(self, seconds: float) -> None:
+        """It answers at once."""
+
     async def expire(self, slot: str) -> int:
         each, now = self._step(slot)
         return each.sweep(now)

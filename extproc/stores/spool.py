@@ -87,6 +87,11 @@ class Spool:
         return self._segments[0] if self._segments else self.end
 
     @property
+    def path(self) -> Path:
+        """Its file in the folder, for whoever is told of it."""
+        return self._path_of_lock()
+
+    @property
     def is_empty(self) -> bool:
         return not self._segments
 
@@ -243,6 +248,12 @@ def inherit(root: Path) -> list[Spool]:
 def segments_of(root: Path, name: str) -> list[int]:
     """The first bytes of what is there of a spool, in order."""
     return sorted(int(path.suffixes[-2][1:]) for path in root.glob(f"{name}.*.jsonl"))
+
+
+def end_of(root: Path, name: str) -> int:
+    """Where what is there of a spool ends; 0 where nothing is. Raises OSError."""
+    segments = segments_of(root, name)
+    return segments[-1] + segment_file(root, name, segments[-1]).stat().st_size if segments else 0
 
 
 def segment_file(root: Path, name: str, first: int) -> Path:

@@ -31,13 +31,14 @@ class SpoolBus:
         self._lock: int | None = None
         self._tended = -_TEND_S
         self._read: dict[str, int] = {}  # up to where each was taken from here
+        self._finishing = False
 
     def take(self, most: int) -> Sequence[Event]:
         self.tend()
         try:
             if not self._is_ours():
                 return ()
-            for name, taken in self.taken().items():
+            for name, taken in self._ends().items():
                 begin = self._read.get(name, self._noted(name))
                 found, place = self._found(name, begin, taken, most)
                 self._read[name] = place
@@ -94,10 +95,32 @@ class SpoolBus:
             raise BusUnavailable(f"the spool cannot be read: {error.strerror}") from None
         return max(0.0, time.time() - min(waiting) / 1000) if waiting else 0.0
 
+    def finish(self) -> None:
+        """The store of the counters may never have the rest, nor anybody else, if the folder goes with its pod."""
+        self._finishing = True
+        self._read.clear()
+
+    @property
+    def is_alone(self) -> bool:
+        return True
+
+    def left(self) -> tuple[int, str]:
+        try:
+            found = [len(self._found(name, self._noted(name), end, -1)[0]) for name, end in self._ends().items()]
+        except OSError as error:
+            raise BusUnavailable(f"the spool cannot be read: {error.strerror}") from None
+        return sum(found), str(self._root)
+
     def close(self) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
+
+    def _ends(self) -> dict[str, int]:
+        """Up to where each spool is to be read."""
+        if not self._finishing:
+            return self.taken()
+        return {path.stem: spool.end_of(self._root, path.stem) for path in sorted(self._root.glob("*.spool"))}
 
     def _next(self, name: str, taken: int) -> Sequence[Event]:
         """The first event that is not done, if there is one."""
@@ -129,7 +152,7 @@ class SpoolBus:
                 file.seek(place - first)
                 for line in file:
                     place += len(line)
-                    if place > taken:
+                    if place > taken or (self._finishing and not line.endswith(b"\n")):  # it is being written
                         return
                     yield place, None if line.startswith(spool.BEGUN) else _event((name, place), line)
 

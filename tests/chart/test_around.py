@@ -309,6 +309,14 @@ def test_who_is_named_may_call_and_who_watches_may_scrape() -> None:
     assert passes(manifests, Pod("ai", test["metadata"]["labels"]), ours, 8080), "helm test"
 
 
+def test_azure_monitor_may_scrape_where_it_is_on() -> None:
+    watching = Pod("kube-system", {"rsName": "ama-metrics"})
+    manifests = _with(monitoring__azureMonitor__enabled=True)
+    assert passes(manifests, watching, _ours(manifests), 9464)
+    assert not passes(manifests, watching, _ours(manifests), 8080)
+    assert not passes(_with(), watching, _ours(_with()), 9464)
+
+
 def test_ports_that_the_policy_opens_are_those_of_the_containers() -> None:
     assert _ports(_with()) == {"http": 8080, "metrics": 9464}
 

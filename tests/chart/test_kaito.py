@@ -196,6 +196,11 @@ def test_load_balancers_are_never_of_the_internet() -> None:
         assert service["spec"]["loadBalancerSourceRanges"] == ["10.20.0.0/24"]
 
 
+def test_behind_load_balancers_somebody_must_be_let_in() -> None:
+    with pytest.raises(ChartError, match=r"networkPolicy\.from: behind load balancers"):
+        rendered(CHART, f"{CHART}/examples/own-nodes.yaml", set={"networkPolicy.from": []})
+
+
 def test_a_gated_model_has_its_secret_by_name_alone() -> None:
     kinds = {one["kind"] for one in _example("models.yaml")}
     assert "Secret" not in kinds

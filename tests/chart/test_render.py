@@ -57,15 +57,25 @@ def test_the_rendered_configuration_is_one_that_the_gateway_takes(example: Path,
     assert pod["terminationGracePeriodSeconds"] > gateway.timeouts.drain.total_seconds()
 
 
+TEAM = {"area": "retail", "owner": "anna@example.com", "models": [{"name": "gpt-4o-mini"}]}
+
+
 def test_team_files_come_to_the_folder_that_the_gateway_reads() -> None:
-    team = {"area": "retail", "owner": "anna@example.com", "models": [{"name": "gpt-4o-mini"}]}
-    manifests = rendered("charts/sluice", MINIMAL, set={"teams.checkout": team})
-    data = only(manifests, "ConfigMap", "sluice-config")["data"]
-    assert TeamFile.model_validate(documents(data["team.checkout.yaml"])[0]).area == "retail"
+    manifests = rendered("charts/sluice", MINIMAL, set={"teams.checkout": TEAM})
+    data = only(manifests, "ConfigMap", "sluice-teams")["data"]
+    assert TeamFile.model_validate(documents(data["checkout.yaml"])[0]).area == "retail"
     pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
-    (volume,) = (one for one in pod["volumes"] if one["name"] == "sluice-config")
-    items = volume["projected"]["sources"][0]["configMap"]["items"]
-    assert {"key": "team.checkout.yaml", "path": "teams/checkout.yaml"} in items
+    (volume,) = (one for one in pod["volumes"] if one.get("configMap", {}).get("name") == "sluice-teams")
+    sluice = pod["initContainers"][0]
+    (place,) = (one["mountPath"] for one in sluice["volumeMounts"] if one["name"] == volume["name"])
+    assert {"name": "SLUICE__TEAMS", "value": place} in sluice["env"]
+
+
+def test_a_team_that_comes_or_goes_changes_no_pod() -> None:
+    """Nor may a pod from before name a key of the ConfigMap, which may go."""
+    assert only(rendered("charts/sluice", MINIMAL), "ConfigMap", "sluice-teams")["data"] == {}
+    assert _pods({"teams.checkout": TEAM}) == _pods({})
+    assert not [one for one in _pods({})["spec"]["volumes"] if one.get("configMap", {}).get("items")]
 
 
 @pytest.mark.parametrize("amount", ["0.000001", "0.00015", "2.5", "1234567.25", "9000000"])
@@ -191,6 +201,46 @@ def test_the_internal_load_balancer_is_internal_and_waits_for_models() -> None:
     assert service["spec"]["externalTrafficPolicy"] == "Local"
 
 
+def test_behind_a_load_balancer_that_asks_nodes_a_pod_stays_in_use_until_it_has_noticed() -> None:
+    """Its node has no other pod to give a new connection to; with Cluster any node has."""
+    readiness, notice = _in_use({})
+    assert notice <= readiness["periodSeconds"] * readiness["failureThreshold"] <= notice + 2
+    readiness, _ = _in_use({"internalLoadBalancer.externalTrafficPolicy": "Cluster", "drain.notice": 5})
+    assert readiness["periodSeconds"] * readiness["failureThreshold"] == 4
+
+
+def _in_use(changed: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    pod = only(rendered("charts/sluice", AKS, set=changed), "Deployment")["spec"]["template"]["spec"]
+    (notice,) = (one["value"] for one in pod["initContainers"][0]["env"] if one["name"] == "SLUICE__TIMEOUTS__NOTICE")
+    return pod["containers"][0]["readinessProbe"], int(notice.removesuffix("s"))
+
+
+def test_the_job_mounts_no_secret_of_a_provider() -> None:
+    files = [{"name": "openai", "existingSecret": "openai"}, {"name": "database", "existingSecret": "database"}]
+    stores = {
+        "database": "postgresql+psycopg://sluice@pg.data.svc/sluice",
+        "database_credential": {"file": "/run/secrets/sluice/database/password"},
+        "counters": "redis://redis.data.svc",
+    }
+    changed = {"secrets": {"files": files, "env": []}, "config.stores": stores}
+    pod = only(rendered("charts/sluice", HA, set=changed), "Job")["spec"]["template"]["spec"]
+    assert [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one] == ["database"]
+    mounts = {one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    assert "/run/secrets/sluice/database" in mounts
+    assert "/run/secrets/sluice/openai" not in mounts
+
+
+def test_the_job_has_the_volumes_that_a_user_adds() -> None:
+    """The authority of a database may be in one."""
+    added: dict[str, Any] = {
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/company"}],
+    }
+    pod = only(rendered("charts/sluice", HA, set=added), "Job")["spec"]["template"]["spec"]
+    assert added["extraVolumes"][0] in pod["volumes"]
+    assert added["extraVolumeMounts"][0] in pod["containers"][0]["volumeMounts"]
+
+
 @pytest.mark.parametrize("example", OF_SLUICE)
 def test_no_service_of_the_calls_leads_to_the_metrics(example: Path) -> None:
     for service in (one for one in rendered("charts/sluice", example) if one["kind"] == "Service"):
@@ -234,6 +284,30 @@ def test_the_test_calls_the_service_with_a_key_from_a_secret() -> None:
     assert not [one for one in rendered("charts/sluice", MINIMAL) if one["kind"] == "Pod"]
 
 
+def test_the_test_can_be_led_elsewhere_and_trust_an_authority() -> None:
+    smoke = {"existingSecret": "mine", "url": "https://ai.corp.example", "ca": {"existingSecret": "authority"}}
+    pod = only(rendered("charts/sluice", MINIMAL, set={"smoke": smoke}), "Pod")["spec"]
+    args = pod["containers"][0]["args"]
+    assert args[args.index("--url") + 1] == "https://ai.corp.example"
+    (volume,) = (one for one in pod["volumes"] if one.get("secret", {}).get("secretName") == "authority")
+    (place,) = (one["mountPath"] for one in pod["containers"][0]["volumeMounts"] if one["name"] == volume["name"])
+    assert args[args.index("--ca") + 1] == f"{place}/ca.crt"
+
+
+def test_the_test_needs_a_way_without_a_certificate() -> None:
+    folder = "/run/secrets/sluice/openai"
+    tls = {
+        "certificate": f"{folder}/a",
+        "private_key": f"{folder}/b",
+        "client_certificates": {"authority": f"{folder}/c"},
+    }
+    asked = {"config.listener.tls": tls, "smoke.existingSecret": "mine"}
+    with pytest.raises(ChartError, match="smoke: the listener asks for certificates"):
+        template("charts/sluice", MINIMAL, set=asked)
+    pod = only(rendered("charts/sluice", MINIMAL, set={**asked, "smoke.url": "https://ai.corp.example"}), "Pod")
+    assert pod["spec"]["containers"][0]["args"][2] == "https://ai.corp.example"
+
+
 def test_extra_objects_are_templates() -> None:
     extra = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}}
     manifests = rendered("charts/sluice", MINIMAL, set={"extraObjects": [extra]}, release="mine")
@@ -261,6 +335,63 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         {"config.stores.database": "postgresql+psycopg://sluice:hunter2@db/sluice"},
         "a ConfigMap is no place",
     ),
+    (
+        "a password as a parameter",
+        HA,
+        {"config.stores.database": "postgresql+psycopg://pg/db?user=x&password=hunter2"},
+        "a ConfigMap is no place",
+    ),
+    (
+        "a parameter of a URL for the Job",
+        AKS,
+        {"migrations.database": "postgresql+psycopg://pg/db?sslpassword=hunter2"},
+        "a ConfigMap is no place",
+    ),
+    (
+        "a password that begins like a variable",
+        HA,
+        {"config.stores.counters": "redis://:$ecret@redis.data.svc"},
+        "a ConfigMap is no place",
+    ),
+    (
+        "a password that only looks like a variable",
+        HA,
+        {"config.stores.counters": "redis://:$@redis.data.svc"},
+        "a ConfigMap is no place",
+    ),
+    (
+        "a password of a team's backend",
+        MINIMAL,
+        {"teams.a": {**TEAM, "backends": {"own": {"dialect": "openai", "url": "https://bot:hunter2@own.example"}}}},
+        "a ConfigMap is no place",
+    ),
+    (
+        "a secret as a variable",
+        MINIMAL,
+        {"extraEnv": [{"name": "DATABASE_PASSWORD", "value": "hunter2"}]},
+        "extraEnv: DATABASE_PASSWORD holds a secret",
+    ),
+    (
+        "a URL with a password as a variable",
+        MINIMAL,
+        {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://me:hunter2@proxy:3128"}]},
+        "extraEnv: HTTPS_PROXY holds a secret",
+    ),
+    (
+        "a password in two places",
+        HA,
+        {"config.stores.counters_credential": {"file": "/run/secrets/sluice/openai/redis"}},
+        "config.stores.counters: the URL has a password",
+    ),
+    (
+        "a token that anybody may get",
+        AKS,
+        {"config.stores.database": "postgresql+psycopg://sluice@sluice.postgres.database.azure.com/sluice"},
+        "config.stores.database: a token of Entra",
+    ),
+    ("too short a notice for Azure", AKS, {"drain.notice": 10}, "drain.notice: behind internalLoadBalancer"),
+    ("no version of Envoy", MINIMAL, {"envoy.image.tag": ""}, "envoy.image: name a tag or a digest"),
+    ("a label of the chart's own", MINIMAL, {"podLabels": {"app.kubernetes.io/name": "mine"}}, "podLabels"),
     ("an identity of nobody", AKS, {"workloadIdentity.clientId": ""}, "workloadIdentity.clientId"),
     ("an idle time that Azure refuses", AKS, {"internalLoadBalancer.idleTimeoutMinutes": 2}, "idleTimeoutMinutes"),
     ("a sidecar of nothing", MINIMAL, {"mode": "sidecar"}, "sidecar.application.containers"),
@@ -277,6 +408,21 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
         {"migrations.by": "job"},
         "migrations.by: a Job before the installation",
     ),
+    (
+        "a Job that waits for a file of Key Vault's driver",
+        "charts/sluice/examples/key-vault.yaml",
+        {
+            "migrations.by": "job",
+            "keyVault.sync": {},
+            "secrets.env": [],
+            "config.stores": {
+                "database": "postgresql+psycopg://sluice@postgresql.data.svc/sluice",
+                "database_credential": {"file": "/run/secrets/sluice/key-vault/database"},
+                "counters": "redis://redis.data.svc",
+            },
+        },
+        "has no files of keyVault",
+    ),
 ]
 
 
@@ -285,6 +431,25 @@ def test_nonsense_is_refused(example: str, changed: dict[str, Any], told: str) -
     with pytest.raises(ChartError) as refused:
         template("charts/sluice", example, set=changed)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config.stores.database": "postgresql+psycopg://pg/db?user=x&password=${DATABASE_PASSWORD}&sslmode=require"},
+        {"config.stores.counters": "redis://:${REDIS_PASSWORD}@redis.data.svc"},
+        {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://me:$(REDIS_PASSWORD)@proxy:3128"}]},
+        {"extraEnv": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
+    ],
+    ids=["parameter", "password", "kubernetes", "reference"],
+)
+def test_a_password_that_is_a_variable_is_fine(changed: dict[str, Any]) -> None:
+    assert rendered("charts/sluice", HA, set=changed)
+
+
+def test_envoys_image_may_go_by_its_digest_alone() -> None:
+    image = {"envoy.image.tag": "", "envoy.image.digest": f"sha256:{'a' * 64}"}
+    assert _pods(image)["spec"]["containers"][0]["image"] == f"envoyproxy/envoy@sha256:{'a' * 64}"
 
 
 def test_a_cluster_that_is_too_old_is_refused() -> None:

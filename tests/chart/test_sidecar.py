@@ -172,6 +172,45 @@ def test_a_volume_of_the_application_with_a_secret_of_the_gateway_is_refused(vol
     assert told in refusal(OWN, {"sidecar.application.volumes": [{"name": "mine"} | volume]})
 
 
+ADDED: list[dict[str, Any]] = [
+    {"name": "keys", "secret": {"secretName": "added"}},
+    {"name": "keys", "projected": {"sources": [{"secret": {"name": "added"}}]}},
+]
+
+
+@pytest.mark.parametrize("added", ADDED, ids=["secret", "projected"])
+def test_a_secret_that_only_an_extra_volume_names_is_the_gateways(added: dict[str, Any]) -> None:
+    mine = {"sidecar.application.volumes": [{"name": "mine", "secret": {"secretName": "added"}}]}
+    assert "holds a Secret of the gateway" in refusal(OWN, {"extraVolumes": [added], **mine})
+
+
+def test_an_extra_volume_is_the_gateways() -> None:
+    container = application(OWN)["containers"][0] | {"volumeMounts": [{"name": "keys", "mountPath": "/x"}]}
+    changed = {"extraVolumes": ADDED[:1], "sidecar.application.containers": [container]}
+    assert "mounts keys, which is the gateway's" in refusal(OWN, changed)
+
+
+def test_a_secret_that_only_an_extra_variable_names_is_the_gateways() -> None:
+    variable = {"name": "PROXY", "valueFrom": {"secretKeyRef": {"name": "added", "key": "url"}}}
+    container = application(OWN)["containers"][0] | {"envFrom": [{"secretRef": {"name": "added"}}]}
+    changed = {"extraEnv": [variable], "sidecar.application.containers": [container]}
+    assert "from a Secret of the gateway" in refusal(OWN, changed)
+
+
+def test_a_secret_that_a_driver_brings_to_the_gateway_is_the_gateways() -> None:
+    driven = {"driver": "secrets-store.csi.k8s.io", "volumeAttributes": {"secretProviderClass": "keys"}}
+    changed = {
+        "extraVolumes": [{"name": "keys", "csi": driven}],
+        "sidecar.application.volumes": [{"name": "mine", "csi": driven}],
+    }
+    assert "holds secrets of the gateway" in refusal(OWN, changed)
+
+
+def test_an_applications_own_volumes_and_secrets_are_its_own() -> None:
+    volumes = [{"name": "mine", "secret": {"secretName": "mine"}}, {"name": "room", "emptyDir": {}}]
+    assert pod(OWN, **{"sidecar.application.volumes": volumes})["volumes"][-2:] == volumes
+
+
 def test_a_volume_that_is_called_like_the_gateways_is_refused() -> None:
     volume = {"name": "sluice-run", "emptyDir": {}}
     assert "a name of the gateway's" in refusal(OWN, {"sidecar.application.volumes": [volume]})
@@ -183,10 +222,11 @@ def test_a_volume_that_is_called_like_the_gateways_is_refused() -> None:
         {"workloadIdentity": {"enabled": True, "clientId": "11111111-1111-1111-1111-111111111111"}},
         {"config.backends.swe.credential": {"entra": {}}},
         {"config.backends.swe.credential": {"key_vault": {"url": "https://vault-1.vault.azure.net", "secret": "s"}}},
+        {"keyVault": {"enabled": True, "vault": "v", "tenantId": "t", "clientId": "c", "secrets": {"a": {}}}},
         {"podLabels": {"azure.workload.identity/use": "true"}},
         {"serviceAccount.annotations": {"azure.workload.identity/client-id": "x"}},
     ],
-    ids=["the-pods", "entra", "key-vault", "label", "annotation"],
+    ids=["the-pods", "entra", "key-vault", "driver", "label", "annotation"],
 )
 def test_an_identity_that_the_application_has_too_is_refused(changed: dict[str, Any]) -> None:
     assert "identity" in refusal(OWN, changed)

@@ -81,8 +81,16 @@ class Queue:
 
     def again(self) -> None: ...
     def close(self) -> None: ...
+    def finish(self) -> None: ...
     def lag(self) -> float:
         return 0.0
+
+    @property
+    def is_alone(self) -> bool:
+        return True
+
+    def left(self) -> tuple[int, str]:
+        return len(self.events), "memory"
 
 
 def consume(stores: sql.Stores, *events: Event, webhooks: tuple[str, ...] = ("people",)) -> None:

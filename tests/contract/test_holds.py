@@ -107,12 +107,36 @@ class Broken:
         self._check()
         return await self._store.expire(slot)
 
+    def be_patient(self, seconds: float) -> None:
+        self._store.be_patient(seconds)
+
     async def close(self) -> None:
         await self._store.close()
 
     def _check(self) -> None:
         if self.down:
             raise CountersUnavailable("switched off")
+
+
+class Slow(Broken):
+    """One that is too slow for more than a few settlements at once, and then takes none of them in time."""
+
+    def __init__(self, store: Counters, most: int) -> None:
+        super().__init__(store)
+        self._most = most
+        self._under_way = 0
+
+    async def settle(
+        self, slot: str, hold: str, draws: Sequence[Draw], event: bytes | None = None, ago: int = 0
+    ) -> bool:
+        self._under_way += 1
+        try:
+            await asyncio.sleep(0)
+            self.down = self._under_way > self._most or (self.down and self._under_way > 1)
+            await asyncio.sleep(0)
+            return await super().settle(slot, hold, draws, event, ago)
+        finally:
+            self._under_way -= 1
 
 
 @pytest.fixture
@@ -622,6 +646,16 @@ class TestTheDiskFails:
         await asyncio.gather(background, return_exceptions=True)
         await holds.close(1)
         assert "cannot be read" in caplog.text
+
+
+class TestTheStoreIsSlow:
+    async def test_what_is_too_much_at_once_goes_there_in_smaller_parts(self, ground: Ground, tmp_path: Path) -> None:
+        """Else the more were pending, the surer none of them would be taken."""
+        async with running(Slow(ground.store, most=20), tmp_path) as holds:
+            for number in range(200):
+                holds.settle(hold(f"{number}"), used(1), event(f"{number}"))
+            await until(lambda: holds.pending == 0)
+            assert {name for name, _ in told(ground.events())} == {f"{number}" for number in range(200)}
 
 
 class TestMistakes:

@@ -30,8 +30,10 @@ def server() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def worker(server: RedisServer, root: Path, life: int = 3_000, wait: float = WAIT) -> AsyncIterator[Holds]:
-    async with running(RedisCounters(server.url, wait), root, life=life) as holds:
+async def worker(
+    server: RedisServer, root: Path, life: int = 3_000, wait: float = WAIT, within: float = 5.0
+) -> AsyncIterator[Holds]:
+    async with running(RedisCounters(server.url, wait), root, life=life, within=within) as holds:
         yield holds
 
 
@@ -357,13 +359,45 @@ class TestWhatItCosts:
             assert holds.open == 0
 
 
+class TestTheEnd:
+    async def test_a_store_that_is_too_slow_for_calls_has_everything_in_the_end(
+        self, server: RedisServer, tmp_path: Path
+    ) -> None:
+        late = 0.0
+        async with _proxy(lambda: server.port, lambda: late) as port:
+            store = RedisCounters(f"redis://127.0.0.1:{port}/0", WAIT)
+            async with running(store, tmp_path, within=PATIENCE) as holds:
+                await settled(holds, "warm")
+                for name in NAMES:
+                    holds.settle(hold(name), used(1), event(name))
+                late = 1.5 * WAIT
+        assert holds.pending == 0
+        assert told(events_of(server)) == {(name, False): 1 for name in ["warm", *NAMES]}
+
+    async def test_a_store_that_is_gone_is_waited_for_no_longer_than_was_said(
+        self, server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with worker(server, tmp_path, within=1.0) as holds:
+            await settled(holds, "warm")
+            server.kill()
+            for name in NAMES:
+                holds.settle(hold(name), used(1), event(name))
+        assert "did not take all in time: 60 settlements stay in the spool" in caplog.text
+        assert str(tmp_path) in caplog.text
+        server.start()
+        async with worker(server, tmp_path) as heir:
+            await until(lambda: idle(heir) and len(events_of(server)) >= len(NAMES))
+            assert {name for name, _ in told(events_of(server))} >= set(NAMES)
+
+
 @asynccontextmanager
-async def _proxy(port: Callable[[], int]) -> AsyncIterator[int]:
-    """Passes connections on to the server of the moment."""
+async def _proxy(port: Callable[[], int], late: Callable[[], float] = lambda: 0.0) -> AsyncIterator[int]:
+    """Passes connections on to the server of the moment; whatever goes either way comes so many seconds late."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(1 << 16):
+                await asyncio.sleep(late())
                 writer.write(data)
                 await writer.drain()
         except OSError:

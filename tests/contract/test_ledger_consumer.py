@@ -45,6 +45,7 @@ from extproc.stores.sql.ledger import SqlLedger
 from tests.support import ledger_kills
 from tests.support.gateway import until
 from tests.support.ledger import AT, call, event, expired, ledger_on
+from tests.support.ports import free_port
 from tests.support.redis_server import redis_server
 
 DAY = date(2026, 1, 31)
@@ -154,6 +155,43 @@ def test_what_waits_when_it_is_told_to_stop_is_written_yet(stores: sql.Stores, l
     consumer = Consumer(SpoolBus(tmp_path / "spool"), stores.ledger)
     consumer.stop()
     write(log, call("w.1"), call("w.2"))
+    consumer.run()
+    assert set(known(stores.ledger)) == {"w.1", "w.2"}
+
+
+def test_a_database_that_fails_in_the_end_is_tried_again(stores: sql.Stores, log: Spool, tmp_path: Path) -> None:
+    consumer = Consumer(SpoolBus(tmp_path / "spool"), Failing(stores.ledger, times=2))
+    consumer.stop()
+    write(log, call("w.1"), call("w.2"))
+    consumer.run()
+    assert set(known(stores.ledger)) == {"w.1", "w.2"}
+
+
+def test_a_database_that_stays_away_is_given_up_and_what_stays_is_told(
+    stores: sql.Stores, log: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_ALONE_S", 0.5)
+    consumer = Consumer(SpoolBus(tmp_path / "spool"), Failing(stores.ledger, times=1_000_000))
+    consumer.stop()
+    write(log, call("w.1"), call("w.2"))
+    consumer.run()
+    assert f"2 events stay in {tmp_path / 'spool'}" in caplog.text
+
+
+@pytest.mark.parametrize("with_redis", [False, True])
+def test_what_the_store_of_the_counters_never_took_is_written_in_the_end(
+    stores: sql.Stores, log: Spool, tmp_path: Path, with_redis: bool
+) -> None:
+    """The spool may go with its pod. A line that a dying worker did not finish is none."""
+    spools = SpoolBus(tmp_path / "spool")
+    nowhere = RedisBus(f"redis://127.0.0.1:{free_port()}/0", "sluice", "gateway", "one")
+    consumer = Consumer(StreamAndSpools(nowhere, spools) if with_redis else spools, stores.ledger)
+    write(log, call("w.1"))
+    log.write([Settlement("w.2", (), call("w.2").data, AT)])
+    (path,) = (tmp_path / "spool").glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(b'{"hold":"w.3","at":17')
+    consumer.stop()
     consumer.run()
     assert set(known(stores.ledger)) == {"w.1", "w.2"}
 

@@ -1,7 +1,10 @@
 """Counters in Redis while Redis fails: an error in time, nothing counted twice, nobody else's answer, and back."""
 
 import asyncio
+import logging
 import random
+import re
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -10,12 +13,14 @@ from typing import TypeVar
 
 import pytest
 import redis
+import uvloop
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from extproc.stores.counters import Answer, Counter, CountersUnavailable, Draw, Window
 from extproc.stores.redis import batch
 from extproc.stores.redis.counters import RedisCounters
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_server
 
 CALLS = Counter("calls", 10)
@@ -68,6 +73,27 @@ async def eventually(what: Callable[[], Awaitable[T]]) -> T:
         except CountersUnavailable:
             assert time.monotonic() < until, "the store did not come back"
             await asyncio.sleep(0.01)
+
+
+class Blocks:
+    """Keeps its loop busy where sockets are read, for as long as `until` takes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, until: Callable[[], None]) -> None:
+        self._told, self._tells = socket.socketpair()
+        self._loop, self._until = loop, until
+        loop.add_reader(self._told, self._block)
+
+    def begin(self) -> None:
+        self._tells.send(b"!")
+
+    def _block(self) -> None:
+        self._told.recv(1)
+        self._until()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._told)
+        self._told.close()
+        self._tells.close()
 
 
 async def is_unavailable(store: RedisCounters) -> None:
@@ -231,6 +257,58 @@ class TestTheServerSaysNo:
         async with listener(other) as url, counters(url) as store:
             await is_unavailable(store)
 
+    async def test_a_node_of_a_cluster_goes_on_with_what_it_has(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Another area's keys are nowhere, or at another node: that costs the others nothing, not even a connection."""
+        ours = "0-8191"
+        options = {"cluster_enabled": "yes", "cluster_require_full_coverage": "no", "cluster_port": str(free_port())}
+        with redis_server(**options) as node:
+            node.call("CLUSTER", "ADDSLOTSRANGE", *ours.split("-"))
+            names = [f"area-{number}" for number in range(64)]
+            slots = {name: int(node.call("CLUSTER", "KEYSLOT", f"{{{name}}}")) for name in names}
+            here = next(name for name, slot in slots.items() if slot <= 8191)
+            there = next(name for name, slot in slots.items() if slot > 8191)
+            async with counters(node.url) as store:
+                assert await eventually(lambda: used(store, slot=here)) == 0
+                for _ in range(3):
+                    served, refused = await asyncio.gather(
+                        used(store, slot=here), used(store, slot=there), return_exceptions=True
+                    )
+                    assert served == 0
+                    assert isinstance(refused, CountersUnavailable)
+                    assert "CLUSTERDOWN" in str(refused)
+                assert store.connections == 1
+        assert [record.levelno for record in caplog.records if "EnterpriseCluster" in record.message] == [logging.ERROR]
+
+    @pytest.mark.parametrize(
+        "error", ["MOVED 9000 127.0.0.1:1", "ASK 9000 127.0.0.1:1", "CLUSTERDOWN no slot", "TRYAGAIN"]
+    )
+    async def test_keys_of_another_node_are_refused_by_themselves(
+        self, error: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As above, for what one node alone does not say."""
+        ended = asyncio.Event()
+
+        async def node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(2**16):
+                for _ in re.findall(rb"\*\d+\r\n", data):
+                    writer.write(b"-%b\r\n" % error.encode() if b"theirs" in data else b":1\r\n")
+            writer.close()
+            await writer.wait_closed()
+            ended.set()
+
+        async with listener(node) as url:
+            connection = batch.SharedConnection(url, WAIT, [], lambda: None)
+            theirs = b"*2\r\n" + batch.words(b"GET", b"theirs")
+            ours = b"*2\r\n" + batch.words(b"GET", b"ours")
+            for _ in range(3):
+                with pytest.raises(CountersUnavailable, match=error.partition(" ")[0]):
+                    await connection.ask(theirs)
+                assert await connection.ask(ours) == [1]
+            assert connection.made == 1
+            await connection.close()
+            await ended.wait()
+        assert len([record for record in caplog.records if "EnterpriseCluster" in record.message]) == 1
+
     async def test_more_than_can_be_under_way(self, server: RedisServer, store: RedisCounters) -> None:
         server.stall()
         many = [store.expire("slot") for _ in range(batch.MOST_UNDER_WAY + 1)]
@@ -335,6 +413,30 @@ class TestWhatNobodyKnows:
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
         assert all(isinstance(result, Answer) and result.granted for result in results[1::2])
+
+
+def test_a_loop_that_is_late_reads_what_has_come_before_it_gives_up(server: RedisServer) -> None:
+    """The reply comes while the loop is busy elsewhere, between its look at the sockets and its timers."""
+
+    def answered() -> None:
+        server.resume()
+        time.sleep(0.2)  # the reply lies in the socket, and the timer is long due
+
+    async def ask() -> int:
+        loop = asyncio.get_running_loop()
+        async with counters(server.url) as store:
+            await used(store)
+            blocks = Blocks(loop, answered)
+            server.stall()
+            asked = asyncio.ensure_future(used(store))
+            await asyncio.sleep(0)
+            loop.call_later(WAIT - batch._GRACE_S + 0.001, blocks.begin)  # the command is late, and not yet given up
+            try:
+                return await asked
+            finally:
+                blocks.close()
+
+    assert uvloop.run(ask()) == 0
 
 
 def _line(store: RedisCounters) -> batch._Line:

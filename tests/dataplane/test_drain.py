@@ -1,11 +1,13 @@
 """The end of a pod: unready at once, what still comes is served, live calls end, and nothing of them is lost."""
 
+import http.client
+import json
 import os
 import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -82,6 +84,31 @@ class Stream:
         assert not self._thread.is_alive()
 
 
+class Kept(http.client.HTTPConnection):
+    """A connection that a client keeps, however long nothing runs on it, and does not make anew."""
+
+    auto_open = 0
+
+    def __init__(self, gateway: ServedGateway) -> None:
+        super().__init__("127.0.0.1", gateway.port, timeout=60)
+        with gateway.client() as client:
+            self._headers = {"content-type": "application/json", "authorization": client.headers["authorization"]}
+        self.text = b""
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def post(self, body: dict[str, Any]) -> http.client.HTTPResponse:
+        self.request("POST", CHAT, json.dumps(body), self._headers)
+        answer = self.getresponse()
+        self.text = answer.read()
+        return answer
+
+
 def test_a_pod_ends_in_order_and_loses_nothing(provider: FakeProvider) -> None:
     """As its hooks and signals come: the drain, then Envoy's end, then ours."""
     limits = {"all": {"requests": 1000, "per": "hour"}}
@@ -108,6 +135,51 @@ def test_a_pod_ends_in_order_and_loses_nothing(provider: FakeProvider) -> None:
             with sqlite3.connect(gateway.folder / "sluice.db") as ledger:
                 rows = ledger.execute("SELECT surface, ending, source FROM calls").fetchall()
             assert rows == [("chat", "complete", "reported")] * 5
+
+
+def test_a_pod_whose_redis_is_away_leaves_all_of_its_calls_in_the_ledger(provider: FakeProvider) -> None:
+    """The spool ends with the pod, and nobody would tell of them any more."""
+    with redis_server() as redis, ServedGateway(settings(provider, stores={"counters": redis.url})) as gateway:
+        assert served(gateway).status_code == 200
+        redis.kill()
+        assert [served(gateway).status_code for _ in range(40)] == [200] * 40
+        assert gateway.stop() == 0
+        with sqlite3.connect(gateway.folder / "sluice.db") as ledger:
+            assert ledger.execute("SELECT COUNT(*), COUNT(DISTINCT request_id) FROM calls").fetchone() == (41, 41)
+        assert "settlements stay in the spool" in gateway.log()
+
+
+def test_a_call_on_a_connection_that_was_idle_is_served_or_told_to_come_again_and_never_cut(
+    gateway: ServedGateway,
+) -> None:
+    """Envoy closes no connection on which nothing runs, and a client may write to it until Envoy ends."""
+    with Kept(gateway) as early, Kept(gateway) as late:
+        for client in (early, late):
+            assert client.post(chat()).status == 200
+        stream = Stream(gateway, 8)
+        run = gateway.drain()
+        until(lambda: not gateway.listens, what="Envoy to take no more connections")
+        served = early.post(chat())
+        assert (served.status, served.getheader("connection")) == (200, "close")
+        assert told(run)[0] == 0
+        stream.end()
+        assert stream.text.endswith("data: [DONE]\n\n")
+        refused = late.post(chat(stream=True))
+        error = json.loads(late.text)["error"]
+    assert refused.status == 503
+    assert [refused.getheader(name) for name in ("connection", "x-should-retry")] == ["close", "true"]
+    assert [refused.getheader(name) for name in ("retry-after-ms", "retry-after")] == ["1", "1"]
+    assert (error["code"], error["type"]) == ("not_ready", "api_error")
+    assert gateway.health() == (200, "ok\n")
+
+
+def test_a_worker_that_hangs_while_its_supervisor_does_not_is_told(provider: FakeProvider) -> None:
+    with ServedGateway(settings(provider, workers=1)) as gateway:
+        (worker,) = gateway.processes("extproc.worker")
+        worker.suspend()
+        until(lambda: gateway.health() == (503, "no worker answers\n"), 60, "the probe to see it")
+        worker.resume()
+        until(lambda: gateway.health() == (200, "ok\n"), 30, "it to be well again")
 
 
 def test_a_restart_beside_a_living_envoy_goes_on_with_it(gateway: ServedGateway) -> None:

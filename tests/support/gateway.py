@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 90
 FORGIVING: Mapping[str, Any] = {"cooling": {"longest_wait": "0s", "failures": 1000}, "retry_share": 1}
 """Faults that one test asks for leave no backend out for the next test."""
+PATIENT: Mapping[str, Any] = {"wait": "1h"}
+"""Calls wait for their worker: how busy the machine of a test is tells nothing of what it tests."""
 _STOP_SECONDS = 60
 
 Json = dict[str, Any]
@@ -66,6 +68,7 @@ class RunningGateway:
             "state_dir": str(self.folder / "var"),
             "keys": {"quickstart": True},
             "routing": FORGIVING,
+            "overload": PATIENT,
             **settings,
             "listener": {"address": "127.0.0.1", "port": self.port, **settings.get("listener", {})},
             "stores": {"database": f"sqlite:///{self.folder}/sluice.db", **settings.get("stores", {})},

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.admission import FEW, GRACE, Admission
+from extproc.admission import FEW, GRACE, LAPSE, Admission
 from extproc.model import Capacity
-from extproc.refusals import OVERLOADED, Refused
+from extproc.refusals import NOT_READY, OVERLOADED, Refused
 
 CAPACITY = Capacity(calls=10, wait=0.3)
 
@@ -75,6 +75,35 @@ def test_few_calls_are_no_line_however_late_they_are() -> None:
         assert admitted(admission, 5.0, in_flight=FEW)
         clock.now += 0.9 * GRACE
     assert not admitted(admission, 5.0)
+
+
+def test_late_calls_with_nobody_between_them_are_no_line() -> None:
+    """At night a worker may have open streams and a slow client now and then, which is late by itself."""
+    clock = Clock()
+    admission = Admission(clock)
+    for _ in range(5):
+        assert admitted(admission, 0.4, in_flight=9)
+        admission.decides(0.4, CAPACITY)
+        clock.now += LAPSE + 0.01
+
+
+def test_a_line_that_goes_slowly_is_one_all_the_same() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    assert admitted(admission, 0.4)
+    clock.now += LAPSE
+    assert not admitted(admission, 0.4)
+
+
+def test_a_gate_that_is_closed_lets_nobody_in_and_sends_them_elsewhere_at_once() -> None:
+    admission = Admission(Clock())
+    admission.closed = True
+    with pytest.raises(Refused) as caught:
+        admission.check(1, 0.0, CAPACITY)
+    assert (caught.value.refusal.kind, caught.value.refusal.retry) == (NOT_READY, True)
+    assert caught.value.refusal.headers == (("retry-after-ms", "1"), ("retry-after", "1"))
+    admission.closed = False
+    assert admitted(admission, 0.0)
 
 
 def test_more_calls_than_may_be_open_are_refused_at_once() -> None:

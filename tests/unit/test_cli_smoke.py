@@ -122,13 +122,13 @@ def test_a_sound_server_passes_and_the_first_model_that_chats_is_asked(tmp_path:
 
 
 BROKEN: dict[str, tuple[str, Answer, str]] = {
-    "unhealthy": ("health", Answer(503), "200 was expected, and came 503"),
-    "not ready": ("readiness", refusal(503, "not_ready"), "200 was expected, and came 503"),
+    "unhealthy": ("health", Answer(503), "503"),
+    "not ready": ("readiness", refusal(503, "not_ready"), "503"),
     "no models": ("models", answer({"data": []}), "may use no model"),
-    "models that are no JSON": ("models", Answer(body="<html>"), "no JSON came, with 200: <html>"),
+    "models that are no JSON": ("models", Answer(body="<html>"), "no JSON came, with 200 <html>"),
     "a list of models that is none": ("models", answer({"data": 7}), "may use no model"),
-    "anybody is served": ("no key", SOUND["chat"], "401 was expected, and came 200"),
-    "any key is taken": ("wrong key", SOUND["chat"], "401 was expected, and came 200"),
+    "anybody is served": ("no key", SOUND["chat"], "200"),
+    "any key is taken": ("wrong key", SOUND["chat"], "200"),
     "a refusal that names itself not": (
         "wrong key",
         replace(refusal(401, "invalid_api_key"), headers={"x-should-retry": "false"}),
@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[str, Answer, str]] = {
     ),
     "an error of another shape": ("unknown model", answer({"detail": "no"}, 404), "an error `model_not_found` was"),
     "an error in a text": ("unknown model", answer({"error": "no"}, 404), "an error `model_not_found` was"),
-    "a chat that fails": ("chat", refusal(502, "upstream_unavailable"), "200 was expected, and came 502"),
+    "a chat that fails": ("chat", refusal(502, "upstream_unavailable"), "502"),
     "a chat without usage": ("chat", answer({"choices": [{"message": {}}]}), "no usage is told"),
     "a chat without a message": ("chat", answer({"choices": [], "usage": USAGE}), "no message"),
     "a stream that is none": ("stream", SOUND["chat"], "a stream was expected, and came 200"),

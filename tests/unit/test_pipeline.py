@@ -9,6 +9,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from extproc import refusals
 from extproc.call import (
@@ -30,6 +31,7 @@ from extproc.call import (
     Withhold,
 )
 from extproc.surfaces import Surface
+from extproc.telemetry import metrics
 from tests.support.playbook import (
     KEY,
     OTHER_KEY,
@@ -310,9 +312,30 @@ async def test_a_second_model_behind_the_file_ends_a_form_that_flows() -> None:
 # ---- what we answer by ourselves --------------------------------------------------------------------
 
 
-async def test_readiness_needs_no_key_and_is_recorded_as_answered() -> None:
-    record = await (Playbook() >> request("/readyz", "GET", end=True, authorization="") << Reply).play()
-    assert (record["ending"], record["status"], record["surface"]) == ("answered", 200, "ready")
+async def test_readiness_needs_no_key_and_is_counted_but_not_recorded() -> None:
+    name, labels = "sluice_calls_total", {"surface": "ready", "status": "200", "ending": "answered"}
+    metrics.publish()
+    policy, before = Policy(), _counted(name, **labels)
+    call = policy.pipeline.begin()
+    order = await request("/readyz", "GET", end=True, authorization="").tell(policy.pipeline, call)
+    policy.pipeline.end(call)
+    assert isinstance(order, Reply)
+    assert order.status == 200
+    assert policy.records == []
+    metrics.publish()
+    assert _counted(name, **labels) == before + 1
+
+
+async def test_readiness_that_is_denied_is_recorded() -> None:
+    policy = Policy(not_ready="the keys are not loaded")
+    record = await (Playbook(policy) >> request("/readyz", "GET", end=True, authorization="") << Reply).play()
+    assert (record["status"], record["surface"]) == (503, "ready")
+
+
+def _counted(name: str, **labels: str) -> float:
+    """Over whatever other labels there are."""
+    samples = [sample for metric in REGISTRY.collect() for sample in metric.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 async def test_a_gateway_that_is_not_ready_says_no_more_than_that() -> None:
@@ -649,7 +672,8 @@ async def _any_order(events: list[Told]) -> None:
         decided |= isinstance(order, Route) or (isinstance(order, Pass) and order.route is not None)
         assert decided or not isinstance(order, Relay | Pass | Emit), "nothing passes before a decision"
     policy.pipeline.end(call)
-    assert len(policy.records) == (1 if events else 0)
+    is_fine_probe = call.place is not None and call.place.surface is Surface.READY and call.status == 200
+    assert len(policy.records) == (1 if events and not is_fine_probe else 0)
 
 
 @given(start=_STARTS, rest=st.lists(EVENTS, max_size=6))

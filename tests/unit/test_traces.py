@@ -198,10 +198,12 @@ async def test_what_went_wrong_is_told(told: tuple[Told, ...], name: str, error:
 
 async def test_a_list_of_models_is_a_span_and_a_question_for_readiness_is_none() -> None:
     kept, policy = traced(share=1)
+    policy.not_ready = "the keys are not loaded"  # one that is fine has no record, either
     await played(policy, request("/readyz", "GET", end=True, traceparent=PARENT))
     assert kept == []
     assert policy.records[-1]["surface"] == "ready"
     assert not {"trace_id", "span_id"} & policy.records[-1].keys()  # which would be of a span that nobody makes
+    policy.not_ready = None
     await played(policy, request("/v1/models", "GET", end=True))
     call = kept.seen()[0]
     assert call.name == "models"

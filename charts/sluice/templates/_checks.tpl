@@ -3,11 +3,25 @@
 {{- if not .Values.image.repository }}
 {{- fail "image.repository: name the image of deploy/docker where you pushed it, such as myregistry.azurecr.io/sluice" }}
 {{- end }}
+{{- if not (or .Values.envoy.image.tag .Values.envoy.image.digest) }}
+{{- fail "envoy.image: name a tag or a digest" }}
+{{- end }}
 {{- include "sluice.checks.identity" . }}
 {{- include "sluice.checks.stores" . }}
 {{- include "sluice.checks.secrets" . }}
 {{- if eq .Values.mode "sidecar" }}
 {{- include "sluice.checks.sidecar" . }}
+{{- else }}
+{{- include "sluice.checks.gateway" . }}
+{{- end }}
+{{- end }}
+
+{{- define "sluice.checks.gateway" -}}
+{{- if and (include "sluice.isBalancedLocally" .) (lt (int .Values.drain.notice) 20) }}
+{{- fail "drain.notice: behind internalLoadBalancer with externalTrafficPolicy: Local at least 20: Azure asks a node every five seconds, twice, before it sends new connections elsewhere" }}
+{{- end }}
+{{- if and .Values.smoke.existingSecret (not .Values.smoke.url) (include "sluice.wantsCertificates" .) }}
+{{- fail "smoke: the listener asks for certificates of clients, and the test has none: name in smoke.url what is in front of it and needs none, or leave smoke.existingSecret empty" }}
 {{- end }}
 {{- end }}
 
@@ -20,6 +34,19 @@
 {{- end }}
 
 {{- define "sluice.checks.stores" -}}
+{{- $stores := .Values.config.stores | default dict }}
+{{- range $store, $safe := dict "database" "[?&]sslmode=verify-full" "counters" "^rediss://" "answers" "^rediss://" }}
+{{- $url := get $stores $store }}
+{{- $credential := get $stores (printf "%s_credential" $store) }}
+{{- if and $url $credential (not (hasPrefix "$" $url)) }}
+{{- if regexMatch "://[^/@]*:[^/@]*@|[?&]password=" $url }}
+{{- fail (printf "config.stores.%s: the URL has a password, and %s_credential names one, too: leave one out" $store $store) }}
+{{- end }}
+{{- if and (hasKey $credential "entra") (not (regexMatch $safe $url)) }}
+{{- fail (printf "config.stores.%s: a token of Entra goes to the right server alone: rediss:// for Redis, sslmode=verify-full for PostgreSQL" $store) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $many := or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled }}
 {{- if and $many (eq .Values.mode "gateway") }}
 {{- if include "sluice.hasOwnDatabase" . }}
@@ -35,6 +62,10 @@
 {{- if has .existingSecret $late }}
 {{- fail (printf "migrations.by: a Job before the installation cannot wait for the Secret %s, which this chart has made: set migrations.by: pods, or make it outside of the chart" .existingSecret) }}
 {{- end }}
+{{- end }}
+{{- $read := list (pick (.Values.config.stores | default dict) "database" "database_credential") .Values.migrations.database }}
+{{- if and .Values.keyVault.enabled (contains "/run/secrets/sluice/key-vault/" (toJson $read)) }}
+{{- fail "migrations.by: a Job before the installation has no files of keyVault, which come with the pods, and the database needs one: set migrations.by: pods" }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -64,9 +95,22 @@
 {{- fail (printf "config names the variable %s, and neither secrets.env nor extraEnv has it" $name) }}
 {{- end }}
 {{- end }}
-{{- if regexMatch "://[^/@\"\\s:]*:[^@/\"\\s$][^@/\"\\s]*@" $json }}
+{{- if include "sluice.holdsPassword" (dict "json" (list .Values.config .Values.teams .Values.migrations.database | toJson | replace "$${" "") "opening" "{") }}
 {{- fail "config: a URL holds a password, and a ConfigMap is no place for one: write ${NAME}, and name its Secret in secrets.env" }}
 {{- end }}
+{{- range .Values.extraEnv }}
+{{- $named := and .value (regexMatch "(?i)(password|passwd|secret|token|api_?key)$" .name) (not (hasPrefix "$(" (toString .value))) }}
+{{- if or $named (include "sluice.holdsPassword" (dict "json" (toJson .) "opening" "(")) }}
+{{- fail (printf "extraEnv: %s holds a secret in plain sight: name the Secret that has it in secrets.env" .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a URL in a JSON text has a password that is not a variable: before its host, or as libpq's parameter. */}}
+{{- define "sluice.holdsPassword" -}}
+{{- $plain := printf `([^$@/"\s\\&]|\$([^%s]|$))` (regexQuoteMeta .opening) }}
+{{- $json := .json | replace `\u0026` "&" }}
+{{- if regexMatch (printf `://[^/@"\s:]*:%s[^@/"\s]*@|://[^/@"\s:]*:\$@|[?&](?i:password|sslpassword)=%s` $plain $plain) $json }}true{{ end }}
 {{- end }}
 
 {{- define "sluice.checks.sidecar" -}}
@@ -83,8 +127,21 @@
 {{- if regexMatch "\"(entra|key_vault)\":" (toJson .Values.config) }}
 {{- fail "config: in a sidecar no credential may come from the pod's identity (entra, key_vault), which the application has, too: see docs/sidecar.md" }}
 {{- end }}
+{{- if .Values.keyVault.enabled }}
+{{- fail "keyVault.enabled: the driver signs in with the pod's identity, which in a sidecar the application has, too: see docs/sidecar.md" }}
+{{- end }}
 {{- $secrets := list }}
 {{- range concat .Values.secrets.files .Values.secrets.env }}{{ $secrets = append $secrets .existingSecret }}{{ end }}
+{{- range .Values.extraEnv }}{{ $secrets = append $secrets (dig "valueFrom" "secretKeyRef" "name" "" .) }}{{ end }}
+{{- $volumes := list }}
+{{- $classes := list }}
+{{- range .Values.extraVolumes }}
+{{- $volumes = append $volumes .name }}
+{{- $secrets = concat $secrets (include "sluice.secretsOfVolume" . | fromJsonArray) }}
+{{- $classes = append $classes (dig "csi" "volumeAttributes" "secretProviderClass" "" .) }}
+{{- end }}
+{{- $secrets = compact $secrets }}
+{{- $classes = compact $classes }}
 {{- range concat $application.containers $application.initContainers }}
 {{- $container := .name }}
 {{- if has $container (list "sluice" "envoy") }}
@@ -96,7 +153,7 @@
 {{- end }}
 {{- end }}
 {{- range .volumeMounts }}
-{{- if hasPrefix "sluice-" .name }}
+{{- if or (hasPrefix "sluice-" .name) (has .name $volumes) }}
 {{- fail (printf "sidecar.application: %s mounts %s, which is the gateway's" $container .name) }}
 {{- end }}
 {{- end }}
@@ -116,17 +173,27 @@
 {{- fail (printf "sidecar.application: the volume %s has a name of the gateway's" .name) }}
 {{- end }}
 {{- $volume := .name }}
-{{- $named := list (dig "secret" "secretName" "" .) }}
 {{- range dig "projected" "sources" list . }}
-{{- $named = append $named (dig "secret" "name" "" .) }}
 {{- if .serviceAccountToken }}
 {{- fail (printf "sidecar.application: the volume %s holds a token of the pod's account" $volume) }}
 {{- end }}
 {{- end }}
-{{- range $named }}
+{{- range include "sluice.secretsOfVolume" . | fromJsonArray }}
 {{- if has . $secrets }}
 {{- fail (printf "sidecar.application: the volume %s holds a Secret of the gateway" $volume) }}
 {{- end }}
 {{- end }}
+{{- if has (dig "csi" "volumeAttributes" "secretProviderClass" "" .) $classes }}
+{{- fail (printf "sidecar.application: the volume %s holds secrets of the gateway" $volume) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The names of the Secrets that a volume shows: a JSON list. */}}
+{{- define "sluice.secretsOfVolume" -}}
+{{- $named := list (dig "secret" "secretName" "" .) (dig "csi" "nodePublishSecretRef" "name" "" .) }}
+{{- range dig "projected" "sources" list . }}
+{{- $named = append $named (dig "secret" "name" "" .) }}
+{{- end }}
+{{- compact $named | toJson }}
 {{- end }}

@@ -6,7 +6,7 @@
 {{/* What the chart sets over the configuration: where things are in its pods, and how long they may take. */}}
 {{- define "sluice.settings" -}}
 - {name: SLUICE__STATE_DIR, value: /run/sluice}
-- {name: SLUICE__TEAMS, value: /etc/sluice/teams}
+- {name: SLUICE__TEAMS, value: /etc/sluice-teams}
 - {name: SLUICE__LISTENER__ADDRESS, value: {{ ternary "127.0.0.1" "0.0.0.0" (eq .Values.mode "sidecar") }}}
 - {name: SLUICE__LISTENER__PORT, value: "8080"}
 - {name: SLUICE__METRICS__ADDRESS, value: 0.0.0.0}
@@ -37,31 +37,18 @@
 {{- end }}
 {{- end }}
 
+{{/* Mounts and volumes of Secrets: a list of {name, existingSecret}. */}}
 {{- define "sluice.secretMounts" -}}
-{{- range .Values.secrets.files }}
+{{- range . }}
 - {name: sluice-secret-{{ .name }}, mountPath: /run/secrets/sluice/{{ .name }}, readOnly: true}
 {{- end }}
 {{- end }}
 
 {{- define "sluice.secretVolumes" -}}
-{{- range .Values.secrets.files }}
+{{- range . }}
 - name: sluice-secret-{{ .name }}
   secret: {secretName: {{ .existingSecret }}, defaultMode: 288} # 0440
 {{- end }}
-{{- end }}
-
-{{/* A folder as the gateway reads it: gateway.yaml, and team files in teams/. */}}
-{{- define "sluice.configVolume" -}}
-projected:
-  defaultMode: 292 # 0444
-  sources:
-    - configMap:
-        name: {{ .name }}
-        items:
-          - {key: gateway.yaml, path: gateway.yaml}
-          {{- range $team, $_ := .root.Values.teams }}
-          - {key: {{ printf "team.%s.yaml" $team }}, path: {{ printf "teams/%s.yaml" $team }}}
-          {{- end }}
 {{- end }}
 
 {{/* The policy workers: a native sidecar in both modes, so that Envoy starts when its files are written. */}}
@@ -75,7 +62,7 @@ args: [serve, --config, /etc/sluice/gateway.yaml]
 env:
   {{- include "sluice.settings" . | nindent 2 }}
   - {name: HOME, value: /tmp}
-  {{- include "sluice.secretEnv" .Values.secrets.env | nindent 2 }}
+  {{- with include "sluice.secretEnv" .Values.secrets.env | trim }}{{ . | nindent 2 }}{{ end }}
   {{- with .Values.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -107,11 +94,12 @@ securityContext:
   {{- include "sluice.containerSecurityContext" . | nindent 2 }}
 volumeMounts:
   - {name: sluice-config, mountPath: /etc/sluice, readOnly: true}
+  - {name: sluice-teams, mountPath: /etc/sluice-teams, readOnly: true}
   - {name: sluice-run, mountPath: /run/sluice}
   - {name: sluice-spool, mountPath: /run/sluice/spool}
   - {name: sluice-tokens, mountPath: /run/sluice/tokens}
   - {name: sluice-tmp, mountPath: /tmp}
-  {{- include "sluice.secretMounts" . | nindent 2 }}
+  {{- with include "sluice.secretMounts" .Values.secrets.files | trim }}{{ . | nindent 2 }}{{ end }}
   {{- if .Values.keyVault.enabled }}
   - {name: sluice-key-vault, mountPath: /run/secrets/sluice/key-vault, readOnly: true}
   {{- end }}
@@ -170,7 +158,7 @@ startupProbe:
 readinessProbe:
   tcpSocket: {port: http}
   periodSeconds: 2
-  failureThreshold: 2
+  failureThreshold: {{ include "sluice.readinessFailures" . }}
 livenessProbe:
   tcpSocket: {port: http}
   periodSeconds: 10
@@ -187,7 +175,7 @@ readinessProbe:
   httpGet: {path: /readyz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
   periodSeconds: 2
   timeoutSeconds: 2
-  failureThreshold: 2
+  failureThreshold: {{ include "sluice.readinessFailures" . }}
 livenessProbe:
   httpGet: {path: /healthz, port: http, scheme: {{ ternary "HTTPS" "HTTP" (not (empty $tls)) }}}
   periodSeconds: 10
@@ -209,6 +197,12 @@ volumeMounts:
   - {name: sluice-run, mountPath: /run/sluice}
 {{- end }}
 
+{{/* How often readiness, which is asked for every two seconds, may fail. A node of which a load balancer asks for pods of
+its own (Local) has no other to send a connection to: until it is passed over, a pod that drains must stay in use there. */}}
+{{- define "sluice.readinessFailures" -}}
+{{- if include "sluice.isBalancedLocally" . }}{{ div (min .Values.drain.notice 30) 2 }}{{ else }}2{{ end }}
+{{- end }}
+
 {{/* Envoy goes on until the drain of the policy container is over; should that have died, no longer than it may take. */}}
 {{- define "sluice.envoyPreStop" -}}
 {{- $longest := add .Values.drain.notice .Values.drain.timeout 30 }}
@@ -223,8 +217,11 @@ volumeMounts:
 
 {{/* The volumes of the pair. */}}
 {{- define "sluice.volumes" -}}
+# Whole, so that a team that comes or goes changes no pod.
 - name: sluice-config
-  {{- include "sluice.configVolume" (dict "root" . "name" (printf "%s-config" (include "sluice.fullname" .))) | nindent 2 }}
+  configMap: {name: {{ include "sluice.fullname" . }}-config, defaultMode: 292} # 0444
+- name: sluice-teams
+  configMap: {name: {{ include "sluice.fullname" . }}-teams, defaultMode: 292} # 0444
 # Sockets, Envoy's files and the providers' credentials for it: in memory, never on a disk; but where the database is a file.
 - name: sluice-run
   {{- if include "sluice.hasOwnDatabase" . }}
@@ -250,7 +247,7 @@ volumeMounts:
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
 - name: sluice-tmp
   emptyDir: {sizeLimit: 64Mi}
-{{- include "sluice.secretVolumes" . }}
+{{- include "sluice.secretVolumes" .Values.secrets.files }}
 {{- if .Values.keyVault.enabled }}
 - name: sluice-key-vault
   csi:

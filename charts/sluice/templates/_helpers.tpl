@@ -96,6 +96,11 @@ pods
 {{- if and $asked (dig "required" true $asked) }}true{{ end }}
 {{- end }}
 
+{{/* Whether a load balancer sends connections to nodes that have a pod, and to that pod alone. */}}
+{{- define "sluice.isBalancedLocally" -}}
+{{- if and (eq .Values.mode "gateway") .Values.internalLoadBalancer.enabled (eq .Values.internalLoadBalancer.externalTrafficPolicy "Local") }}true{{ end }}
+{{- end }}
+
 {{/* What a change of takes new pods: all of the configuration, but for what docs/reload.md has taken over by a reload. */}}
 {{- define "sluice.restartDigest" -}}
 {{- $config := omit .Values.config "backends" "models" "routing" "policies" "default_models" "areas" "cache" "timeouts" "identity" }}

@@ -6,6 +6,7 @@ replies out of step (a timeout, a protocol error) the connection is dropped, nev
 """
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,16 +31,25 @@ _PAUSE_S = (0.05, 0.5)
 """Before the second try to connect, and the most before any; half of it is left to chance."""
 
 _GRACE_S = 0.002
-"""A loop that was busy itself may see the time-out before the reply that lay waiting in the socket."""
+"""A loop that was busy itself may see the time-out before the reply that lay waiting in the socket. The time-out counts
+where it comes when it should; where it is late itself, the loop first reads what has come, see `_Due`."""
+
+_LOOKS = 3  # the most times that a loop which is late all the time looks once more
 
 _WORD = b"$%d\r\n%b\r\n".__mod__
 
 _TICK_S = 0.0005  # half of what the clocks of event loops count in
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-_RECONNECT = (b"-READONLY", b"-LOADING", b"-MASTERDOWN", b"-MOVED", b"-CLUSTERDOWN", b"-NOAUTH", b"-WRONGPASS")
+_RECONNECT = (b"-READONLY", b"-LOADING", b"-MASTERDOWN", b"-NOAUTH", b"-WRONGPASS")
 """Errors that another connection may not give: the server is not, or no longer, the one to ask."""
+
+_OF_A_CLUSTER = (b"-MOVED", b"-ASK", b"-CLUSTERDOWN", b"-TRYAGAIN")
+"""Errors for the keys of one command: this node does not hold them. What else it is asked for goes on, over the same
+connection, and a new one would hear the same."""
 
 
 class Unanswered(CountersUnavailable):
@@ -52,7 +62,11 @@ def words(*all_words: bytes) -> bytes:
 
 
 class _Due(Generic[T]):
-    """Tells what is not over so many seconds after it began. One timer serves all: nearly all are over by then."""
+    """Tells what is not over so many seconds after it began. One timer serves all: nearly all are over by then.
+
+    A timer that fires late shows that the loop was busy elsewhere, and libuv runs timers before it reads sockets: then
+    replies are read first that have come meanwhile.
+    """
 
     def __init__(self, seconds: float, is_over: Callable[[T], bool], late: Callable[[T], None]) -> None:
         self._seconds = seconds - _GRACE_S
@@ -73,13 +87,20 @@ class _Due(Generic[T]):
         while begun and (begun[0][0] <= now or self._is_over(begun[0][1])):
             _, what = begun.popleft()
             if not self._is_over(what):
-                loop.call_later(_GRACE_S, self._end, what)
+                self._end_soon(loop, what, _LOOKS)
         self._waits = bool(begun)
         if begun:
             loop.call_at(begun[0][0], self._look, loop)
 
-    def _end(self, what: T) -> None:
-        if not self._is_over(what):
+    def _end_soon(self, loop: asyncio.AbstractEventLoop, what: T, looks: int) -> None:
+        loop.call_later(_GRACE_S, self._end, loop, what, looks, loop.time() + _GRACE_S)
+
+    def _end(self, loop: asyncio.AbstractEventLoop, what: T, looks: int, due: float) -> None:
+        if self._is_over(what):
+            return
+        if looks and loop.time() - due > _GRACE_S:
+            self._end_soon(loop, what, looks - 1)
+        else:
             self._late(what)
 
 
@@ -139,6 +160,7 @@ class SharedConnection:
         self._since = float("-inf")  # when we last got a connection, by the loop's time
         self._opening = False
         self._closed = False
+        self._said_cluster = False
         self.made = 0  # connections
 
     async def ask(self, command: bytes, soon: bool = False) -> list[Value]:
@@ -156,6 +178,8 @@ class SharedConnection:
                 return reply
         if reply.startswith(_RECONNECT):
             self._drop()
+        elif reply.startswith(_OF_A_CLUSTER):
+            self._say_cluster(reply)
         raise CountersUnavailable(f"Redis says {reply[1:].split(b' ', 1)[0].decode(errors='replace')}")
 
     def send(self, command: bytes) -> asyncio.Future[Reply]:
@@ -171,6 +195,16 @@ class SharedConnection:
         queue.append((command, reply))
         return reply
 
+    def _say_cluster(self, reply: bytes) -> None:
+        """Once: it stays so for as long as this server is asked."""
+        if not self._said_cluster:
+            self._said_cluster = True
+            log.error(
+                "Redis is a cluster, and the server that is asked has some of the keys alone (%s): choose the "
+                "clustering policy EnterpriseCluster, or name a server without clusters",
+                reply[1:].split(b" ", 1)[0].decode(),
+            )
+
     def _none_yet(self, loop: asyncio.AbstractEventLoop) -> None:
         """There is no connection: commands wait for one, if it is worth waiting. Raises CountersUnavailable."""
         if self._closed:
@@ -180,6 +214,11 @@ class SharedConnection:
             raise CountersUnavailable("Redis cannot be reached")
         if not self._queue:
             loop.call_later(self._wait, self._give_up_queue, self._queue)
+
+    def be_patient(self, seconds: float) -> None:
+        """From now on a command counts as lost after so many seconds."""
+        self._wait = seconds
+        self._flushed = _Due[_Flush](seconds, _Flush.is_over, self._time_out)
 
     async def close(self) -> None:
         """Where a connection is just being opened, after that: one that is given up halfway may stay open."""

@@ -123,6 +123,16 @@ class RedisBus:
             found: Any = self._redis.hget(self._sums, "since")
             return int(found or 0)
 
+    def finish(self) -> None:
+        """Nothing of it is on this machine."""
+
+    @property
+    def is_alone(self) -> bool:
+        return False
+
+    def left(self) -> tuple[int, str]:
+        return 0, ""
+
     def close(self) -> None:
         self._redis.close()
 

@@ -134,6 +134,9 @@ class RedisCounters:
             if some < _AT_ONCE:
                 return closed
 
+    def be_patient(self, seconds: float) -> None:
+        self._connection.be_patient(seconds)
+
     async def close(self) -> None:
         await self._connection.close()
 
