@@ -170,23 +170,31 @@ def test_it_says_whether_it_may(url: str) -> None:
         assert not isinstance(raised.value, SchemaBehind)
 
 
-def granted(role: str) -> str:
-    """The statements that docs/operations.md has for a gateway's own user."""
+def granted(role: str, migrations: str) -> tuple[str, str]:
+    """The statements that docs/operations.md has for a gateway's user: by who may grant, and by who migrates."""
     page = (ROOT / "docs" / "operations.md").read_text()
-    return page.split("```sql\n")[1].partition("```")[0].replace(" TO sluice;", f" TO {role};")
+    page = page.replace('"sluice-migrations"', migrations).replace(" TO sluice;", f" TO {role};")
+    first, second = (block.partition("```")[0] for block in page.split("```sql\n")[1:3])
+    return first, second
+
+
+def as_role(url: str, role: str) -> str:
+    return make_url(url).update_query_dict({"options": f"-c role={role}"}).render_as_string(hide_password=False)
 
 
 def test_a_gateway_needs_no_right_to_make_tables() -> None:
     url, role = empty_postgres(), f"sluice_{secrets.token_hex(4)}"
-    bring_to(url, "0010")
-    own = make_url(url).update_query_dict({"options": f"-c role={role}"}).render_as_string(hide_password=False)
-    owner = connect(url)
+    migrations = f"{role}_migrations"
+    by_owner, by_migrations = granted(role, migrations)
+    own, owner = as_role(url, role), connect(url)
     with owner.begin() as connection:
-        connection.execute(text(f"CREATE ROLE {role}; {granted(role)}"))
+        connection.execute(text(f"CREATE ROLE {role}; CREATE ROLE {migrations}; {by_owner}"))
+        connection.execute(text(f"SET LOCAL ROLE {migrations}; {by_migrations}"))
     try:
+        bring_to(as_role(url, migrations), "0010")
         with pytest.raises(StoreUnavailable, match="permission denied"):
             sql.ready(own, migrate=True)
-        sql.upgrade(url)
+        sql.upgrade(as_role(url, migrations))
         sql.ready(own, migrate=False)
         with closing(sql.open_stores(own)) as stores:
             create(stores.directory, "app")
@@ -197,5 +205,5 @@ def test_a_gateway_needs_no_right_to_make_tables() -> None:
             assert not stores.alerts.recent(1)
     finally:
         with owner.begin() as connection:
-            connection.execute(text(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+            connection.execute(text(f"DROP OWNED BY {role}, {migrations}; DROP ROLE {role}, {migrations}"))
         owner.dispose()
