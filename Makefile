@@ -269,9 +269,9 @@ deep-kills: $(VENV)/dev.stamp ## a worker, and what writes the ledger or keys, k
 	@SLUICE_KILL_STEP=1 $(PYTEST) tests/unit/gitops/test_delivery_files.py -k any_time
 
 .PHONY: deep-pods
-deep-pods: $(VENV)/dev.stamp ## three pods replaced at 200 live streams and 50 calls/s, and longer faults (needs root; some ten minutes)
-	@SLUICE_ROLL_STREAMS=200 SLUICE_ROLL_CALLS=50 SLUICE_POD_OUTAGE_S=10 SLUICE_POD_SOAK_S=120 \
-		$(PYTEST) -s tests/chart/test_rolling.py tests/chart/test_pod_faults.py
+deep-pods: $(VENV)/dev.stamp ## three pods replaced at 200 live streams and 50 calls/s, faults, swaps, a sidecar (needs root; some ten minutes)
+	@SLUICE_DEEP_PODS=1 SLUICE_ROLL_STREAMS=200 SLUICE_ROLL_CALLS=50 SLUICE_POD_OUTAGE_S=10 SLUICE_POD_SOAK_S=120 \
+		$(PYTEST) -s tests/chart/test_rolling.py tests/chart/test_swap.py tests/chart/test_pod_faults.py tests/chart/test_sidecar_pod.py
 
 .PHONY: deep-routing
 deep-routing: $(VENV)/dev.stamp ## 10,000 calls through Envoy for each set of weights (some five minutes)

@@ -35,6 +35,7 @@ def settings(backend: str, counters: str, workers: int, rounds: int) -> Json:
     return {
         "workers": workers,
         "stores": {"counters": counters, "counters_wait": "1s"},
+        "timeouts": {"policy": "20s"},  # all come at once, to one worker: who waits for it has not failed
         "backends": {
             "openai": {"dialect": "openai", "url": backend},
             "anthropic": {"dialect": "anthropic", "url": backend},

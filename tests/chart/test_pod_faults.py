@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.support.gateway import until
+from tests.support.pods.deep import deep
 from tests.support.pods.load import Load
 from tests.support.pods.pod import Pod
 from tests.support.pods.site import NAME, PORT, Site, site
@@ -27,8 +28,7 @@ SOAK_S = float(os.environ.get("SLUICE_POD_SOAK_S", "6"))
 MANY = 1_100
 """Streams at a time: more than the 1,024 that clusters of Envoy allow by themselves."""
 
-pytestmark = pytest.mark.timeout(900)  # the image may have to be built first
-deep = pytest.mark.skipif("SLUICE_POD_SOAK_S" not in os.environ, reason="takes a minute: make deep-pods")
+pytestmark = [deep, pytest.mark.timeout(900)]  # the image may have to be built first
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,6 @@ def test_after_an_outage_of_all_pods_calls_are_answered_again(here: Site, pods: 
     print(f"after {OUTAGE_S:.0f} s without any policy: answered again after {recovered:.1f} s")
 
 
-@deep
 def test_more_streams_at_a_time_than_envoy_allows_by_itself(here: Site, pods: list[Pod]) -> None:
     """All on one pod. Each is served, or told in its status that there are too many; nobody hangs or is cut."""
     pod = pods[0]
@@ -261,7 +260,6 @@ def test_few_files_are_no_end(alone: Site) -> None:
     assert "Traceback" not in pod.told("sluice")
 
 
-@deep
 def test_a_policy_container_that_hangs_for_long_is_started_again(alone: Site) -> None:
     """With the Envoy that its hook has drained: a new one takes its place, too."""
     (pod,) = alone.pods

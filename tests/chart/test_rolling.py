@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.gateway import until
+from tests.support.pods.deep import deep
 from tests.support.pods.load import Called, Load
 from tests.support.pods.site import NAME, PORT, Site, site
 
@@ -85,6 +86,7 @@ async def test_all_pods_are_replaced_and_no_call_is_lost(here: Site) -> None:
     print(f"{len(load.told)} calls ({load.kinds()}), {sum(rows.values())} rows")
 
 
+@deep
 async def test_a_pod_that_is_killed_takes_only_its_own_calls_with_it(here: Site) -> None:
     pods = here.cluster.settled(NAME)
     load = load_at(here)

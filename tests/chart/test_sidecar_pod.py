@@ -13,10 +13,11 @@ from tests.support.gateway import until
 from tests.support.helm import ROOT, rendered
 from tests.support.image import built_image
 from tests.support.pods.cluster import Cluster
+from tests.support.pods.deep import deep
 from tests.support.pods.images import of_envoy, of_python, of_sluice
 from tests.support.pods.pod import Pod
 
-pytestmark = pytest.mark.timeout(900)  # the image may have to be built first
+pytestmark = [deep, pytest.mark.timeout(900)]  # the image may have to be built first
 
 EXAMPLE = "charts/sluice/examples/sidecar-central.yaml"
 CENTRAL_KEY = "key-that-the-central-gateway-minted"

@@ -17,6 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.support.gateway import until
+from tests.support.pods.deep import deep
 from tests.support.pods.load import Load
 from tests.support.pods.pod import Pod
 from tests.support.pods.site import NAME, PORT, PROVIDER_SECRET, Site, site
@@ -121,6 +122,7 @@ async def test_a_bad_configuration_is_refused_and_told_and_the_old_one_serves(he
     )
 
 
+@deep
 async def test_a_new_credential_reaches_the_provider(here: Site) -> None:
     fresh = "another-secret-of-the-provider"
 
@@ -150,6 +152,7 @@ def credential_sent(here: Site, url: str) -> str:
     return next(str(value) for name, value in call["headers"] if name.lower() == "authorization")
 
 
+@deep
 async def test_a_key_that_is_revoked_in_one_pod_is_refused_in_all(here: Site) -> None:
     first, _ = here.cluster.settled(NAME)
     key = here.mint(first, "leaving")
@@ -192,6 +195,7 @@ def shown(address: str, port: int) -> str:
     return ssl.DER_cert_to_PEM_cert(taken).strip()
 
 
+@deep
 def test_a_new_certificate_is_shown_and_a_live_stream_goes_on(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     first, second = authority.secret("first"), authority.secret("second")
