@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[int, str, bool, str, str]] = {
     "upstream_timeout": (504, "upstream", True, "api_error", "timeout_error"),
     "stateful_backend_unavailable": (503, "upstream", False, "api_error", "overloaded_error"),
     "not_ready": (503, "gateway", True, "api_error", "overloaded_error"),
+    "overloaded": (503, "gateway", True, "api_error", "overloaded_error"),
     "store_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
     "issuer_unavailable": (503, "gateway", True, "api_error", "overloaded_error"),
     "model_unpriced": (503, "gateway", False, "api_error", "overloaded_error"),

@@ -82,7 +82,8 @@ def test_whom_changes_concern(changes: dict[str, Any], concerned: Takes) -> None
     assert takes(differences(gateway(), gateway(**changes))) is concerned
 
 
-TAKEN = {"areas", "backends", "byob", "default_models", "models", "policies", "routing", "team_backends", "teams"}
+TAKEN = {"areas", "backends", "byob", "default_models", "models", "overload", "policies", "routing"}
+TAKEN |= {"team_backends", "teams"}
 
 
 def test_whatever_nobody_has_thought_of_takes_a_restart() -> None:
