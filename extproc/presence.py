@@ -6,6 +6,7 @@ than that mark is of a worker that has seen it.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +36,8 @@ class Presence:
         """For ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            self.show()
+            with contextlib.suppress(OSError):  # its file gets old, which tells; the next look may do
+                self.show()
 
 
 def is_present(socket: Path) -> bool:
