@@ -246,7 +246,8 @@ def _policy(
     if name == "A":
         return None
     if name == "B":
-        return start(stack, python("loadtest.null_extproc", str(state.worker_socket(0)), BACKEND), **output)
+        null = python("loadtest.null_extproc", str(state.worker_socket(0)), BACKEND)
+        return start(stack, null, env={**os.environ, **processes.OF_GRPC}, **output)
     worker = processes.workers(Revision.of(gateway), state, as_json=True)[0]
     argv = [*instead, str(state.worker_socket(0))] if instead else worker.argv
     return start(stack, argv, stdin=worker.stdin, env={**os.environ, **worker.environ}, **output)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,11 @@ class State:
             fail(f"state_dir: {self.root} is too long for a Unix socket. Choose a shorter folder.")
 
 
+OF_GRPC: Mapping[str, str] = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
+"""Variables of a process that serves Envoy: gRPC's poller reads and writes its sockets by itself. The newer threads of
+gRPC for that are woken for each message, which costs a call a tenth more CPU (decision 0042)."""
+
+
 def state_of(gateway: Gateway) -> State:
     return State(gateway.state_dir.resolve())
 
@@ -96,7 +101,7 @@ def workers(revision: Revision, state: State, as_json: bool) -> list[Program]:
     """
     may_have = _is_for_workers(revision.gateway)
     line = revision.line()
-    environ = {"PROMETHEUS_MULTIPROC_DIR": str(state.metrics), "PYTHONUNBUFFERED": "1"}
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(state.metrics), "PYTHONUNBUFFERED": "1", **OF_GRPC}
     return [
         Program(
             f"worker-{number}",
