@@ -221,6 +221,10 @@ bench-overload: $(VENV)/dev.stamp ## three times as many calls as can be served:
 bench-streams: $(VENV)/dev.stamp ## 512 streams that are looked through, 2,000 that are counted, idle ones, and slow readers (some minutes)
 	@$(BIN)/python -m loadtest.streams
 
+.PHONY: profile
+profile: $(VENV)/dev.stamp ## where the work of a call is, by room and by function: the same on every machine
+	@$(BIN)/python -m loadtest.profile
+
 .PHONY: bench-stalls
 bench-stalls: $(VENV)/dev.stamp ## for how long prompts of 100 and 400 kB hold up everybody else
 	@$(BIN)/python -m loadtest.stalls

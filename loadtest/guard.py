@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -45,7 +45,7 @@ _SLACK = {"tasks": 0.75, "handles": 5, "redis_tasks": 0.75, "redis_handles": 8, 
 
 _WITH_REDIS = {name: f"redis_{name}" for name in COUNTED}
 
-_PLAN = cost.Plan(rounds=2, calls=16, concurrency=8)
+PLAN = cost.Plan(rounds=2, calls=16, concurrency=8)
 _REDIS_PLAN = cost.Plan(rounds=2, calls=8, concurrency=1, rest=0.03)
 _CALL = 5  # bytecodes take about as long as one call into C
 _SCAN = "scan"  # of Hyperscan, and of nothing else in a call
@@ -99,6 +99,10 @@ class Work:
         self._runs = False
         self._aside = False  # what is done now is not counted
 
+    def done(self, _code: CodeType, units: int) -> None:
+        """Count what was done, and where."""
+        self._done += units
+
     def __call__(self) -> int:
         if not self._runs:
             self._runs = True
@@ -119,9 +123,9 @@ class Work:
             return self._on_aside
         return self._on
 
-    def _on(self, _frame: FrameType, event: str, _of: object) -> Any:
+    def _on(self, frame: FrameType, event: str, _of: object) -> Any:
         if event == "opcode" and not self._aside:
-            self._done += 1
+            self.done(frame.f_code, 1)
         return self._on
 
     def _on_aside(self, _frame: FrameType, event: str, _of: object) -> Any:
@@ -129,16 +133,16 @@ class Work:
             self._aside = False
         return self._on_aside
 
-    def _called(self, _frame: FrameType, event: str, of: object) -> None:
+    def _called(self, frame: FrameType, event: str, of: object) -> None:
         if event == "c_call" and not self._aside:
-            self._done += _CALL
+            self.done(frame.f_code, _CALL)
             if getattr(of, "__name__", "") == _SCAN:
                 self._counts["scans"] += 1
 
 
 def measured(kinds: Sequence[str] = tuple(recording.KINDS)) -> dict[str, dict[str, float]]:
     """What a call of each kind costs; with Redis, too, where there is one."""
-    found = _measured(_PLAN, kinds, COUNTED, redis=False)
+    found = _measured(PLAN, kinds, COUNTED, redis=False)
     if shutil.which("redis-server") is not None:
         names = (*COUNTED, *COUNTED_WITH_REDIS)
         for kind, figures in _measured(_REDIS_PLAN, kinds, names, redis=True).items():
