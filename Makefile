@@ -172,6 +172,12 @@ coverage: $(VENV)/dev.stamp ## all tests again, with the lines that none of them
 $(TIERS:%=test-%): test-%: $(VENV)/dev.stamp
 	@$(PYTEST) tests/$*
 
+# What is published, from one run; the page and the picture are written from its file, whatever it found.
+.PHONY: figures
+figures: $(VENV)/dev.stamp ## every published figure in one run, into docs/performance.md (25 minutes; QUICK=1, ONLY=streams,soak, NOTE="...")
+	@told=0; $(BIN)/python -W ignore -m loadtest.published $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) \
+		$(if $(NOTE),--note '$(NOTE)') || told=$$?; $(if $(QUICK),,$(BIN)/python docs/measured.py &&) exit $$told
+
 .PHONY: bench
 bench: $(VENV)/dev.stamp ## the gateway beside a null policy and Envoy alone, in one interleaved run
 	@$(BIN)/python -m loadtest.bench
@@ -224,6 +230,10 @@ bench-streams: $(VENV)/dev.stamp ## 512 streams that are looked through, 2,000 t
 .PHONY: profile
 profile: $(VENV)/dev.stamp ## where the work of a call is, by room and by function: the same on every machine
 	@$(BIN)/python -m loadtest.profile
+
+.PHONY: bench-usage
+bench-usage: $(VENV)/dev.stamp ## what it would save if Envoy read the usage of answers, and the policy saw no body of them
+	@$(BIN)/python -m loadtest.bench_usage
 
 .PHONY: bench-stalls
 bench-stalls: $(VENV)/dev.stamp ## for how long prompts of 100 and 400 kB hold up everybody else

@@ -23,6 +23,7 @@ SET_BY_THE_CHART = {
     "Timeouts": ("notice", "drain"),
     "Stores": ("migrate",),
 }
+_VARIABLE = {"pattern": r"\$\{", "type": "string"}  # a field of any type may be `${NAME}`
 _FOR_READERS = ("title", "default")  # in Helm's errors and in editors these add nothing to the description
 
 
@@ -64,6 +65,11 @@ def _moved(schema: Any, name: str) -> Any:
         return schema
     if "$ref" in schema:  # draft 7 reads nothing beside a reference
         return {"$ref": schema["$ref"].replace("#/$defs/", f"#/definitions/{name}.")}
+    if schema.get("anyOf", ())[1:] == [_VARIABLE]:  # of two that do not fit, Helm would tell what the second says
+        schema = {key: value for key, value in schema.items() if key != "anyOf"} | {
+            "if": _VARIABLE,
+            "else": schema["anyOf"][0],
+        }
     return {
         key: _named(value, name) if key in ("properties", "patternProperties", "$defs") else _moved(value, name)
         for key, value in schema.items()

@@ -40,17 +40,19 @@ class _Line:
 
     def __init__(self) -> None:
         self._late_since = self._last = -math.inf
-        self._is_late = False
+        self.is_late = False
+        """Whether the last one was."""
 
     def passed(self, waited: float, bound: float, now: float) -> None:
         """One got its turn."""
-        if waited > bound and (not self._is_late or now - self._last > LAPSE):
+        is_late = waited > bound
+        if is_late and (not self.is_late or now - self._last > LAPSE):
             self._late_since = now
-        self._is_late, self._last = waited > bound, now
+        self.is_late, self._last = is_late, now
 
     def is_too_long(self, now: float) -> bool:
         """All that got their turn were late for some time, and one has just now."""
-        return self._is_late and now - self._late_since >= GRACE and now - self._last <= GRACE
+        return self.is_late and now - self._late_since >= GRACE and now - self._last <= GRACE
 
 
 class Admission:
@@ -68,8 +70,9 @@ class Admission:
             raise Refused.of(_CLOSED)
         now = self._clock()
         self._longest = max(self._longest, waited)
-        self._heads.passed(waited, capacity.wait, now)
-        is_line = self._heads.is_too_long(now) or self._bodies.is_too_long(now)
+        heads, bodies = self._heads, self._bodies
+        heads.passed(waited, capacity.wait, now)
+        is_line = (heads.is_late or bodies.is_late) and (heads.is_too_long(now) or bodies.is_too_long(now))
         if (is_line and in_flight > FEW) or in_flight > capacity.calls:
             raise Refused.of(replace(_FULL, headers=after(random.randint(*_COME_AGAIN))))  # noqa: S311 - only spread
 

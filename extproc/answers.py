@@ -6,6 +6,7 @@ known that it will not be: then each goes its own way.
 """
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -37,7 +38,7 @@ class _Flight:
     """Calls of this worker that ask the same, until one of them has an answer, or will have none."""
 
     digest: str
-    claim: str = field(default_factory=lambda: secrets.token_hex(12))
+    claim: str
     leads: bool = False  # the claim is in force
     epoch: int | None = None  # of the look of its first call
     landed: asyncio.Future[Entry | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -117,6 +118,8 @@ class Answers:
         self._flights: dict[str, _Flight] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._outage = Outage("answers")
+        self._name = secrets.token_hex(12)  # of this worker, in its claims
+        self._numbers = itertools.count()
 
     def seat(self, digest: str, shares: bool = True) -> Seat:
         """A place for a call. `shares`: it waits for the answer to another, and others may wait for its own."""
@@ -125,7 +128,7 @@ class Answers:
         flight = self._flights.get(digest)
         if flight is not None:
             return Seat(self, digest, flight, is_first=False)
-        flight = self._flights[digest] = _Flight(digest)
+        flight = self._flights[digest] = _Flight(digest, f"{self._name}{next(self._numbers):x}")
         return Seat(self, digest, flight, is_first=True)
 
     async def run(self) -> None:

@@ -386,7 +386,8 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: Later,
     await screening.open()
     await roster.first_read()  # a worker that knows nobody yet would refuse calls that another one could serve
     background = asyncio.gather(
-        *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run(), Presence(Path(socket), admission).run()),
+        *(roster.keep_fresh(), holds.run(), cooler.run(), cache.run()),
+        Presence(Path(socket), admission, pipeline.break_off).run(),
         _publish(pipeline, admission, holds, exports, cooler, current, roster),
         current.follow(later, screening, lambda newer: cooler.health.configure(routing.watched(newer))),
         current.tell(lambda: pipeline.revisions, screening),

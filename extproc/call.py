@@ -7,7 +7,7 @@ Events are told in the past tense (`RequestHeaders` arrived), orders are imperat
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum, auto
+from enum import IntEnum, auto
 
 from extproc.cache.control import Control
 from extproc.cache.lookup import Lookup
@@ -190,6 +190,7 @@ class Call:
     cut_short: bool = False  # the gateway ended the answer: its lease could not be extended
     watched: bool = False  # its answer is ended where the backend falls silent
     stalled: bool = False  # the gateway ended the answer: the backend had fallen silent
+    broken_off: bool = False  # the gateway ended the answer, as it stops itself
     refusal: Refusal | None = None
     ending: Ending | None = None
     is_logged: bool = False  # Envoy has the facts for its log
@@ -211,13 +212,14 @@ class Call:
 class Origin:
     """Where an answer comes from, as Envoy tells it. `details` is `via_upstream` for what a backend answered.
 
-    `protocol`: in which the client speaks, such as `HTTP/1.1`; empty where that is not told.
+    `protocol`: in which the client speaks, such as `HTTP/1.1`; empty where that is not told. `path` and `request_id`,
+    of the request, are for calls of which nothing was told before; of others they may be empty.
     """
 
     cluster: str
     details: str
-    path: str  # of the request; the rewritten one, once an attempt was made
-    request_id: str
+    path: str = ""
+    request_id: str = ""
     protocol: str = ""
 
 
@@ -293,7 +295,7 @@ class Reply:
     details: str
 
 
-class BodyMode(Enum):
+class BodyMode(IntEnum):
     """How Envoy shall send us the body of the answer."""
 
     NONE = auto()

@@ -1,6 +1,7 @@
 """Names on which Envoy's files and the policy workers must agree. Nothing else may be shared between them."""
 
 import signal
+from functools import lru_cache
 
 # Dynamic metadata that the policy returns and that Envoy's route and cluster filters read.
 ORDER = "sluice.order"  # the chain, in the form of the priority_group cluster specifier
@@ -46,6 +47,7 @@ STANDING = ".standing"  # in place of `.sock`, the file in which a worker tells 
 # Beside those sockets, while a gateway is drained and once it has been: its workers say then that it is not ready
 DRAINING, DRAINED = "draining", "drained"
 CLOSED = "closed"  # from some time between those two on: its workers let no new call in
+OVER = "over"  # when the time of its calls is over: its workers end the streams that still run
 PRESENT = ".present"  # in place of `.sock`, the file by which a worker shows that its loop goes round
 WITHOUT_NOTICE = signal.SIGUSR1  # has a worker drain when Envoy has stopped: nobody need learn of it before
 
@@ -144,6 +146,7 @@ def unresolved_cluster_of(backend: str) -> str:
     return f"{_UNRESOLVED}{backend}"
 
 
+@lru_cache(maxsize=1024)  # of names that the configuration gives
 def backend_of(cluster: str) -> str | None:
     """The backend behind a cluster name, or None for clusters of our own."""
     prefix = next((prefix for prefix in _OF_BACKENDS if cluster.startswith(prefix)), None)

@@ -35,6 +35,7 @@ LIFE = 60_000
 _MOST_PENDING = 10_000  # settlements in memory; the others wait in the spool
 _DISK_S = 0.005  # for which a settlement waits for the spool: a disk that hangs may not make limits look spent
 _BEGUN_S = 0.005  # for which calls that begin wait for others, to be written together
+_GATHER_S = 0.004  # between two writes: what comes meanwhile is written together, as each wakes the spool's thread
 _AT_ONCE, _LEAST_AT_ONCE = 128, 16  # settlements that are under way together: fewer where the store was too slow
 _PAUSE_S = (0.05, 1.0)  # before a second try, and the most before any
 _AGAIN_AT_ONCE, _BREATH_S = 32, 0.01  # the same of what is said again, and a pause, for the sake of live calls
@@ -326,7 +327,7 @@ class Holds:
     async def _write_next(self) -> float:
         await self._unwritten.wait()
         await self._write()
-        return 0.0
+        return _GATHER_S
 
     async def _write(self) -> None:
         """Put what is fresh into the spool."""
@@ -400,7 +401,7 @@ class Holds:
     async def _wait_for_the_disk(self) -> None:
         """Until what is pending is in the spool, if that takes no longer than usual."""
         wanted, loop = self._to_write, asyncio.get_running_loop()
-        until = loop.time() + _DISK_S
+        until = loop.time() + _GATHER_S + _DISK_S
         while self._tried < wanted and loop.time() < until:
             self._noted = noted = loop.create_future()
             late = loop.call_at(until, _tell, noted)
@@ -409,8 +410,12 @@ class Holds:
 
     async def _take(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         """Have the store take them, all at once; those that it did not take."""
-        asked = [Ahead(self._is_taken(settlement)) for settlement in settlements]
-        return [settlement for settlement, taken in zip(settlements, asked, strict=True) if not await taken]
+        if not settlements:
+            return []
+        *others, last = settlements
+        asked = [Ahead(self._is_taken(settlement)) for settlement in others]
+        left = [] if await self._is_taken(last) else [last]  # it leaves with the others
+        return [*[settlement for settlement, taken in zip(others, asked, strict=True) if not await taken], *left]
 
     async def _is_taken(self, settlement: Settlement) -> bool:
         try:

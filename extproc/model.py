@@ -24,6 +24,8 @@ class Dialect(StrEnum):
     ANTHROPIC = "anthropic"
     GEMINI = "gemini"
 
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
+
 
 @frozen
 class Backend:
@@ -380,7 +382,9 @@ class InputSize:
     """The input of a request, so that the most tokens it can be are known once its model is. See metering.bounds."""
 
     text: str | None = field(default=None, repr=False)  # joined, only where a tokenizer file may count it
-    features: tuple[int, ...] = ()  # of all text, as metering.bounds.features adds them up
+    # Of all text, as metering.bounds.features adds them up; empty where the text is kept, which is short: not every
+    # call has a limit that wants to know.
+    features: tuple[int, ...] = ()
     marks: int = 0  # tokens around messages and parts, and those that came as tokens
     tools: int = 0
     images: int = 0
@@ -435,6 +439,9 @@ class Prompt:
     talk: Talk = NO_TALK
     aside: int = 0  # nano-units that questions to services about it cost
     service_tiers: frozenset[str] | None = None  # in which it may be served beside the usual one; None: in any
+    # The body as it was parsed, where it is plain (cache.plain) and comes out of that again byte for byte; not to be
+    # changed. None: nobody has seen to that.
+    plain: Mapping[str, object] | None = field(default=None, repr=False, compare=False)
 
 
 @frozen

@@ -15,6 +15,7 @@ from typing import TypeVar
 from extproc import beside, surfaces
 from extproc.admission import Admission
 from extproc.cache import control
+from extproc.cache.control import Control
 from extproc.caching import Caching
 from extproc.call import (
     PROCEED,
@@ -32,6 +33,7 @@ from extproc.call import (
     Relay,
     Reply,
     Route,
+    Rules,
     Withhold,
 )
 from extproc.contract import SINK_CLUSTER, backend_of
@@ -89,17 +91,19 @@ from extproc.stages import (
     translation,
 )
 from extproc.stages.admit import admit
+from extproc.stages.heads import Head, Heads, unprefixed
 from extproc.stages.identify import Token, identify
 from extproc.stages.session import Sessions
 from extproc.stages.shadow import Copy
 from extproc.stages.traffic import Traffic
 from extproc.stores.counters import CountersUnavailable
 from extproc.stores.ports import StoreUnavailable
-from extproc.surfaces import MULTIPART, Face, Place, Surface
+from extproc.surfaces import MULTIPART, Place, Surface
 from extproc.telemetry import logged, metrics, note
 from extproc.telemetry.traces import Traces
 from extproc.timing import Stage, Times
 
+_AS_USUAL = Control()
 _JSON = (("content-type", "application/json"),)
 _STORE_DOWN = Refusal(STORE_UNAVAILABLE, "A store of the gateway does not answer. Try again in a moment.")
 
@@ -144,6 +148,7 @@ class Pipeline:
         self._holds = holds
         self._screening = screening
         self._shadows = shadows
+        self._heads = Heads(catalogue())
         self._traffic = Traffic()
         self._reservations = Reservations(affinity, roster, health, holds, self._traffic)
         self._caching = Caching(answers, self._reservations, neighbours)
@@ -152,6 +157,9 @@ class Pipeline:
         self._admission = admission or Admission()
         self._dice = random.SystemRandom()
         self.in_flight = 0
+        self.endings: set[Callable[[], None]] = set()
+        """What ends each answer that can be ended at any time; whoever hands such an answer on puts it here."""
+        self._breaks_off = False
         self._of_revision: Counter[str] = Counter()  # calls in flight, by the configuration that they began with
 
     def begin(self) -> Call:
@@ -173,6 +181,12 @@ class Pipeline:
         """The configurations that calls in flight began with."""
         return [*+self._of_revision]
 
+    def break_off(self, now: bool) -> None:
+        """Whether streams are to end that still run, by an error that says so: they are about to be cut."""
+        self._breaks_off = now
+        for end in [*self.endings] if now else ():
+            end()
+
     # ---- request headers: who, what ----------------------------------------------------------------
 
     async def request_headers(
@@ -180,11 +194,12 @@ class Pipeline:
     ) -> Proceed | Withhold | Route | Reply:
         """`waited`: seconds since Envoy began with the call."""
         call.note(Event.REQUEST_HEADERS)
-        if call.trace is None:
+        if call.trace is None and self._traces is not None:
             self.join(call, headers.all("traceparent"), headers.all("tracestate"))
         try:
             with call.times.of(Stage.IDENTIFY):
-                place = self._place(call, headers)
+                head = self._head(call, headers)
+                place = self._place(call, head)
                 if place.surface is Surface.READY:
                     call.trace = None  # of a probe there is no span, and its record names none
                     return self._readiness(call)
@@ -194,51 +209,65 @@ class Pipeline:
                     return self._reply(call, listing.me(caller, _usable(call, caller)))
                 if place.surface in (Surface.MODELS, Surface.MODEL_ITEM):
                     return self._list_models(call, caller, place)
-                self._asked(call, caller, headers)
+                self._asked(call, caller, headers, head)
             if place.surface is Surface.RESPONSE_ITEM:
                 return await self._stored_item(call, caller, place) if end else PROCEED
-            return self._expect_body(call, headers, place, end)
+            return self._expect_body(call, headers, head, place, end)
         except Refused as refused:
             return self._refuse(call, refused.refusal)
         except (StoreUnavailable, CountersUnavailable):
             return self._refuse(call, _STORE_DOWN)
 
-    def _place(self, call: Call, headers: Headers) -> Place:
+    def _head(self, call: Call, headers: Headers) -> Head:
+        if self._heads.catalogue is not call.catalogue:
+            self._heads = Heads(call.catalogue)
+        head = self._heads.read(headers)
         call.request_id = headers.get("x-request-id") or ""
-        call.method = headers.get(":method") or ""
-        given, _, call.query = (headers.get(":path") or "").partition("?")
-        path, call.low_route = _unprefixed(given, call.catalogue.low_prefix)
-        retries = headers.get("x-stainless-retry-count") or ""
-        call.retries = retries if retries.isdecimal() and len(retries) < 4 else ""
-        call.path = path
-        call.face = surfaces.face_of(path)
-        place = surfaces.locate(path)
+        call.method, call.path, call.query = head.method, head.path, head.query
+        call.face, call.low_route, call.retries = head.face, head.low_route, head.retries
+        return head
+
+    def _place(self, call: Call, head: Head) -> Place:
+        place = head.place
         if place is None:
-            meant = surfaces.suggestion(path)
+            meant = surfaces.suggestion(head.path)
             hint = f" Did you mean {meant}?" if meant else " The documentation lists the paths that are."
             raise Refused(UNKNOWN_URL, "This path is not served." + hint)
-        call.place, call.face = place, place.face
-        if place.surface in (Surface.MODELS, Surface.MODEL_ITEM) and "anthropic-version" in headers:
-            call.face = Face.ANTHROPIC
-        if call.method not in place.methods:
+        call.place = place
+        if head.method not in place.methods:
             allowed = " or ".join(place.methods)
             raise Refused(METHOD_NOT_ALLOWED, f"This path takes {allowed}.")
         return place
 
-    def _asked(self, call: Call, caller: Caller, headers: Headers) -> None:
+    def _asked(self, call: Call, caller: Caller, headers: Headers, head: Head) -> None:
         """What the head of a call says of it. Raises Refused."""
-        call.priority = budget.priority(headers.get("x-priority"), caller)
+        call.priority = budget.priority(head.priority, caller)
         call.repeat = headers.get("idempotency-key") or ""
         call.rules = guard.rules(caller, call.catalogue)
-        call.stripped, call.asking = forward.stripped(headers), forward.asking(headers)
-        call.bound = binding.headers(headers, call.catalogue.binding_headers)
-        self._sessions.of_headers(call, caller, headers)
+        call.stripped, call.asking = head.stripped, head.asking
+        if head.binds:
+            call.bound = binding.headers(headers, call.catalogue.binding_headers)
+        if head.names_session:
+            self._sessions.of_headers(call, caller, headers)
         if call.catalogue.cache.on or "cache-control" in headers:
-            call.control, call.versions = control.read(headers), forward.versions(headers)
-        if call.rules is not None:
-            call.stripped += guard.telling(forward.free(headers), call.query, call.rules)
+            call.control = control.read(headers) if head.asks_cache else _AS_USUAL
+            call.versions = head.versions
+        told = () if call.rules is None else self._told_around(headers, head, call.query, call.rules)
+        call.stripped += told
+        if not head.is_kept and not told:
+            self._heads.keep(headers, head)
         call.who = note.who(call)
         call.phase = Phase.IDENTIFIED
+
+    def _told_around(self, headers: Headers, head: Head, query: str, rules: Rules) -> tuple[str, ...]:
+        """The headers that hold a value that may not leave. Raises Refused for a query that does."""
+        detector = guard.around(rules)
+        if detector is None or (head.clean is detector and not head.has_own):
+            return ()
+        told = guard.telling(forward.free(headers), query, rules)
+        if not told:
+            head.clean = detector
+        return told
 
     def _readiness(self, call: Call) -> Reply:
         if self._not_ready() is not None:
@@ -262,18 +291,17 @@ class Pipeline:
             raise Refused(MODEL_NOT_FOUND, "The model does not exist or this key may not use it.", "model")
         return self._reply(call, listing.model(model, call.face))
 
-    def _expect_body(self, call: Call, headers: Headers, place: Place, end: bool) -> Proceed | Withhold:
-        if (headers.get("content-encoding") or "identity").lower() != "identity":
+    def _expect_body(self, call: Call, headers: Headers, head: Head, place: Place, end: bool) -> Proceed | Withhold:
+        if head.is_compressed:
             raise Refused(UNSUPPORTED_MEDIA, "Send the body without content-encoding; compressed bodies are not read.")
-        content_type = headers.get("content-type") or ""
         wanted = "multipart/form-data" if place.surface in MULTIPART else "application/json"
-        if content_type.partition(";")[0].strip().lower() != wanted:
+        if head.media != wanted:
             raise Refused(UNSUPPORTED_MEDIA, f"Send this call with content-type {wanted}.")
         if end:
             raise Refused(INVALID_JSON if wanted == "application/json" else BAD_REQUEST, "The request body is empty.")
         if place.surface not in MULTIPART:
             return PROCEED
-        required = place.deployment is None
+        content_type, required = headers.get("content-type") or "", place.deployment is None
         if call.rules is None:
             call.form = FormReader(multipart.delimiter(content_type), required)
         else:
@@ -331,13 +359,16 @@ class Pipeline:
             self._sessions.of_body(call, caller, prompt.talk)
             model = call.named = route.model_for(caller, place, prompt.model, call.catalogue)
             call.notices = notices.of_model(model, route.written(place, prompt.model))
-        clean = await self._clean(call, place, prompt)
+        clean = CleanPrompt(prompt) if call.rules is None else await self._clean(call, place, prompt, call.rules)
         served = await self._caching.served(call, caller, place, model, clean)
         if isinstance(served, Reply):
             return served
         chain, cap = served
-        cap = await self._reservations.stand_ins(call, caller, place, clean, chain, cap)
-        await self._moderate(call, clean)
+        if chain.model.fallback:
+            cap = await self._reservations.stand_ins(call, caller, place, clean, chain, cap)
+        if call.rules is not None and clean.questions:
+            with call.times.of(Stage.MODERATE):
+                await self._screening.moderate(clean.questions, call.rules, call.inspection)
         with call.times.of(Stage.FORWARD):
             return self._sent(call, caller, place, clean, chain, cap, body)
 
@@ -346,8 +377,10 @@ class Pipeline:
     ) -> Route:
         """The request as the targets of the chain get it, with `cap` tokens of output at most."""
         chain = chain if cap is None else forward.same_cap_field(chain, place)
-        call.spare = fallback.fitting(chain, call.spare, place, cap)
-        whole = fallback.joined(chain, call.spare)
+        whole = chain
+        if call.spare:
+            call.spare = fallback.fitting(chain, call.spare, place, cap)
+            whole = fallback.joined(chain, call.spare)
         self._routed(call, place, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, whole, place)
         sent = forward.body_route(clean, whole, place, call.query, call.stripped, cap)
@@ -362,20 +395,12 @@ class Pipeline:
         signed = self._passport(call, caller, whole)
         return sent if signed is None else replace(sent, identity=signed)
 
-    async def _clean(self, call: Call, place: Place, prompt: Prompt) -> CleanPrompt:
+    async def _clean(self, call: Call, place: Place, prompt: Prompt, rules: Rules) -> CleanPrompt:
         """Look through the request as the caller's policies say, and redact it. Raises Refused."""
-        if call.rules is None:
-            return CleanPrompt(prompt)
         with call.times.of(Stage.SCREEN):
-            guard.check_state(prompt, call.rules)
+            guard.check_state(prompt, rules)
             guard.check_model(prompt.model, place, call.catalogue)
-            return await self._screening.clean(prompt, call.rules, call.inspection)
-
-    async def _moderate(self, call: Call, clean: CleanPrompt) -> None:
-        """Ask the service that judges texts, where the policy wants it. Raises Refused."""
-        if call.rules is not None and clean.questions:
-            with call.times.of(Stage.MODERATE):
-                await self._screening.moderate(clean.questions, call.rules, call.inspection)
+            return await self._screening.clean(prompt, rules, call.inspection)
 
     def _routed(self, call: Call, place: Place, chain: Chain, prompt: Prompt) -> None:
         """From here on only facts are kept: the prompt itself is Envoy's, not ours."""
@@ -396,8 +421,10 @@ class Pipeline:
 
     def _leaves(self, call: Call, chain: Chain) -> None:
         """Leave word of a call that is about to be sent: who ends it may be another worker."""
-        surely = Extent(estimated_input=call.estimated_input).surely(chain) if call.hold is None else call.hold.surely
-        call.what = note.what(call, chain.model.name, call.stream, surely)
+        if call.hold is None or call.spare or not call.what:  # else that is known since room was reserved for it
+            of = Extent(estimated_input=call.estimated_input)
+            surely = of.surely(chain) if call.hold is None else call.hold.surely
+            call.what = note.what(call, chain.model.name, call.stream, surely)
         self._holds.begun(call.id, note.joined(call.who, call.what))
 
     def _copy(self, call: Call, place: Place, prompt: Prompt, body: bytes) -> None:
@@ -470,10 +497,10 @@ class Pipeline:
 
     def _passport(self, call: Call, caller: Caller, chain: Chain) -> str | None:
         """The caller's signed identity, where a backend of the chain wants it; Envoy gives it to no other."""
-        told = list(dict.fromkeys(target.backend.name for target in chain.targets if target.backend.wants_identity))
+        told = [target.backend.name for target in chain.targets if target.backend.wants_identity]
         if self._signing_key is None or not told:
             return None
-        return passport.sign(caller, told, call.request_id, time.time(), self._signing_key)
+        return passport.sign(caller, list(dict.fromkeys(told)), call.request_id, time.time(), self._signing_key)
 
     # ---- response: what came, what it used ------------------------------------------------------------
 
@@ -532,7 +559,7 @@ class Pipeline:
 
     def _recognise(self, call: Call, origin: Origin) -> None:
         """A call of which nothing but Envoy's refusal is told: its path says whose error shape it wants."""
-        path, _ = _unprefixed(origin.path.partition("?")[0], call.catalogue.low_prefix)
+        path, _ = unprefixed(origin.path.partition("?")[0], call.catalogue.low_prefix)
         call.request_id = origin.request_id
         call.place = surfaces.locate(path)
         call.face = call.place.face if call.place else surfaces.face_of(path)
@@ -589,8 +616,8 @@ class Pipeline:
                 emit = UNCHANGED if out is None else Emit(out)
                 if call.texts is not None and not isinstance(call.answer, answers.Opaque):
                     emit = relay.spoken(call, call.answer, emit)
-        if call.gate is not None:
-            emit = await self._heard(call, call.gate, emit, chunk, end)
+        if call.gate is not None or self._breaks_off:
+            emit = await self._held_up(call, emit, chunk, end)
         call.answer_ended = end or emit.last
         if call.first_token is None and call.stream and call.meter is not None and call.meter.spoken:
             call.first_token = time.monotonic()
@@ -604,6 +631,14 @@ class Pipeline:
             answer.take(chunk, end)  # at once: who stops waiting for the rest still has all of it
             return await self._screening.run(answer.held, answer.changed, end)
         return answer.feed(chunk, end)
+
+    async def _held_up(self, call: Call, emit: Emit, chunk: bytes, end: bool) -> Emit:
+        """What goes out of an answer that is judged, or whose time is over."""
+        if call.gate is not None:
+            emit = await self._heard(call, call.gate, emit, chunk, end)
+        if self._breaks_off and call.stream and not emit.last and (call.broken_off or not end):
+            return relay.broken_off(call, chunk if emit.body is None else emit.body)
+        return emit
 
     async def _heard(self, call: Call, gate: Gate, emit: Emit, chunk: bytes, end: bool) -> Emit:
         """Hold an answer back until what it says has been judged."""
@@ -649,10 +684,13 @@ class Pipeline:
             metrics.count(metrics.AFFINITY_LOST)
 
     async def stalled(self, call: Call) -> Emit:
-        """The end of a watched answer of which nothing has come for longer than may be."""
+        """The end of a watched answer: nothing has come for longer than may be, or no time is left for it."""
         if call.meter is not None and call.meter.finished:  # all has been said: the backend only does not hang up
             rest = await self._answer_body(call, b"", end=True)
             return Emit(rest.body, last=True)
+        if self._breaks_off:
+            call.answer_ended = True
+            return relay.broken_off(call, b"")
         ending = relay.stalled(call)
         metrics.count(metrics.BROKEN, "upstream")
         if call.backend is not None:
@@ -725,12 +763,6 @@ class Pipeline:
         call.ending = Ending.ANSWERED
         call.phase = Phase.ANSWERED
         return Reply(200, _JSON, body, "sluice_answered")
-
-
-def _unprefixed(path: str, prefix: str) -> tuple[str, bool]:
-    """The path without the prefix for calls of low priority, and whether it had it."""
-    found = bool(prefix) and path.startswith(prefix + "/")
-    return (path[len(prefix) :], True) if found else (path, False)
 
 
 def _usable(call: Call, caller: Caller) -> list[PublicModel]:

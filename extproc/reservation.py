@@ -16,8 +16,8 @@ from extproc.call import Call
 from extproc.limits import standing
 from extproc.limits.demand import Extent, extent
 from extproc.limits.hold import Hold
-from extproc.limits.limit import Measure
-from extproc.limits.sums import Sums
+from extproc.limits.limit import Limit, Measure
+from extproc.limits.sums import Kind, Sums
 from extproc.limits.thresholds import Thresholds
 from extproc.model import Caller, Cap, Cause, Chain, CleanPrompt, Prompt, PublicModel
 from extproc.ports import Affinity, Holds, Roster
@@ -30,6 +30,7 @@ from extproc.telemetry import note
 from extproc.timing import Stage
 
 _CAP_HEADER = "x-sluice-output-cap"
+_MOST_KINDS = 10_000
 _MOMENT_S = 0.02  # in which what calls that have just ended did not use comes back
 _HASHED = 256 * 1024  # bytes at each end of a body by which a repeat is known
 _NO_ROOM = Refusal(QUOTA, "A limit has no room for what another model could use.")  # which no caller is told
@@ -47,6 +48,7 @@ class Reservations:
         self._holds = holds
         self._traffic = traffic
         self._sums = Sums()
+        self._kinds: dict[tuple[object, ...], tuple[Kind | None, tuple[object, ...]]] = {}
         self._thresholds = Thresholds()
         self._dice = random.SystemRandom()
         self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
@@ -71,8 +73,12 @@ class Reservations:
     async def drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
         """The targets in an order that is drawn for this call. Raises Refused."""
         with call.times.of(Stage.ROUTE):
-            chain = await self._drawn(call, caller, place, model, clean)
-        call.probes += () if chain.probe is None else (chain.probe,)
+            only, health = call.catalogue.priced_only, self._health
+            is_free = not self._roster.current().stops
+            alone = route.alone(model, place, caller.team, only, health, time.monotonic()) if is_free else None
+            chain = await self._drawn(call, caller, place, model, clean) if alone is None else alone
+        if chain.probe is not None:
+            call.probes += (chain.probe,)
         return chain
 
     async def _drawn(self, call: Call, caller: Caller, place: Place, model: PublicModel, clean: CleanPrompt) -> Chain:
@@ -166,7 +172,7 @@ class Reservations:
         now = time.time_ns() // 1_000_000
         name = _name(call) if held is None else held.id
         wanted = budget.hold(terms, name, ask, self._sums, now)
-        wanted.note = self._note(call, terms, wanted)
+        wanted.note = note.joined(call.who, note.what(call, other.name, terms.stream, wanted.surely))
         wide = fallback.wider(held, call.named.name, wanted, other.name)
         if held is None:
             call.hold = wide  # from here on `end` gives back what may have been taken
@@ -233,17 +239,16 @@ class Reservations:
         limits = tuple([limit for limit in terms.limits if limit.measure is not Measure.CONCURRENT])
         extent_here = Extent(aside=call.inspection.aside + aside)
         with call.times.of(Stage.RESERVE):
-            then = await self._take(call, replace(terms, limits=limits, extent=extent_here, cap=Cap(), once=None))
+            terms = replace(terms, limits=limits, kind=None, extent=extent_here, cap=Cap(), once=None)
+            then = await self._take(call, terms)
         if isinstance(then, shortage.Instead):
             raise Refused.of(then.refusal)
 
     def _terms(self, call: Call, caller: Caller, place: Place, prompt: Prompt, chain: Chain) -> budget.Terms:
-        catalogue = call.catalogue
-        declared = (*catalogue.limits, *(caller.team.limits if caller.team else ()), *caller.limits)
-        limits = budget.applicable(declared, caller, chain, call.priority, call.low_route) if declared else ()
+        kind, limits = self._limits(call, caller, chain)
         if not limits:
             return budget.NO_TERMS
-        upload = catalogue.upload_cap if call.content_length is None else call.content_length
+        upload = call.catalogue.upload_cap if call.content_length is None else call.content_length
         return budget.Terms(
             limits=limits,
             caller=caller,
@@ -254,7 +259,31 @@ class Reservations:
             stream=prompt.stream,
             once=budget.once(_digest(call, caller, prompt.body or call.pending)) if call.repeat else None,
             background=prompt.background,
+            kind=kind,
         )
+
+    def _limits(self, call: Call, caller: Caller, chain: Chain) -> tuple[Kind | None, tuple[Limit, ...]]:
+        """Those that hold for a call; and its kind, of which they are looked for once, unless its targets have a say.
+
+        What a kind is known by is kept beside it, so that its id is nobody else's.
+        """
+        catalogue, team, own, model = call.catalogue, caller.team, caller.limits, chain.model
+        by = (
+            *(id(catalogue), id(team), id(own), id(model), call.priority, call.low_route),
+            *(caller.lineage, caller.key_id, caller.user, caller.service_account, caller.environment),
+        )
+        known = self._kinds.get(by)
+        if known is not None and known[0] is not None:
+            return known[0], known[0].limits
+        declared = (*catalogue.limits, *(team.limits if team else ()), *own)
+        limits = budget.applicable(declared, caller, chain, call.priority, call.low_route) if declared else ()
+        if known is None:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
+            kind = None if budget.goes_by_backend(declared) else Kind(limits)
+            self._kinds[by] = kind, (catalogue, team, own, model)
+            return kind, limits
+        return None, limits
 
     async def _take(self, call: Call, terms: budget.Terms) -> int | shortage.Instead | None:
         """Reserve, for a shorter answer where need be; the cap to write. Raises Refused."""
@@ -265,7 +294,8 @@ class Reservations:
         while True:
             now = time.time_ns() // 1_000_000
             held = budget.hold(terms, name, ask, self._sums, now)
-            held.note = self._note(call, terms, held)
+            call.what = note.what(call, terms.chain.model.name, terms.stream, held.surely)
+            held.note = note.joined(call.who, call.what)
             call.hold = held  # from here on `end` gives back what may have been taken
             answer = await self._holds.reserve(held)
             if answer.granted:
@@ -283,9 +313,6 @@ class Reservations:
             if isinstance(then, Refusal):
                 raise Refused.of(refusal)
             return then
-
-    def _note(self, call: Call, terms: budget.Terms, held: Hold) -> bytes:
-        return note.joined(call.who, note.what(call, terms.chain.model.name, terms.stream, held.surely))
 
     def _stand(self, call: Call, wide: Hold, drawn: Sequence[Draw], answer: Answer, now: int) -> None:
         """Note how the limits stand that only another model would use, which may take over."""

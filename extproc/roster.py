@@ -79,7 +79,7 @@ class Roster:
         """Raises StoreUnavailable before the first read, and when the database has been away for too long."""
         if self._directory is None:
             raise StoreUnavailable("the keys have not been read yet")
-        if self._stale:
+        if self._serve_for is not None and self._stale:
             raise StoreUnavailable("the database has not been heard of for too long")
         return self._directory
 

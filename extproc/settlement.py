@@ -55,7 +55,8 @@ class Settlement:
         if call.lookup is not None:
             self._caching.ended(call, outcome)
         draws = charge.settled(call.hold, used, outcome.backend, call.model) if call.hold is not None else ()
-        record, event = _told(call, outcome, duration, draws)
+        booked = {draw.counter.key: draw.units for draw in draws}
+        record, event = _told(call, outcome, duration, draws, booked)
         if call.hold is not None:
             self._holds.settle(call.hold, draws, event)
         elif call.caller is not None:  # who has no key could fill the ledger
@@ -63,7 +64,7 @@ class Settlement:
         if not _is_fine_probe(call, outcome):
             self._journal.write(record)
         call.times.note(Stage.SETTLE, ended)
-        calls.count_call(call, outcome, duration, draws)
+        calls.count_call(call, outcome, duration, booked)
         self._traffic.ended(call, outcome, ended)
         if call.watched and call.backend is not None and outcome.ending is Ending.COMPLETE:
             self._judge(Attempt(call.backend, call.status, judged=Meaning.ALIVE))
@@ -91,14 +92,16 @@ def _is_fine_probe(call: Call, outcome: Outcome) -> bool:
     return is_probe and outcome.ending is Ending.ANSWERED and outcome.status == HTTPStatus.OK
 
 
-def _told(call: Call, outcome: Outcome, duration: float, draws: Sequence[Draw]) -> tuple[Mapping[str, object], bytes]:
+def _told(
+    call: Call, outcome: Outcome, duration: float, draws: Sequence[Draw], booked: Mapping[str, int]
+) -> tuple[Mapping[str, object], bytes]:
     """The record of a call, and its event for the usage bus. A fact that cannot be told may not keep it from being
     booked: then both have the least that there is."""
     try:
-        record = access_record(call, outcome, time.time(), duration, draws)
+        record = access_record(call, outcome, time.time(), duration, booked)
         record.line = line = orjson.dumps(record)
-        booked = booking.told(call.hold, draws, time.time_ns() // 1_000_000) if call.hold is not None else None
-        more = b'"booked":%b,' % orjson.dumps(booked) if booked else b""
+        bookings = booking.told(call.hold, draws, time.time_ns() // 1_000_000) if call.hold is not None else None
+        more = b'"booked":%b,' % orjson.dumps(bookings) if bookings else b""
         return record, b'{"id":"%b",%b%b' % (call.id.encode(), more, line[1:])
     except Exception as error:  # whatever it is
         log.error("the record of a call cannot be made: %s", type(error).__name__)

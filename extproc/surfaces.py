@@ -28,6 +28,8 @@ class Surface(StrEnum):
     ME = "me"
     READY = "ready"
 
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
+
     @property
     def key(self) -> str:
         """The name by which settings and keys allow it: what belongs together has one."""

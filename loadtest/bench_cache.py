@@ -6,14 +6,11 @@ them alike; what counts are the ratios within one round. Answers are kept in the
 of the bench's own. The status is 1 where a target is missed. See loadtest/results/README.md for how to read figures.
 """
 
-import argparse
 import json
 import os
-import signal
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +18,12 @@ from typing import IO, Any
 
 import psutil
 
+from loadtest import turns
 from loadtest.bench import BenchError, Plan, measure
 from loadtest.bench_budget import redis_server
-from loadtest.figures import WORKLOADS, Ratio, Sample, Spread
-from loadtest.setups import Setup, StartError, provider, setup
+from loadtest.figures import Ratio, Sample
+from loadtest.setups import Setup, provider, setup
+from loadtest.turns import Found, Rounds, Turns
 
 _KEY = "k" * 32
 _FIRST = 64  # calls of a load that may come before the first answer is kept
@@ -81,8 +80,7 @@ RATIOS = (
     Ratio("miss in Redis / no cache, CPU", "redis-miss", "off", _cpu),
 )
 
-Rounds = Mapping[str, Sequence[Mapping[str, Sample]]]
-"""By workload, the rounds in order, each with a sample for each of the WAYS."""
+TURNS = Turns({name: way.name for name, way in WAYS.items()}, RATIOS)
 
 
 # ---- measuring -----------------------------------------------------------------------------------------
@@ -106,15 +104,12 @@ def _rounds(stack: ExitStack, plan: Plan, records: IO[bytes]) -> Rounds:
     child, port = provider(stack)
     fake = psutil.Process(child.pid)
     setups = _setups(stack, records, port, redis)
-    rounds: dict[str, list[dict[str, Sample]]] = {workload: [] for workload in WORKLOADS}
-    for number in range(1, plan.rounds + 1):
-        for workload, done in rounds.items():
-            print(f"round {number} of {plan.rounds}: {WORKLOADS[workload]}", file=sys.stderr, flush=True)
-            stream = workload == "sse"
-            done.append(
-                {name: measure(plan, setups[way.setup], fake, stream, more=way.options) for name, way in WAYS.items()}
-            )
-    return rounds
+
+    def measured(name: str, stream: bool) -> Sample:
+        way = WAYS[name]
+        return measure(plan, setups[way.setup], fake, stream, more=way.options)
+
+    return TURNS.rounds(plan.rounds, measured)
 
 
 def went(records: Iterable[bytes]) -> Counter[str]:
@@ -142,84 +137,14 @@ def run(plan: Plan) -> dict[str, Any]:
         records.seek(0)
         found = went(records)
     _check(found, rounds)
-    return {**asdict(plan), "cores": os.cpu_count(), "went": dict(found), "workloads": report(rounds)}
+    return {**asdict(plan), "cores": os.cpu_count(), "went": dict(found), "workloads": TURNS.report(rounds)}
 
 
-# ---- telling -------------------------------------------------------------------------------------------
-
-_COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "calls_per_second": "calls/s", "policy_us": "ext_proc µs/call"}
-_COLUMNS |= {"envoy_us": "Envoy µs/call"}
-
-
-def report(rounds: Rounds) -> dict[str, Any]:
-    """All figures over the rounds, as plain values."""
-    return {workload: _of_workload(done) for workload, done in rounds.items()}
-
-
-def _of_workload(done: Sequence[Mapping[str, Sample]]) -> dict[str, Any]:
-    ways = {
-        name: {column: asdict(Spread.of([getattr(one[name], column) for one in done])) for column in _COLUMNS}
-        for name in WAYS
-    }
-    ratios = {}
-    for ratio in RATIOS:
-        found = ratio.spread(done)
-        ratios[ratio.name] = {**asdict(found), "target": ratio.bound, "met": ratio.met(found)}
-    return {"ways": ways, "ratios": ratios}
-
-
-def missed(found: Mapping[str, Any]) -> list[str]:
-    """The targets that were, of the whole report."""
-    return [
-        f"{workload}: {name}"
-        for workload, told in found["workloads"].items()
-        for name, ratio in told["ratios"].items()
-        if ratio["met"] is False
-    ]
-
-
-def text(found: Mapping[str, Any]) -> str:
+def text(found: Found) -> str:
     """The report for people."""
-    lines: list[str] = []
-    for workload, told in found["workloads"].items():
-        lines += ["", WORKLOADS[workload], "  " + " " * 16 + "".join(f"{title:>18}" for title in _COLUMNS.values())]
-        for name, figures in told["ways"].items():
-            cells = "".join(f"{figures[column]['median']:>18.2f}" for column in _COLUMNS)
-            lines.append(f"  {WAYS[name].name:<16}{cells}")
-        lines += [_line(name, ratio) for name, ratio in told["ratios"].items()]
-    lines.append(
-        f"\nMedians of {found['rounds']} rounds of {found['seconds']} s (lowest..highest), "
-        f"{found['concurrency']} calls at a time, {found['cores']} cores shared by all.\n"
-        f"The gateways' records show {found['went'].get('hit', 0)} hits and {found['went'].get('miss', 0)} misses."
-    )
-    return "\n".join(lines)
-
-
-def _line(name: str, found: Mapping[str, Any]) -> str:
-    told = f"  {name}: {found['median']:.2f} ({found['min']:.2f}..{found['max']:.2f})"
-    if found["target"] is None:
-        return told
-    return f"{told}, target <= {found['target']}: {'met' if found['met'] else 'MISSED'}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.bench_cache", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each measurement, without warm-up (1.2)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
-    parser.add_argument("--concurrency", type=int, default=8, help="calls at a time (8)")
-    parser.add_argument("--json", action="store_true", help="the report for machines")
-    options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))  # unwinds, and so ends all children
-    try:
-        found = run(Plan(options.rounds, options.seconds, options.concurrency))
-    except (BenchError, StartError, FileNotFoundError) as problem:
-        parser.exit(1, f"{problem}\n")
-    print(json.dumps(found, indent=2) if options.json else text(found))
-    parser.exit(1 if missed(found) else 0)
+    hits, misses = (found["went"].get(result, 0) for result in ("hit", "miss"))
+    return TURNS.text(found, f"{hits} hits and {misses} misses")
 
 
 if __name__ == "__main__":
-    main()
+    turns.main("bench_cache", __doc__, run, text)

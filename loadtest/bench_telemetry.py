@@ -6,13 +6,10 @@ reads and counts; another one takes connections and says nothing. The status is 
 loadtest/results/README.md for how to read figures.
 """
 
-import argparse
 import json
 import os
-import signal
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +18,11 @@ from typing import IO, Any
 import psutil
 
 from extproc.interpreter import python
+from loadtest import turns
 from loadtest.bench import BenchError, Plan, measure
-from loadtest.figures import WORKLOADS, Ratio, Sample, Spread
+from loadtest.figures import Ratio, Sample
 from loadtest.setups import Setup, StartError, provider, setup, start
+from loadtest.turns import Found, Rounds, Turns
 
 WAYS = {
     "off": "no telemetry",
@@ -68,8 +67,7 @@ RATIOS = (
     Ratio("Envoy's spans too / off, Envoy's CPU", "envoy", "off", _envoy),
 )
 
-Rounds = Mapping[str, Sequence[Mapping[str, Sample]]]
-"""By workload, the rounds in order, each with a sample for each of the WAYS."""
+TURNS = Turns(WAYS, RATIOS)
 
 
 def _collector(stack: ExitStack, *words: str) -> str:
@@ -109,12 +107,7 @@ def _rounds(stack: ExitStack, plan: Plan, records: IO[bytes]) -> Rounds:
     child, port = provider(stack)
     fake = psutil.Process(child.pid)
     setups = _setups(stack, records, port)
-    rounds: dict[str, list[dict[str, Sample]]] = {workload: [] for workload in WORKLOADS}
-    for number in range(1, plan.rounds + 1):
-        for workload, done in rounds.items():
-            print(f"round {number} of {plan.rounds}: {WORKLOADS[workload]}", file=sys.stderr, flush=True)
-            done.append({name: measure(plan, setups[name], fake, workload == "sse") for name in WAYS})
-    return rounds
+    return TURNS.rounds(plan.rounds, lambda way, stream: measure(plan, setups[way], fake, stream))
 
 
 def run(plan: Plan) -> dict[str, Any]:
@@ -125,7 +118,7 @@ def run(plan: Plan) -> dict[str, Any]:
         records.seek(0)
         traced = sum("span_id" in json.loads(record) for record in records)
     _check(traced, rounds)
-    return {**asdict(plan), "cores": os.cpu_count(), "traced": traced, "workloads": report(rounds)}
+    return {**asdict(plan), "cores": os.cpu_count(), "traced": traced, "workloads": TURNS.report(rounds)}
 
 
 def _check(traced: int, rounds: Rounds) -> None:
@@ -139,81 +132,10 @@ def _check(traced: int, rounds: Rounds) -> None:
         )
 
 
-# ---- telling -------------------------------------------------------------------------------------------
-
-_COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "calls_per_second": "calls/s", "policy_us": "ext_proc µs/call"}
-_COLUMNS |= {"envoy_us": "Envoy µs/call"}
-
-
-def report(rounds: Rounds) -> dict[str, Any]:
-    """All figures over the rounds, as plain values."""
-    return {workload: _of_workload(done) for workload, done in rounds.items()}
-
-
-def _of_workload(done: Sequence[Mapping[str, Sample]]) -> dict[str, Any]:
-    ways = {
-        name: {column: asdict(Spread.of([getattr(one[name], column) for one in done])) for column in _COLUMNS}
-        for name in WAYS
-    }
-    ratios = {}
-    for ratio in RATIOS:
-        found = ratio.spread(done)
-        ratios[ratio.name] = {**asdict(found), "target": ratio.bound, "met": ratio.met(found)}
-    return {"ways": ways, "ratios": ratios}
-
-
-def missed(found: Mapping[str, Any]) -> list[str]:
-    """The targets that were, of the whole report."""
-    return [
-        f"{workload}: {name}"
-        for workload, told in found["workloads"].items()
-        for name, ratio in told["ratios"].items()
-        if ratio["met"] is False
-    ]
-
-
-def text(found: Mapping[str, Any]) -> str:
+def text(found: Found) -> str:
     """The report for people."""
-    lines: list[str] = []
-    for workload, told in found["workloads"].items():
-        lines += ["", WORKLOADS[workload], "  " + " " * 28 + "".join(f"{title:>18}" for title in _COLUMNS.values())]
-        for name, figures in told["ways"].items():
-            cells = "".join(f"{figures[column]['median']:>18.2f}" for column in _COLUMNS)
-            lines.append(f"  {WAYS[name]:<28}{cells}")
-        lines += [_line(name, ratio) for name, ratio in told["ratios"].items()]
-    lines.append(
-        f"\nMedians of {found['rounds']} rounds of {found['seconds']} s (lowest..highest), "
-        f"{found['concurrency']} calls at a time, {found['cores']} cores shared by all.\n"
-        f"The gateways' records show {found['traced']} calls that were traced."
-    )
-    return "\n".join(lines)
-
-
-def _line(name: str, found: Mapping[str, Any]) -> str:
-    told = f"  {name}: {found['median']:.2f} ({found['min']:.2f}..{found['max']:.2f})"
-    if found["target"] is None:
-        return told
-    return f"{told}, target <= {found['target']}: {'met' if found['met'] else 'MISSED'}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.bench_telemetry", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each measurement, without warm-up (1.2)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
-    parser.add_argument("--concurrency", type=int, default=8, help="calls at a time (8)")
-    parser.add_argument("--json", action="store_true", help="the report for machines")
-    options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))  # unwinds, and so ends all children
-    try:
-        found = run(Plan(options.rounds, options.seconds, options.concurrency))
-    except (BenchError, StartError) as problem:
-        parser.exit(1, f"{problem}\n")
-    print(json.dumps(found, indent=2) if options.json else text(found))
-    parser.exit(1 if missed(found) else 0)
+    return TURNS.text(found, f"{found['traced']} calls that were traced")
 
 
 if __name__ == "__main__":
-    main()
+    turns.main("bench_telemetry", __doc__, run, text)

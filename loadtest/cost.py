@@ -34,7 +34,7 @@ from loadtest import load, recording
 from loadtest.bench_budget import redis_server
 from loadtest.null_extproc import Nowhere, Null
 from loadtest.recording import Recorded
-from loadtest.setups import BACKEND, policies, settings
+from loadtest.setups import BACKEND, settings
 from protos.access_log_pb2 import StreamAccessLogsMessage
 from protos.ext_proc_pb2 import ProcessingRequest
 
@@ -232,17 +232,27 @@ def run(
 ) -> dict[str, Cost]:
     """What a call of each kind costs. `redis`: with a redis-server, in the place of the worker's memory."""
     found: dict[str, Cost] = {}
+    for looks in (False, True):
+        those = [kind for kind in kinds if recording.KINDS[kind].looks == looks]
+        if those:
+            _by_one(plan, those, looks, redis, loop, found)
+    return found
+
+
+def _by_one(
+    plan: Plan, kinds: Sequence[str], looks: bool, redis: bool, loop: Callable[[], uvloop.Loop], into: dict[str, Cost]
+) -> None:
+    """By one worker, with the policies that calls of these kinds have."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-cost-")))
         stores = stack.enter_context(redis_server()).url if redis else _MEMORY
-        gateway = settings(1, 2, folder, policies(folder, stores))
+        gateway = settings(1, 2, folder, recording.governing(folder, stores, looks))
         state = processes.state_of(gateway)
         running.prepare(gateway, state)
         stack.enter_context(_silent())
-        serves: Any = partial(_Measuring, plan, kinds, found)
+        serves: Any = partial(_Measuring, plan, kinds, into)
         revision, socket = Revision.of(gateway), str(state.worker_socket(0))
         uvloop.run(run_worker(revision, socket, True, asyncio.Queue(), serves=serves), loop_factory=loop)
-    return found
 
 
 def _report(costs: Mapping[str, Cost]) -> dict[str, Any]:

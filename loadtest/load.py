@@ -48,14 +48,14 @@ class Load:
     cpu: float
 
 
-def request(stream: bool, model: str = MODEL, uncut: bool = False) -> bytes:
+def request(stream: bool, model: str = MODEL, uncut: bool = False, prompt: str = _PROMPT) -> bytes:
     """The one call that is repeated: JSON of 1 kB or a little more, answered by 28 tokens.
 
     They are all that it asks for; `uncut`: all that the fake has to say, so that the answer is a whole one.
     """
     cap = {"max_tokens": EVENTS_WITH_TEXT * (8 if uncut else 1)}
     length = cap | ({"x_fake": {"length": EVENTS_WITH_TEXT}} if uncut else {})
-    said = [{"role": "user", "content": _PROMPT}]
+    said = [{"role": "user", "content": prompt}]
     body = orjson.dumps({"model": model, "messages": said, **length, "stream": stream})
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n"

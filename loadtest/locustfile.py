@@ -10,6 +10,7 @@ import random
 import ssl
 import threading
 import time
+from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
+from locust.user.users import UserMeta
 from openai import APIConnectionError, APIError, APIStatusError, DefaultHttpxClient, OpenAI, Timeout
 
 from loadtest import mixes
@@ -99,10 +101,15 @@ def _verdict(environment: Environment, **_: Any) -> None:
 # ---- users ---------------------------------------------------------------------------------------------
 
 
-class _Crowd(User):
+class _CallerMeta(ABCMeta, UserMeta):
+    """What locust asks of a user's class, and that no class without the methods of one makes a user."""
+
+
+class _Crowd(User, metaclass=_CallerMeta):
     """One caller: draws a kind of call from the mix, makes it, and thinks."""
 
     abstract = True
+    tells: str  # of a call, in the statistics: who made it
     weights: Mapping[str, int]
     keys: mixes.Keys
     wish: Wish
@@ -142,11 +149,9 @@ class _Crowd(User):
             context={},
         )
 
-    tells = ""
-
+    @abstractmethod
     def made(self, kind: Kind, key: str, asked: Json) -> int:
         """Make the call; bytes or characters of its answer. Raises Refusal, WrongAnswer, and what clients raise."""
-        raise NotImplementedError
 
     def tokens(self, kind: Kind, pieces: Iterator[str], paced: bool) -> int:
         """Read a stream to its end, by a person's pace where `paced`; how many characters it said."""

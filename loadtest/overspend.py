@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from extproc.interpreter import python
 from loadtest.bench_budget import redis_server
 from loadtest.budgets import AMOUNTS, UNRULY, Verdict, crowd_of, judge, model_of, settings, unruly_crowd
-from loadtest.setups import StartError, free_port, provider, start
+from loadtest.setups import StartError, free_port, is_ready, provider, start
 from loadtest.spenders import Crowd, Told, spent_at
 
 _PATIENCE_S = 60.0
@@ -72,7 +72,7 @@ class Site:
         records = stack.enter_context(output.open("wb"))
         command = python("extproc.cli", "up", "--json", "--config", str(folder / "gateway.yaml"))
         child = start(stack, command, stdout=records, stderr=subprocess.STDOUT)
-        if not _is_ready(f"http://127.0.0.1:{port}", child):
+        if not is_ready(port, child):
             raise StartError(f"a gateway did not start:\n{output.read_text()}")
         self._outputs.append(output)
         return f"http://127.0.0.1:{port}"
@@ -103,18 +103,6 @@ class Site:
                 return found
             time.sleep(0.2)
         raise StartError("a gateway has not told of all its calls")
-
-
-def _is_ready(url: str, child: "subprocess.Popen[bytes]") -> bool:
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline and child.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
-                return True
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    return False
 
 
 def measure(counters: str, setup: Setup) -> list[tuple[str, Verdict]]:

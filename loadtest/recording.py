@@ -28,13 +28,35 @@ from extproc.config.revision import Revision
 from extproc.interpreter import python
 from loadtest import load
 from loadtest.bench_budget import redis_server
-from loadtest.setups import policies, provider, setup
+from loadtest.setups import Instead, policies, provider, setup
 from protos.access_log_pb2 import StreamAccessLogsMessage
 from protos.ext_proc_pb2 import ProcessingRequest
 
 FILE = Path(__file__).with_name("results") / "recording.json"
-KINDS = {"json": (False, load.MODEL), "sse": (True, load.MODEL), "translated": (False, "anthropic")}
-"""Whether the call is a stream, and the model that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of call. `looks`: its prompt has personal data, and its answer is restored and redacted."""
+
+    stream: bool = False
+    model: str = load.MODEL
+    looks: bool = False
+
+
+KINDS = {
+    "json": Kind(),
+    "sse": Kind(stream=True),
+    "translated": Kind(model="anthropic"),
+    "restored": Kind(stream=True, looks=True),
+}
+
+LOOKING: dict[str, Any] = {"entities": {"DEFAULT": "placeholder"}, "output": {"SECRET": "mask"}}
+"""A policy of redaction that puts values back into answers, and takes secrets out of them."""
+_PROMPT = (
+    f"{load.WORD.decode()} words what ann.lee@example.com and +41 44 668 18 00 ask of a gateway. "
+    + "Then say what a gateway does for the calls that pass it, and why. " * 14
+)
 
 _TOLD_WITHIN = 3.0  # seconds after the end of a call, Envoy has told its records of it
 _PATIENCE = 20.0
@@ -129,24 +151,28 @@ def _serve(file: Path, path: str) -> None:
 # ---- recording -------------------------------------------------------------------------------------------
 
 
-def record() -> dict[str, Recorded]:
-    """One call of each kind through a real Envoy, by the names of KINDS."""
+def record(kinds: Sequence[str]) -> dict[str, Recorded]:
+    """One call of each of these kinds through a real Envoy."""
+    found: dict[str, Recorded] = {}
+    for looks in (False, True):
+        found |= _recorded_by_one([kind for kind in kinds if KINDS[kind].looks == looks], looks)
+    return found
+
+
+def _recorded_by_one(kinds: Sequence[str], looks: bool) -> dict[str, Recorded]:
+    """The calls of these kinds, by one gateway with the policies that they have."""
+    if not kinds:
+        return {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
         redis, (_, fake) = stack.enter_context(redis_server()).url, provider(stack)
         listening = python("loadtest.recording", "--serve", str(folder / "told"))
-        running = setup(
-            stack,
-            "C",
-            folder / "C",
-            fake,
-            (folder / "records").open("wb"),
-            policies(folder / "C", redis),
-            worker=listening,
-        )
+        records = (folder / "records").open("wb")
+        more = governing(folder / "C", redis, looks)
+        running = setup(stack, "C", folder / "C", fake, records, more, instead=Instead(listening))
         time.sleep(_TOLD_WITHIN)
-        for stream, model in KINDS.values():
-            _call(running.port, stream, model)
+        for kind in kinds:
+            _call(running.port, _request(KINDS[kind]))
         time.sleep(_TOLD_WITHIN)
         if running.policy is not None:
             running.policy.terminate()
@@ -155,12 +181,26 @@ def record() -> dict[str, Recorded]:
             Told(one["role"], one["metadata"], [base64.b64decode(message) for message in one["messages"]])
             for one in json.loads((folder / "told").read_text())
         ]
-    return dict(zip(KINDS, _calls(told)[-len(KINDS) :], strict=True))
+    return dict(zip(kinds, _calls(told)[-len(kinds) :], strict=True))
 
 
-def _call(port: int, stream: bool, model: str) -> None:
+def governing(folder: Path, stores: str, looks: bool) -> dict[str, Any]:
+    """The policies of a gateway that serves calls which are looked through, or others."""
+    found = policies(folder, stores)
+    if looks:
+        found["policies"]["redaction"] = {"default": LOOKING}
+    return found
+
+
+def _request(kind: Kind) -> bytes:
+    if kind.looks:
+        return load.request(kind.stream, kind.model, prompt=_PROMPT)
+    return load.request(kind.stream, kind.model)
+
+
+def _call(port: int, request: bytes) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE) as connection:
-        connection.sendall(load.request(stream, model))
+        connection.sendall(request)
         answer = load.Answer()
         while not answer.feed(connection.recv(1 << 16)):
             pass
@@ -229,12 +269,14 @@ def main() -> None:
     )
     parser.add_argument("--serve", type=Path, metavar="FILE", help="be the worker that listens")
     parser.add_argument("socket", nargs="?", default="", help="of that worker")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="others stay as they are")
     options = parser.parse_args()
     if options.serve is not None:
         _serve(options.serve, options.socket)
         return
-    found = {kind: asdict(one) for kind, one in record().items()}
-    FILE.write_text(json.dumps(found, indent=1, default=_bytes_out) + "\n")
+    known = json.loads(FILE.read_text())
+    known |= {kind: asdict(one) for kind, one in record(options.kinds).items()}
+    FILE.write_text(json.dumps(known, indent=1, default=_bytes_out) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,19 +22,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
-
 from extproc.cli.key_limits import limits
 from extproc.config import loader
 from extproc.identity import keys
 from extproc.stores import sql
 from extproc.stores.ports import ChangeSet, KeySpec, MintedKey
-from loadtest.setups import ROOT, StartError, free_port, start
+from loadtest.setups import ROOT, StartError, free_port, is_ready, start
 
 CONFIG = "examples/loadtest/gateway.yaml"
 _TENANTS = 3
 _POOR = "tokens=3000/minute"
-_START_SECONDS = 180.0  # of a machine that has other work
 _NOTED = ("TTFT", "GAP")
 _FAKE_PACE = 60.0  # tokens a second of the fake's streams: somewhat faster than the readers
 _COLUMNS = {"calls": 9, "failed": 8, "p50 ms": 9, "p95 ms": 9, "p99 ms": 9, "calls/s": 9}
@@ -67,7 +64,7 @@ def gateway(config: str = CONFIG, more: Mapping[str, str] | None = None) -> Iter
         log = stack.enter_context((folder / "log").open("w+b"))
         command = [sys.executable, "-m", "extproc.cli", "up", "--json", "--config", config]
         child = start(stack, command, env=environ, stdout=log, stderr=subprocess.STDOUT)
-        if not _ready(port, child):
+        if not is_ready(port, child):
             log.seek(0)
             raise StartError(f"the gateway does not answer:\n{log.read()[-4000:].decode(errors='replace')}")
         yield Place(f"http://127.0.0.1:{port}", file, True, child.pid, int(environ["SLUICE__METRICS__PORT"]))
@@ -98,18 +95,6 @@ def _minted(config: str, environ: Mapping[str, str]) -> str:
     with closing(sql.open_stores(configured.stores.database)) as stores:
         stores.directory.apply(ChangeSet(keys_minted=tuple(made)), stores.directory.revision())
     return "".join(f"{key}{' poor' * spec.name.endswith('poor')}\n" for spec, key in zip(specs, texts, strict=True))
-
-
-def _ready(port: int, child: "subprocess.Popen[bytes]") -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and child.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
-                return True
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    return False
 
 
 # ---- the load ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import StringIO
@@ -26,7 +26,7 @@ from loadtest.figures import KEPT, SETUPS, WAYS, WORKLOADS
 BACKEND = "bench"
 ROOT = Path(__file__).resolve().parents[1]
 _PACE = 3000  # events a second and stream: slow enough that every event is a write of its own
-_START_SECONDS = 120.0
+_START_SECONDS = 180.0  # of a machine that has other work
 _STOP_SECONDS = 15.0
 
 
@@ -167,6 +167,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_ready(port: int, child: "subprocess.Popen[bytes]") -> bool:
+    """Whether the gateway of this process comes to serve calls, waited for while the process lives."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and child.poll() is None:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
+                return True
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    return False
+
+
 def provider(stack: ExitStack) -> tuple["subprocess.Popen[bytes]", int]:
     options = ("--port", "0", "--tokens-per-second", str(_PACE))
     child = start(stack, python("loadtest.fake_llm", *options), stdout=subprocess.PIPE)
@@ -195,6 +208,18 @@ class Setup:
         return sum(int(line.rpartition(": ")[2]) for line in text.splitlines())
 
 
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """What a setup has in the place of a gateway's own.
+
+    `worker`: what to start as one, before its socket; it is told what a worker is. `files`: makes Envoy's of the
+    gateway's.
+    """
+
+    worker: Sequence[str] = ()
+    files: Callable[[Mapping[str, str]], dict[str, str]] = dict
+
+
 def setup(
     stack: ExitStack,
     name: str,
@@ -202,12 +227,10 @@ def setup(
     provider_port: int,
     records: IO[bytes],
     more: Mapping[str, Any] | None = None,
-    worker: Sequence[str] = (),
+    instead: Instead | None = None,
 ) -> Setup:
-    """Start it and wait until it answers a call as it should. `more`: see settings(). Raises StartError.
-
-    `worker`: what to start in the place of a worker, before its socket; it is told what a worker is.
-    """
+    """Start it and wait until it answers a call as it should. `more`: see settings(). Raises StartError."""
+    instead = instead or Instead(files=without_policy if name == "A" else dict)
     gateway = settings(free_port(), provider_port, folder, more)
     state = processes.state_of(gateway)
     running.prepare(gateway, state)
@@ -216,9 +239,9 @@ def setup(
     )
     files = dataplane.render(gateway, layout)
     dataplane.write_secrets(gateway, {}, state.secrets)
-    dataplane.write(without_policy(files) if name == "A" else files, state.envoy)
+    dataplane.write(instead.files(files), state.envoy)
     log = stack.enter_context((folder / "log").open("w+b"))
-    policy = _policy(stack, name, gateway, state, worker, stdout=records, stderr=log)
+    policy = _policy(stack, name, gateway, state, instead.worker, stdout=records, stderr=log)
     envoy = start(stack, _envoy_command(state), stderr=log)
     models = [load.MODEL, *(way for way in WAYS if way != KEPT)] if name == "C" else [load.MODEL]
     if not _comes_up(gateway.listener.port, models, [envoy] if policy is None else [envoy, policy]):

@@ -2,7 +2,8 @@
 
 A model, fed with measured costs (loadtest/results/costs.json, each with the command that made it). What is a sum is
 summed: CPU, memory, steps of Redis, rows. How busy a worker may be is not a sum: one loop serves calls, events and, now
-and then, a long prompt, and what waits behind that is simulated, message by message. See docs/capacity.md.
+and then, a long prompt, and what waits behind that is simulated, message by message. The cores of a pod are shared out
+between workers and Envoy so that the fewest pods are needed. See docs/capacity.md.
 
 Not in it: the providers' own limits, and the network between pods, Redis and PostgreSQL.
 """
@@ -13,7 +14,7 @@ import math
 import random
 import sys
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from itertools import pairwise
@@ -67,14 +68,15 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How it is deployed. `delay_ms`: what 99 of 100 messages may wait for a worker at most.
+    """How it is deployed. `cores` of a pod, of which `workers` have one each and Envoy the others; None: as many as
+    make for the fewest pods. `delay_ms`: what 99 of 100 messages may wait for a worker at most.
 
     `lease`: how many calls of a limit are drawn from Redis at once, 1: each by itself. `areas_split`: over how many
     slots the counters of the biggest area are spread.
     """
 
-    workers: int = 3  # of a pod, a core each
-    envoy_cores: int = 1
+    cores: int = 3
+    workers: int | None = None
     memory_mib: float = 4096.0  # of a pod
     redis_shards: int = 3
     databases: int = 1
@@ -86,7 +88,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing that can run out. `units` of it are needed; `has` are there, None where pods bring more of it.
+    """One thing that can run out. `units` of it are needed, each a `unit`; `has` are there, None where pods bring more.
 
     `ceiling`: the calls per second at which those that are there are used up; infinite where pods bring more.
     """
@@ -95,6 +97,7 @@ class Part:
     units: float
     has: float | None
     ceiling: float
+    unit: str = "pods"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Plan:
     """`first` is the part that is used up at the fewest calls; `holds`: whether none is at this demand."""
 
     pods: int
+    workers: int  # of a pod
+    envoy_cores: int
     pod_bound_by: str
     utilisation: float
     open_calls: float
@@ -179,29 +184,47 @@ def envoy_cores(costs: Costs, demand: Demand) -> float:
     return demand.calls_per_second * call / 1e6
 
 
-def _in_pods(costs: Costs, demand: Demand, layout: Layout, busy: float) -> Mapping[str, float]:
-    """How many pods each part of a pod asks for."""
-    base = costs.envoy_base_mib + layout.workers * costs.worker_base_mib
+def _in_pods(costs: Costs, demand: Demand, layout: Layout, workers: int, busy: float) -> Mapping[str, float]:
+    """How many pods with so many workers each part asks for. Raises ValueError for pods that could hold no call."""
+    base = costs.envoy_base_mib + workers * costs.worker_base_mib
     room = (layout.memory_mib * 0.8 - base) * _MIB  # KiB; a fifth is left to peaks
     if room <= 0:
         raise ValueError("a pod has no memory left for calls: raise memory_mib")
     return {
-        "CPU of the workers": worker_cores(costs, demand) / (layout.workers * busy),
-        "CPU of Envoy": envoy_cores(costs, demand) / (layout.envoy_cores * _BUSIEST),
+        "CPU of the workers": worker_cores(costs, demand) / (workers * busy),
+        "CPU of Envoy": envoy_cores(costs, demand) / ((layout.cores - workers) * _BUSIEST),
         "memory": demand.open() * (costs.worker_stream_kib + costs.envoy_stream_kib) / room,
     }
 
 
-def _shared(costs: Costs, demand: Demand, layout: Layout) -> Mapping[str, tuple[float, float]]:
-    """What pods share: how much of each is needed, and is there."""
+def workers_of(costs: Costs, demand: Demand, layout: Layout, busy: float) -> int:
+    """How many of a pod's cores are best given to workers. Raises ValueError where there is none for each."""
+    if layout.workers is not None:
+        if not 1 <= layout.workers < layout.cores:
+            raise ValueError(
+                f"of {layout.cores} cores {layout.workers} are workers: Envoy needs one, and a worker, too"
+            )
+        return layout.workers
+    if layout.cores < 2:
+        raise ValueError("a pod needs two cores: one for Envoy, one for a worker")
+
+    def pods(workers: int) -> float:
+        return max(_in_pods(costs, demand, layout, workers, busy).values())
+
+    return min(range(1, layout.cores), key=pods)
+
+
+def _shared(costs: Costs, demand: Demand, layout: Layout) -> Mapping[str, tuple[float, float, str]]:
+    """What pods share: how much of each is needed, and is there, and in what."""
     step = costs.redis_event_us + costs.redis_call_us / layout.lease
     cores = demand.calls_per_second * step / 1e6 / layout.redis_busiest
     return {
-        "Redis, all nodes": (cores, layout.redis_shards),
-        "Redis, the slot of the biggest area": (cores * demand.biggest_area, layout.areas_split),
+        "Redis, all nodes": (cores, layout.redis_shards, "nodes"),
+        "Redis, the slot of the biggest area": (cores * demand.biggest_area, layout.areas_split, "nodes"),
         "PostgreSQL, rows of the ledger": (
             demand.calls_per_second * demand.rows / costs.ledger_rows_per_second,
             layout.databases,
+            "databases",
         ),
     }
 
@@ -209,13 +232,19 @@ def _shared(costs: Costs, demand: Demand, layout: Layout) -> Mapping[str, tuple[
 def plan(costs: Costs, demand: Demand, layout: Layout) -> Plan:
     """What it takes. Raises ValueError for a pod that could hold nothing."""
     busy = utilisation(costs, demand, layout.delay_ms)
-    pods = _in_pods(costs, demand, layout, busy)
+    workers = workers_of(costs, demand, layout, busy)
+    pods = _in_pods(costs, demand, layout, workers, busy)
     shared = _shared(costs, demand, layout)
     parts = [Part(name, units, None, math.inf) for name, units in pods.items()]
-    parts += [Part(name, units, has, demand.calls_per_second * has / units) for name, (units, has) in shared.items()]
+    parts += [
+        Part(name, units, has, demand.calls_per_second * has / units, unit)
+        for name, (units, has, unit) in shared.items()
+    ]
     first = min(parts, key=lambda part: part.ceiling)
     return Plan(
         pods=max(2, math.ceil(max(pods.values())) + 1),  # one more than needed: one may die, or be replaced
+        workers=workers,
+        envoy_cores=layout.cores - workers,
         pod_bound_by=max(pods, key=lambda name: pods[name]),
         utilisation=busy,
         open_calls=demand.open(),
@@ -233,10 +262,11 @@ def engineers(count: int, calls_per_hour: float = 60.0, peak: float = 3.0) -> De
     return Demand(calls_per_second=count * calls_per_hour / 3600 * peak)
 
 
+_GOES_ON = "..."
 _LARGE = Demand(
     100_000, streams=0.5, events=100, stream_seconds=5, call_seconds=1, prompt_kilobytes=2, long_prompts=0.0005
 )
-_WIDE = Layout(workers=7, memory_mib=8192, redis_shards=12, databases=4)
+_WIDE = Layout(cores=6, memory_mib=8192, redis_shards=12, databases=4)
 SCENARIOS: Mapping[str, tuple[Demand, Layout]] = {
     "2,000 engineers": (engineers(2000), Layout(redis_shards=1)),
     "100,000 calls/s": (_LARGE, _WIDE),
@@ -260,26 +290,35 @@ def costs_of(file: Path) -> Costs:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value >= 0.01 else "< 0.01"
 
 
-def text(name: str, demand: Demand, layout: Layout, found: Plan) -> str:
-    """One plan for people."""
+def text(name: str, demand: Demand, layout: Layout, found: Plan, before: str = "") -> str:
+    """One plan for people, without the lines that `before`, the text of another, has as well."""
+    events = demand.calls_per_second * demand.streams * demand.events
+    cores = "a core" if found.envoy_cores == 1 else f"{found.envoy_cores} cores"
     lines = [
-        f"{name}: {_number(demand.calls_per_second)} calls/s, {_number(found.open_calls)} open, "
-        f"{_number(demand.calls_per_second * demand.streams * demand.events)} events/s",
-        f"  {found.pods} pods of {layout.workers} workers and {layout.envoy_cores} core(s) of Envoy, bound by "
-        f"{found.pod_bound_by}; a worker may be busy {found.utilisation:.0%} of its time "
-        f"(p99 wait <= {layout.delay_ms:.0f} ms)",
-        f"  {'part':<38}{'needed':>10}{'there':>8}{'ends at calls/s':>18}",
+        f"  {_number(demand.calls_per_second)} calls/s, {_number(events)} events/s, "
+        f"{_number(found.open_calls)} calls open at a time",
+        f"  {found.pods:,} pods, each of {found.workers} workers and {cores} for Envoy; "
+        f"{found.pod_bound_by} decides, and one pod is to spare",
+        f"  workers are busy {found.utilisation:.0%} at most: 99 of 100 messages wait {layout.delay_ms:g} ms or less",
+        f"  {'':<38}{'needed':>18}{'there':>8}{'used up at':>20}",
+        *map(_part_line, found.parts),
     ]
-    for part in found.parts:
-        there = "pods" if part.has is None else _number(part.has)
-        ceiling = "grows with pods" if part.has is None else _number(part.ceiling)
-        lines.append(f"  {part.name:<38}{_number(part.units):>10}{there:>8}{ceiling:>18}")
+    known = set(before.splitlines())
     verdict = "enough" if found.holds else "NOT ENOUGH"
-    lines.append(f"  first bottleneck: {found.first} ({verdict})")
-    return "\n".join(lines)
+    last = f"  first bottleneck: {found.first}: {verdict}"
+    return "\n".join([name, *(line for line in lines if line not in known), last])
+
+
+def _part_line(part: Part) -> str:
+    needed = f"{_number(part.units)} {part.unit}"
+    if part.has is None:
+        return f"  {part.name:<38}{needed:>18}"
+    return f"  {part.name:<38}{needed:>18}{part.has:>8g}{f'{_number(part.ceiling)} calls/s':>20}"
 
 
 def main() -> None:
@@ -288,7 +327,10 @@ def main() -> None:
     parser.add_argument("--engineers", type=int, help="a company of so many, in place of the two of the docs")
     parser.add_argument("--calls-per-hour", type=float, default=60.0, help="of each of them (60)")
     parser.add_argument("--calls-per-second", type=float, help="or so many calls, as engineers make them")
-    for part in ("workers", "redis-shards", "databases", "lease", "areas-split"):
+    parser.add_argument(
+        "--workers", type=int, help="of a pod; the other cores are Envoy's (what makes the fewest pods)"
+    )
+    for part in ("cores", "redis-shards", "databases", "lease", "areas-split"):
         parser.add_argument(f"--{part}", type=int, help=f"of the layout ({getattr(Layout(), part.replace('-', '_'))})")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
@@ -301,8 +343,16 @@ def main() -> None:
     if options.json:
         print(json.dumps({name: _plain(*one) for name, one in found.items()}, indent=2))
     else:
-        print("\n\n".join(text(name, *one) for name, one in found.items()))
+        print("\n\n".join(_texts(found)))
     sys.exit(0)
+
+
+def _texts(found: Mapping[str, tuple[Demand, Layout, Plan]]) -> Iterator[str]:
+    """Of those that go on from the one before, what changes."""
+    before = ""
+    for name, one in found.items():
+        yield text(name, *one, before if name.startswith(_GOES_ON) else "")
+        before = text(name, *one)
 
 
 def _plain(demand: Demand, layout: Layout, found: Plan) -> dict[str, Any]:
@@ -314,7 +364,7 @@ def _plain(demand: Demand, layout: Layout, found: Plan) -> dict[str, Any]:
 
 def _asked(options: argparse.Namespace) -> Mapping[str, tuple[Demand, Layout]]:
     """The scenarios of the options."""
-    names = ("workers", "redis_shards", "databases", "lease", "areas_split")
+    names = ("cores", "workers", "redis_shards", "databases", "lease", "areas_split")
     changed = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.calls_per_second is not None:
         return {"as asked": (Demand(options.calls_per_second), replace(Layout(), **changed))}

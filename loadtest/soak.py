@@ -4,7 +4,7 @@ Two workers and a Redis. Calls of all kinds, whole and streamed; providers that 
 that leave in the middle, send nonsense or have no key; connections to Redis that are cut. Watched are the workers'
 memory, descriptors and threads, Envoy's memory and descriptors, Redis' keys that nothing ends, and what the gateway
 itself says of calls, holds and settlements that are open. What was after the first quarter is compared with the end.
-Status 1 where something grew.
+Status 1 where something grew, or a worker has more memory than it may.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
@@ -33,6 +33,12 @@ from loadtest.rehearsal import Place, gateway
 from loadtest.setups import StartError
 from loadtest.workers import processes
 
+MOST_MIB = 200.0
+"""The most that may be resident of a worker, what it shares with others included."""
+
+RESIDENT = "workers' resident MiB"
+
+_WORKERS = 2
 _CALLERS = 12
 _PAUSE = 0.05  # mean seconds between the calls of one caller
 _EVERY = 2.0  # seconds between two looks
@@ -169,6 +175,7 @@ async def _looks(place: Place, url: str, looks: Looks) -> None:
             seen = {"Envoy's MiB": _mib(envoys), "Envoy's descriptors": _sum(envoys, "num_fds")}
             seen |= {"workers' MiB": _mib(workers), "workers' descriptors": _sum(workers, "num_fds")}
             seen["workers' threads"] = _sum(workers, "num_threads")
+            seen[RESIDENT] = sum(worker.memory_info().rss for worker in workers) / 2**20
             with suppress(redis.ConnectionError):  # cut just then
                 seen["Redis' endless keys"] = _endless(await client.info("keyspace"))
             looks.add(seen)
@@ -220,6 +227,11 @@ async def soaked(place: Place, url: str, seconds: float) -> tuple[Looks, Counter
     return looks, crowd.told, await _settled(place)
 
 
+def of_a_worker(found: Sequence[Growth]) -> float:
+    """MiB that are resident of one at the end."""
+    return next(one.after for one in found if one.name == RESIDENT) / _WORKERS
+
+
 def text(found: Sequence[Growth], told: Counter[str], left: Mapping[str, float]) -> str:
     """The table for people."""
     lines = [f"calls: {', '.join(f'{count} x {what}' for what, count in told.most_common())}", ""]
@@ -234,7 +246,7 @@ def text(found: Sequence[Growth], told: Counter[str], left: Mapping[str, float])
 
 def _settings(url: str) -> dict[str, str]:
     return {
-        "SLUICE__WORKERS": "2",
+        "SLUICE__WORKERS": str(_WORKERS),
         "SLUICE__STORES__COUNTERS": url,
         "SLUICE__KEYS__QUICKSTART": "true",
         "SLUICE__CACHE__KEY": "{env: LOAD_CACHE_KEY}",
@@ -260,12 +272,20 @@ def main() -> None:
     except (StartError, FileNotFoundError) as problem:
         parser.exit(2, f"{problem}\n")
     found = growth(looks)
+    each = of_a_worker(found)
     if options.json:
-        print(json.dumps({"looks": looks.at, "calls": told, "left": left}, indent=2))
+        grown = [{**asdict(one), "flat": one.flat} for one in found]
+        print(
+            json.dumps({"looks": looks.at, "calls": told, "left": left, "growth": grown, "worker_mib": each}, indent=2)
+        )
     else:
         print(text(found, told, left))
-        print(f"\n{time.monotonic() - began:.0f} s, {os.cpu_count()} cores shared by all.")
-    sys.exit(0 if all(one.flat for one in found) and not any(left.values()) else 1)
+        print(
+            f"\nresident of a worker: {each:.0f} MiB, target <= {MOST_MIB:.0f}: "
+            f"{'met' if each <= MOST_MIB else 'MISSED'}"
+        )
+        print(f"{time.monotonic() - began:.0f} s, {os.cpu_count()} cores shared by all.")
+    sys.exit(0 if all(one.flat for one in found) and not any(left.values()) and each <= MOST_MIB else 1)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from extproc.identity.keys import QUICKSTART_KEY
 from extproc.interpreter import python
 from loadtest import load
 from loadtest.bench_budget import redis_server
-from loadtest.setups import Setup, StartError, policies, setup, start
+from loadtest.recording import governing
+from loadtest.setups import Setup, StartError, setup, start
 
 GAP_MS = 100.0
 """Between two events, what the gateway may add to the gap that the backend made."""
@@ -60,6 +61,11 @@ class Load:
     seconds: float
     looks: bool = False
     unread: int = 0
+
+    @property
+    def most_kib(self) -> int:
+        """The most memory of an open stream, worker and Envoy."""
+        return 1024 + 512 if self.unread else 256
 
 
 LOADS = (
@@ -251,9 +257,8 @@ class Found:
             found.append(f"{self.seen.per_second:.0f} events/s came, of {self.load.streams * self.load.rate:.0f}")
         if self.seen.gaps:
             found.append(f"{self.seen.gaps} gaps of over {GAP_MS:.0f} ms that the backend did not make")
-        most = 1024 + 512 if self.load.unread else 256
-        if self.worker_kib + self.envoy_kib > most:
-            found.append(f"{self.worker_kib + self.envoy_kib:.0f} KiB a stream, of {most}")
+        if self.worker_kib + self.envoy_kib > self.load.most_kib:
+            found.append(f"{self.worker_kib + self.envoy_kib:.0f} KiB a stream, of {self.load.most_kib}")
         return found
 
 
@@ -268,12 +273,9 @@ def _backend(stack: ExitStack) -> tuple[psutil.Process, int]:
 
 
 def _settings(plan: Load, folder: Path, redis: str) -> dict[str, Any]:
-    times = {"policy": "10s"}  # on a busy machine all begin at once
-    if not plan.looks:
-        return {"timeouts": times}
-    found = policies(folder, redis)
-    found["policies"]["redaction"] = {"default": {"entities": {"DEFAULT": "placeholder"}, "output": {"SECRET": "mask"}}}
-    return found
+    if plan.looks:
+        return governing(folder, redis, looks=True)
+    return {"timeouts": {"policy": "10s"}}  # on a busy machine all begin at once
 
 
 def _cpu(process: psutil.Process) -> float:

@@ -107,22 +107,24 @@ class AccessLog:
         return self._call(entry) if name == LISTENER_LOG else None
 
     def _attempt(self, entry: HTTPAccessLogEntry) -> Facts | None:
-        backend = backend_of(entry.common_properties.upstream_cluster)
+        common = entry.common_properties
+        backend = backend_of(common.upstream_cluster)
         if backend is None:
             return None
         status, flags = _outcome(entry)
-        ended = metrics.status_label(status) if status else _first(flags) or "none"
+        flag = flags[0] if flags else ""
+        ended = metrics.status_label(status) if status else flag or "none"
         metrics.count(metrics.ATTEMPTS, backend, ended)
-        metrics.ATTEMPT.add((backend,), entry.common_properties.duration.ToMicroseconds() / 1_000_000)
+        whose = _of(entry)
+        metrics.ATTEMPT.add((backend,), whose["duration_ms"] / 1000)
         headers = dict(entry.response.response_headers)
-        deployed, call = headers.get(DEPLOYED_HEADER), entry.request.request_id
-        self._learn(Attempt(backend, status, flags, headers, deployed, call))
-        told: Facts = {"backend": backend, "retry_after": headers.get("retry-after")}
-        told |= {"status": status, "flag": _first(flags)}
+        deployed = headers.get(DEPLOYED_HEADER)
+        self._learn(Attempt(backend, status, flags, headers, deployed, whose["request_id"]))
+        told: Facts = {"backend": backend, "retry_after": headers.get("retry-after"), "status": status, "flag": flag}
         trace = None if self._traces is None else self._traced(self._traces, entry, told, deployed)
         if status >= 400 or flags:
             self._tell(entry, "attempt", **told, trace_id=trace)
-        return _of(entry) | told | {"deployed": deployed}
+        return {**whose, **told, "deployed": deployed}
 
     @staticmethod
     def _traced(traces: Traces, entry: HTTPAccessLogEntry, told: Facts, deployed: str | None) -> str | None:
@@ -136,7 +138,7 @@ class AccessLog:
 
     def _call(self, entry: HTTPAccessLogEntry) -> Facts | None:
         details = entry.response.response_code_details.partition("{")[0]  # socket errors follow the brace
-        if (details in _WELL or details.startswith("sluice_")) and not _flag(entry):
+        if (details in _WELL or details.startswith("sluice_")) and not _flags(entry):
             return None
         left = _left(entry, details)
         if left is not None:
@@ -182,10 +184,12 @@ def _noted(entry: HTTPAccessLogEntry, status: int) -> Facts:
 
 def _of(entry: HTTPAccessLogEntry) -> Facts:
     """Whose it is, when it began, and how long it took: of a call the whole of it, of an attempt that alone."""
+    common = entry.common_properties
+    began, took = common.start_time, common.duration
     return {
-        "time": entry.common_properties.start_time.ToMilliseconds() / 1000,
+        "time": (began.seconds * 1000 + began.nanos // 1_000_000) / 1000,
         "request_id": entry.request.request_id,
-        "duration_ms": entry.common_properties.duration.ToMicroseconds() / 1000,
+        "duration_ms": (took.seconds * 1_000_000 + took.nanos // 1000) / 1000,
     }
 
 
@@ -201,13 +205,13 @@ def _outcome(entry: HTTPAccessLogEntry) -> tuple[int, list[str]]:
 
 def _flag(entry: HTTPAccessLogEntry) -> str:
     """The first flag that Envoy raised; empty where all went well."""
-    return _first(_flags(entry))
-
-
-def _first(flags: list[str]) -> str:
-    return next(iter(flags), "")
+    flags = _flags(entry)
+    return flags[0] if flags else ""
 
 
 def _flags(entry: HTTPAccessLogEntry) -> list[str]:
     """The flags that Envoy raised, by their names in the protocol."""
-    return [field.name for field, _ in entry.common_properties.response_flags.ListFields()]
+    common = entry.common_properties
+    if not common.HasField("response_flags"):
+        return []
+    return [field.name for field, _ in common.response_flags.ListFields()]

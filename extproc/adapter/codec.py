@@ -81,13 +81,13 @@ _RELAYS = {(mode, resized): _relay(mode, resized) for mode in BodyMode for resiz
 
 
 @lru_cache(maxsize=1024)
-def _around_value(name: str, size: int) -> tuple[bytes, bytes]:
-    """What stands before and behind a header's value of so many bytes, in a reply that sets it on the answer."""
+def _around_value(name: str, size: int) -> bytes:
+    """A reply that sets a header on the answer, as a format for its value of so many bytes."""
     probe = "\0" * size
     common = CommonResponse(header_mutation=HeaderMutation(set_headers=[_header(name, probe)]))
     reply = ProcessingResponse(response_headers=HeadersResponse(response=common)).SerializeToString()
     at = reply.index(probe.encode())
-    return reply[:at], reply[at + size :]
+    return b"%b".join([part.replace(b"%", b"%%") for part in (reply[:at], reply[at + size :])])
 
 
 def _without(names: tuple[str, ...]) -> bytes:
@@ -104,15 +104,14 @@ def relay(order: Relay, replaced: tuple[str, ...] = ()) -> bytes:
 
     Envoy removes before it sets, so a name may be among both.
     """
-    parts = [_RELAYS[order.mode, order.resized]]
+    reply = _RELAYS[order.mode, order.resized]
     if replaced:
         without = _without_often if sum(map(len, replaced)) <= _LONGEST_KEPT else _without
-        parts.append(without(replaced))
-    for name, text in order.headers:
-        value = text.encode("latin-1")
-        before, behind = _around_value(name, len(value))
-        parts += (before, value, behind)
-    return b"".join(parts)
+        reply += without(replaced)
+    if not order.headers:
+        return reply
+    # Of a header most of a reply is the same whatever its value, but for its size: Latin-1 has a byte for a character.
+    return reply + b"".join([_around_value(name, len(text)) % text.encode("latin-1") for name, text in order.headers])
 
 
 Instead = tuple[tuple[str, tuple[Leg, ...]], ...]
@@ -207,17 +206,18 @@ def _around_length(digits: int) -> tuple[bytes, bytes]:
 
 def _facts(route: Route) -> bytes:
     """What this call alone has; of most calls that is the length."""
+    renames = [leg for leg in route.all_legs if leg.model]
+    if route.length is not None and not renames and route.identity is None and not route.asking:
+        length = b"%d" % route.length
+        before, behind = _around_length(len(length))
+        return before + length + behind
     facts = {} if route.length is None else {"cl": str(route.length)}
-    if any(leg.model for leg in route.all_legs):
+    if renames:
         facts |= {"at": str(route.at), "to": str(route.to)}
     if route.identity is not None:
         facts["identity"] = route.identity
     facts |= dict(route.asking)
-    if facts.keys() != {"cl"}:
-        return _call_metadata(facts) if facts else b""
-    length = facts["cl"].encode()
-    before, behind = _around_length(len(length))
-    return before + length + behind
+    return _call_metadata(facts) if facts else b""
 
 
 def _changed_body(body: bytes) -> bytes:

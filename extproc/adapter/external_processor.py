@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
 import grpc
@@ -40,6 +40,7 @@ from protos.ext_proc_pb2 import HttpBody, HttpHeaders, ProcessingRequest
 
 log = logging.getLogger(__name__)
 
+_LONGEST_KEPT = 1024  # characters of names: what a provider chooses must not fill the memory
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 # In which providers tell of limits that are not the caller's; not retry-after, which stays true. Removed here and not
 # in the clusters, because there it would be before the policy, and the record of an attempt, could read them.
@@ -85,7 +86,8 @@ class ExternalProcessor:
         try:
             while (request := await stream.read()) is not grpc.aio.EOF:
                 replies.due()
-                if request.HasField("response_body"):  # first and by itself: a stream has hundreds of these
+                kind = request.WhichOneof("request")
+                if kind == "response_body":  # first and by itself: a stream has hundreds of these
                     body = request.response_body
                     order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
                     if isinstance(order, Emit):
@@ -93,14 +95,14 @@ class ExternalProcessor:
                     elif isinstance(order, Reply):
                         await replies.write(self._reply(call, order))
                     continue
-                if request.HasField("response_headers"):
+                if kind == "response_headers":
                     answer = await self._response_headers(call, request)
                     await replies.write(answer.reply)
                     if answer.duplex:
                         await self._duplex(call, stream, answer.silence)
                         break
                     continue
-                for reply in await self._answer(call, request):
+                for reply in await self._answer(call, kind, request):
                     await replies.write(reply)
         except Exception as error:
             if isinstance(error, grpc.aio.AbortError):
@@ -126,12 +128,13 @@ class ExternalProcessor:
         """
         ended = False
         watch = Watch(silence, partial(self._stalled, call, stream))
+        self._pipeline.endings.add(watch.end)
         try:
             while (request := await watch.wait(stream.read())) is not grpc.aio.EOF:
                 if ended or watch.is_over:
                     continue
                 if not request.HasField("response_body"):
-                    for reply in await self._answer(call, request):
+                    for reply in await self._answer(call, request.WhichOneof("request"), request):
                         await stream.write(reply)
                     continue
                 body = request.response_body
@@ -144,11 +147,16 @@ class ExternalProcessor:
                     await stream.write(reply)
                 if ended:
                     watch.stop()
+                    self._pipeline.endings.discard(watch.end)
         finally:
+            self._pipeline.endings.discard(watch.end)
             await watch.close()
 
     async def _stalled(self, call: Call, stream: Stream) -> None:
-        """End an answer of which nothing has come for too long. Where that fails, the reader learns it by the abort."""
+        """End an answer of which nothing has come for too long, or for which no time is left.
+
+        Where that fails, the reader learns it by the abort.
+        """
         try:
             ending = await self._pipeline.stalled(call)
         except Exception as error:
@@ -174,8 +182,7 @@ class ExternalProcessor:
         told = {"trace": call.trace}
         log.error("call failed inside the policy: %s at %s", type(error).__name__, where, extra=told)
 
-    async def _answer(self, call: Call, request: ProcessingRequest) -> tuple[bytes, ...]:
-        kind = request.WhichOneof("request")
+    async def _answer(self, call: Call, kind: str | None, request: ProcessingRequest) -> tuple[bytes, ...]:
         if kind == "request_headers":
             return await self._request_headers(call, request)
         if kind == "request_body":
@@ -223,6 +230,7 @@ class ExternalProcessor:
         message = request.response_headers
         headers = _headers(message)
         facts = request.attributes[_ATTRIBUTES].fields
+        is_first = not call.begun
         is_nowhere = facts["upstream.address"].string_value == UNRESOLVED_ADDRESS
         order = await self._pipeline.response_headers(
             call,
@@ -231,8 +239,8 @@ class ExternalProcessor:
                 cluster=facts["xds.cluster_name"].string_value,
                 # The policy answers in the place of the sink, as it does where Envoy itself finds nobody.
                 details=NO_ADDRESS if is_nowhere else facts["response.code_details"].string_value,
-                path=facts["request.path"].string_value,
-                request_id=facts["request.id"].string_value,
+                path=facts["request.path"].string_value if is_first else "",
+                request_id=facts["request.id"].string_value if is_first else "",
                 protocol=facts["request.protocol"].string_value,
             ),
             message.end_of_stream,
@@ -275,7 +283,15 @@ class ExternalProcessor:
 
 def _told_of_limits(headers: Headers) -> tuple[str, ...]:
     """Names of the headers in which a provider tells of its own limits: an order to Envoy takes exact names only."""
-    return tuple([name for name in headers if name.startswith(_OF_LIMITS)])
+    names = tuple(headers.first)
+    return _of_limits_often(names) if sum(map(len, names)) <= _LONGEST_KEPT else _of_limits(names)
+
+
+def _of_limits(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple([name for name in names if name.startswith(_OF_LIMITS)])
+
+
+_of_limits_often = lru_cache(maxsize=512)(_of_limits)  # a provider sends the same ones with each answer
 
 
 def _waited(request: ProcessingRequest) -> float:

@@ -14,10 +14,10 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Patience:
-    """Knows which streams of a worker owe a reply, and asks for more time when half of what they have is over.
+    """Knows the streams of a worker, and asks for more time for those that owe a reply when half of theirs is over.
 
     `usual` seconds Envoy waits by itself; `longest` it shall wait from when it is asked. Where that is no more, nothing
-    is ever asked for.
+    is ever asked for. Who owes a reply is looked through now and then, and told no more than that with each message.
     """
 
     def __init__(self, usual: float, longest: float) -> None:
@@ -25,55 +25,61 @@ class Patience:
         self._pause = usual / _LOOKS
         self._is_of_use = longest > usual
         self._order = codec.more_time(longest)
-        self._since: dict[Replies, float] = {}  # what has waited longest comes first
+        self._streams: set[Replies] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self.now = 0.0
+        """Seconds of the loop's clock, when it was last looked at: at most a pause ago while `runs`."""
+        self.runs = not self._is_of_use
 
     def replies(self, write: Write) -> "Replies":
-        """What writes the replies of one stream."""
-        return Replies(self, write)
+        """What writes the replies of one stream, until it is closed."""
+        replies = Replies(self, write)
+        self._streams.add(replies)
+        return replies
 
-    def begin(self, replies: "Replies") -> None:
-        """A message wants a reply from now on."""
-        if not self._is_of_use:
-            return
+    def left(self, replies: "Replies") -> None:
+        """A stream is over."""
+        self._streams.discard(replies)
+
+    def start(self) -> None:
+        """Look from now on, as long as any stream owes a reply."""
         loop = asyncio.get_running_loop()
-        self._since.pop(replies, None)
-        self._since[replies] = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(self._pause, self._look)
-
-    def end(self, replies: "Replies") -> None:
-        """None does any more."""
-        self._since.pop(replies, None)
+        self.runs, self.now = True, loop.time()
+        self._timer = loop.call_later(self._pause, self._look)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        late = loop.time() - self._soon
-        while self._since:
-            replies, since = next(iter(self._since.items()))
-            if since > late:
-                break
-            self.begin(replies)
-            replies.ask(self._order)
-        self._timer = loop.call_later(self._pause, self._look) if self._since else None
+        self.now = now = loop.time()
+        owing = [replies for replies in self._streams if replies.since is not None]
+        for replies in owing:
+            if replies.since is not None and replies.since <= now - self._soon:
+                replies.since = now
+                replies.ask(self._order)
+        self.runs = bool(owing)
+        self._timer = loop.call_later(self._pause, self._look) if owing else None
 
 
 class Replies:
     """The writing half of one stream. No two writes overlap, for grpc.aio allows that of no stream."""
 
-    __slots__ = ("_asking", "_patience", "_write")
+    __slots__ = ("_asking", "_patience", "_write", "since")
 
     def __init__(self, patience: Patience, write: Write) -> None:
         self._patience = patience
         self._write = write
         self._asking: asyncio.Future[None] | None = None  # the order for more time, on its way
+        self.since: float | None = None
+        """By Patience.now, since when a message wants a reply; None: none does."""
 
     def due(self) -> None:
         """A message has come. Whatever was due before gets no reply."""
-        self._patience.begin(self)
+        patience = self._patience
+        if not patience.runs:
+            patience.start()
+        self.since = patience.now
 
     async def write(self, reply: bytes) -> None:
-        self._patience.end(self)
+        self.since = None
         if self._asking is not None:
             await self.settled()
         await self._write(reply)
@@ -86,14 +92,15 @@ class Replies:
 
     async def settled(self) -> None:
         """Nothing is being written any more."""
-        self._patience.end(self)
+        self.since = None
         asking, self._asking = self._asking, None
         if asking is not None:
             await asyncio.wait((asking,))
 
     def close(self) -> None:
         """The stream is over."""
-        self._patience.end(self)
+        self.since = None
+        self._patience.left(self)
         if self._asking is not None:
             self._asking.cancel()
 

@@ -17,7 +17,7 @@ _SECOND_LOOK_S = 0.05  # after which what has come is read, even if the loop was
 
 
 class Watch:
-    """Of one answer. Calls `over` at most once, beside the reading, when its silence has lasted too long.
+    """Of one answer. Calls `over` at most once, beside the reading, when its silence has lasted too long, or at `end`.
 
     `allowed` None: it may be silent for as long as Envoy lets it. Whoever makes one must `close` it.
     """
@@ -51,6 +51,12 @@ class Watch:
         if self._allowed is not None and self._passed > self._allowed.room:
             self.stop()
 
+    def end(self) -> None:
+        """Its time is over, as soon as nothing is being done with what has come; the next piece may end it as well."""
+        if self._since is not None and self._ending is None:
+            self.stop()
+            self._begin()
+
     def stop(self) -> None:
         """Watch no more."""
         if self._timer is not None:
@@ -75,8 +81,11 @@ class Watch:
             self._timer = loop.call_later(_SECOND_LOOK_S, self._look, True)
         else:
             self._timer = None
-            self._ending = loop.create_task(self._over())
-            self._ending.add_done_callback(_noted)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._ending = asyncio.get_running_loop().create_task(self._over())
+        self._ending.add_done_callback(_noted)
 
 
 def _noted(ending: asyncio.Task[None]) -> None:

@@ -6,7 +6,6 @@ provider stores, on what it fetches, on what a tool of its own finds just now.
 
 from collections.abc import Iterator, Mapping
 
-from extproc.cache.plain import is_plain
 from extproc.cache.policy import CachePolicy
 from extproc.dialects.endings import objects
 from extproc.guardrails import inventory, tools
@@ -56,9 +55,10 @@ _STORED = frozenset(("container", "file_id", "file_ids", "skill_id", "vector_sto
 _INNER = ("content", "output", "summary")
 
 
-def why(surface: Surface, given: Object, policy: CachePolicy) -> str | None:
-    """Why a parsed request may not be answered from the cache, one of REASONS; None where it may."""
-    if is_plain(surface, given) and given.get("n") in (None, 1):
+def why(surface: Surface, given: Object, policy: CachePolicy, plain: bool) -> str | None:
+    """Why a parsed request may not be answered from the cache, one of REASONS; None where it may. `plain`: see
+    `cache.plain`."""
+    if plain and given.get("n") in (None, 1):
         temperature = given.get("temperature")
         is_hot = isinstance(temperature, int | float) and temperature > policy.max_temperature
         return "temperature" if is_hot else None

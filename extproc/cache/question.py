@@ -5,8 +5,11 @@ Takes the request as it would be sent: redacted. See docs/cache.md for the form.
 
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import lru_cache
+from itertools import chain
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -37,6 +40,7 @@ _INPUTS = {Surface.COMPLETIONS: "prompt", Surface.EMBEDDINGS: "input"}
 
 Tree = dict[str, object]
 _Place = Sequence[str | int]
+_SHORT = 256  # characters of what callers ask for beside the body
 
 
 class Bypass(Exception):
@@ -56,17 +60,23 @@ class Question:
     results: int = 1
 
 
-def read(surface: Surface, body: bytes, policy: CachePolicy) -> Question:
-    """Read a request. Raises Bypass."""
+def read(surface: Surface, body: bytes, policy: CachePolicy, known: Mapping[str, object] | None = None) -> Question:
+    """Read a request. `known`: see `Prompt.plain`. Raises Bypass."""
     if surface not in SURFACES:
         raise Bypass("surface")
+    if policy.semantic.mode is not Mode.OFF:
+        known = None  # its texts are taken out of it
     try:
-        given = orjson.loads(body)
-        tree = _as_it_stands(surface, body, given) or _parse(body.decode())
+        given: Any = orjson.loads(body) if known is None else known
+        # What comes out again byte for byte has no key twice, and no number that is written in two ways; and a plain
+        # request has no keys that differ in their case alone: another reading could find nothing else in it.
+        plain = known is not None or is_plain(surface, given)
+        is_whole = known is not None or (plain and orjson.dumps(given) == body)
+        tree = dict(given) if is_whole else _parse(body.decode())
         exact = _form(surface, tree)
     except (ValueError, TypeError, RecursionError):
         raise Bypass("unreadable") from None
-    reason = bypass.why(surface, given, policy)
+    reason = bypass.why(surface, given, policy, plain)
     if reason is not None:
         raise Bypass(reason)
     results = _results(given.get(_INPUTS.get(surface, "")))
@@ -113,17 +123,6 @@ def _parse(text: str) -> Tree:
     if not isinstance(tree, dict):
         raise ValueError
     return tree
-
-
-def _as_it_stands(surface: Surface, body: bytes, given: object) -> Tree | None:
-    """The tree of a request that is parsed, where another reading could find nothing else in it: None elsewhere.
-
-    What comes out again byte for byte has no key twice, and no number that is written in two ways; and a plain request
-    has no keys that differ in their case alone.
-    """
-    if not isinstance(given, dict) or not is_plain(surface, given) or orjson.dumps(given) != body:
-        return None
-    return dict(given)
 
 
 def _form(surface: Surface, tree: Tree) -> bytes:
@@ -182,8 +181,7 @@ def _cut(tree: Tree, place: _Place) -> str:
 # ---- the digest -------------------------------------------------------------------------------------
 
 
-@frozen
-class Partition:
+class Partition(NamedTuple):
     """What must be equal before anything else is looked at. `model` and `policy` hold digests of what they are."""
 
     tenant: str
@@ -198,12 +196,20 @@ def digest(key: bytes, partition: Partition, form: bytes, tier: str = "exact") -
 
     HMAC-SHA256 over all facts, each behind its length, so that none can run over into the next.
     """
-    facts = ["question", _VERSION, tier, partition.tenant, partition.policy, partition.model, partition.surface]
-    for pair in partition.asked:
-        facts += pair
+    is_short = sum(map(len, chain.from_iterable(partition.asked))) <= _SHORT
+    facts = _facts(partition, tier) if is_short else _written(partition, tier)
+    return hmac.digest(key, facts + form, "sha256").hex()
+
+
+def _written(partition: Partition, tier: str) -> bytes:
+    """All that comes before the form."""
+    tenant, policy, model, surface, asked = partition
+    facts = ("question", _VERSION, tier, tenant, policy, model, surface, *chain.from_iterable(asked))
     parts = [len(facts).to_bytes(8)]
     for fact in facts:
         data = fact.encode("utf-8", "surrogatepass")
         parts += (len(data).to_bytes(8), data)
-    parts.append(form)
-    return hmac.digest(key, b"".join(parts), "sha256").hex()
+    return b"".join(parts)
+
+
+_facts = lru_cache(1024)(_written)  # most calls of a team have the same; not those in which a caller wrote much

@@ -1,8 +1,8 @@
 """The command line `sluice`: one module per verb.
 
 Data goes to standard output, messages to standard error. Exit codes: 0 done, 1 refused or failed with a
-sentence that says what to do, 2 wrong usage, 3 `plan --exit-code` found something to do, or `redact` something for
-which a call would be refused.
+sentence that says what to do, 2 wrong usage, 3 `plan --exit-code` found something to do, `redact` something for
+which a call would be refused, or a gateway that ends leaves something behind that the ledger lacks.
 """
 
 from importlib.metadata import version

@@ -28,11 +28,15 @@ def upgrade(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     url = configuration(config).stores.database
     try:
         before = sql.schema(url)
+        if not before.is_shared and before.is_known:
+            typer.echo(_TAKES_AWAY, err=True)
         sql.upgrade(url)
     except StoreUnavailable as error:
         fail(f"{error}. Check stores.database.")
     if as_json:
-        typer.echo(json.dumps({"from": before.found, "to": before.newest}))
+        typer.echo(json.dumps({"from": before.found, "to": before.newest if before.is_known else before.found}))
+    elif not before.is_known:
+        typer.echo(f"The database is at {before.found}: {_ADVICE['newer']}")
     elif before.is_current:
         typer.echo(f"The database is at {before.newest} already, the newest.")
     else:
@@ -41,7 +45,9 @@ def upgrade(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Say which revision the schema has, and which this version needs. Changes nothing. Exit code 1: they differ.
+    """Say which revision the schema has, and which this version needs. Changes nothing.
+
+    Exit code 1: this version does not start on it.
 
     [bold]Examples[/bold]
 
@@ -55,18 +61,30 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     except StoreUnavailable as error:
         fail(f"{error}. Check stores.database.")
     if as_json:
-        typer.echo(json.dumps({"revision": stands.found, "newest": stands.newest, "state": _state(stands)}))
+        told = {"revision": stands.found, "newest": stands.newest, "state": _state(stands), "shared": stands.is_shared}
+        typer.echo(json.dumps(told))
     else:
-        typer.echo(f"The database is {_named(stands)}; this version needs {stands.newest}: {_ADVICE[_state(stands)]}")
-    if not stands.is_current:
+        typer.echo(f"The database is {_named(stands)}; this version needs {stands.newest}: {_advice(stands)}")
+    if _state(stands) == "behind" or not stands.is_shared:
         raise typer.Exit(1)
 
 
 _ADVICE = {
     "current": "nothing to do.",
     "behind": "run `sluice db upgrade`.",
-    "newer": "it was written by a newer version of Sluice. Use that.",
+    "newer": "it was written by a newer version of Sluice, and this one can live with its schema.",
 }
+_TAKES_AWAY = (
+    "This changes what gateways of the version before use: those that run may fail from now on, and do not start again."
+)
+
+
+def _advice(stands: Schema) -> str:
+    if stands.is_shared:
+        return _ADVICE[_state(stands)]
+    if stands.is_known:
+        return "end the gateways of the version before, which cannot live with it, and run `sluice db upgrade`."
+    return "it was written by a newer version of Sluice. Use that."
 
 
 def _state(stands: Schema) -> str:

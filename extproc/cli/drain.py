@@ -3,8 +3,9 @@
 The gateway says at once that it is not ready, serves what still comes, and asks each client to connect anew, elsewhere.
 When load balancers have had time to notice, Envoy takes no new connections, and live calls may end. On a connection
 that is there already, and on which nothing ran, one more call may begin: it is served like the others, until none is
-live, or half of their time is over; then workers refuse it at its head, as it would be cut. Each step is taken once,
-whoever asks for it: whoever comes second waits for the first.
+live, or half of their time is over; then workers refuse it at its head, as it would be cut. Streams that have not
+ended when all of their time is over get an error as their last event. Each step is taken once, whoever asks for it:
+whoever comes second waits for the first.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ _NOTICE = timedelta(seconds=5)
 _LOOK_S = 0.1
 _ANEW_S = 1.0
 _CLOSE_S = 5.0  # for all workers to see that they shall let in nobody
+_WORD_S = 3.0  # for streams to end by a last word, whose clients leave then
 _TOLD_S = 2.0  # between two words on how many calls still run
 
 Tell = Callable[[str], None]
@@ -115,6 +117,10 @@ async def _let_end(state: State, times: Times, tell: Tell) -> int:
     await _ended(admin, last, tell)
     await _close(state, tell)
     left = await _ended(admin, end, tell)
+    if left:
+        tell(f"The time of live calls is over, and {left} run. Streams among them are told to come again.")
+        state.over.touch()
+        left = await _ended(admin, time.monotonic() + _WORD_S, tell)
     tell("No call is left." if left == 0 else f"Live calls that did not end in time: {left}. They end with Envoy.")
     return left
 
@@ -168,7 +174,7 @@ async def kept(state: State, times: Times, tell: Tell) -> None:
 
 def readied(state: State) -> None:
     """Be ready again."""
-    for mark in (state.draining, state.closed, state.drained):
+    for mark in (state.draining, state.closed, state.over, state.drained):
         mark.unlink(missing_ok=True)
 
 

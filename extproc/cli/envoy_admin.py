@@ -162,9 +162,10 @@ async def live_calls(path: Path) -> int | None:
     return await asyncio.to_thread(_live, path)
 
 
-def is_discouraging(path: Path) -> bool:
-    """Whether an Envoy is there that has been told to let its clients go."""
-    return _standing(path) == b"DRAINING"
+def is_discouraging(path: Path) -> bool | None:
+    """Whether an Envoy is there that has been told to let its clients go; None: one that does not say now."""
+    standing = _standing(path)
+    return None if standing is None else standing == b"DRAINING"
 
 
 def is_live(path: Path) -> bool:
@@ -172,8 +173,10 @@ def is_live(path: Path) -> bool:
     return _standing(path) == b"LIVE"
 
 
-def _standing(path: Path) -> bytes:
+def _standing(path: Path) -> bytes | None:
     try:
         return _ask(path, "GET", "/ready")[1].strip()
-    except (OSError, http.client.HTTPException):
+    except _GONE:
         return b""
+    except (OSError, http.client.HTTPException):
+        return None

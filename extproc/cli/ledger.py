@@ -23,6 +23,7 @@ from extproc.config.stores import Stores
 from extproc.exports import tell_log
 from extproc.identity.claims import folded
 from extproc.ledger.compose import alerter_of, consumer_of, retention_of
+from extproc.ledger.consumer import Consumer
 from extproc.secrets.keeper import Keeper
 from extproc.secrets.named import tokens_of
 from extproc.stores import sql
@@ -208,19 +209,28 @@ def _serve_metrics(port: int, address: str) -> None:
         fail(f"Port {port} on {address} cannot be used: {error.strerror}.")
 
 
-def keep(gateway: Gateway) -> Callable[[], None]:
-    """Write the ledger in a thread of this process, where that is wanted. Returns what ends it, and blocks."""
-    if not gateway.ledger.consumer:
-        return lambda: None
-    stores = sql.open_stores(gateway.stores.database)
-    parts = _parts(gateway, stores)
-    threads = _started(parts)
+class Books:
+    """The ledger, written in threads of this process where that is wanted."""
 
-    def stop() -> None:
-        _end(parts, threads)
-        stores.close()
+    def __init__(self, gateway: Gateway) -> None:
+        self._consumer: Consumer | None = None
+        if not gateway.ledger.consumer:
+            return
+        self._stores = sql.open_stores(gateway.stores.database)
+        self._consumer, *others = _parts(gateway, self._stores)
+        self._parts = [self._consumer, *others]
+        self._threads = _started(self._parts)
 
-    return stop
+    def close(self) -> None:
+        """Write what waits, for a while. Blocks."""
+        if self._consumer is not None:
+            _end(self._parts, self._threads)
+            self._stores.close()
+
+    @property
+    def behind(self) -> tuple[int, str]:
+        """How many events the ledger lacks at the end that are on this machine alone, and in which folder."""
+        return (0, "") if self._consumer is None else self._consumer.behind
 
 
 class _Part(Protocol):
@@ -230,12 +240,12 @@ class _Part(Protocol):
     def stop(self) -> None: ...
 
 
-def _parts(gateway: Gateway, stores: sql.Stores) -> list[_Part]:
+def _parts(gateway: Gateway, stores: sql.Stores) -> tuple[Consumer, *tuple[_Part, ...]]:
     """The consumer, and what goes on beside it."""
     consumer = consumer_of(gateway, stores.ledger)
     retention = retention_of(gateway, stores.retention, stores.budgets)
     alerter = alerter_of(gateway, stores.alerts, consumer.lag)
-    return [consumer, retention, *([alerter] if alerter else [])]
+    return (consumer, retention, alerter) if alerter else (consumer, retention)
 
 
 def _started(parts: Sequence[_Part]) -> list[Thread]:

@@ -10,7 +10,7 @@ from extproc.cli.machine import processors
 from extproc.cli.settings import fail
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
-from extproc.contract import CLOSED, DRAINED, DRAINING, PRESENT, STANDING
+from extproc.contract import CLOSED, DRAINED, DRAINING, OVER, PRESENT, STANDING
 from extproc.interpreter import python
 from extproc.supervisor import Program
 
@@ -51,6 +51,11 @@ class State:
     def closed(self) -> Path:
         """There when no new call is let in any more: those that run are the last."""
         return self.root / "run" / CLOSED
+
+    @property
+    def over(self) -> Path:
+        """There when the time of these is over: streams among them are ended by an error that says so."""
+        return self.root / "run" / OVER
 
     @property
     def drained(self) -> Path:

@@ -18,6 +18,7 @@ from extproc.cli.drain import readied, remember
 from extproc.cli.envoy_admin import is_discouraging
 from extproc.cli.exposition import Exposition, forget
 from extproc.cli.health import Health
+from extproc.cli.ledger import Books
 from extproc.cli.processes import State, workers
 from extproc.config.revision import Revision
 from extproc.config.schema import Gateway
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _START_PATIENCE = 30.0  # seconds
 _STOP_MARGIN = 40.0  # beyond the drain: for a store that is slow to take what was used, and for what is told then
+_ASKED_AGAIN = 2  # times, of two seconds each
 _TOLD_TWICE_S = 1.0
 _VISIT_S = 1.0
 
@@ -71,17 +73,28 @@ def prepare(gateway: Gateway, state: State, starts_envoy: bool = True) -> None:
     sockets = (state.root / "run").glob("*.sock" if starts_envoy else "worker-*.sock")
     for stale in (*state.metrics.glob("*.db"), *sockets, *state.standings(), *state.presences()):
         stale.unlink(missing_ok=True)
-    if starts_envoy or not is_discouraging(state.admin_socket):
+    if starts_envoy or not (state.draining.exists() and _is_drained(state)):
         readied(state)
     remember(gateway, state)
     try:
-        sql.ready(gateway.stores.database, gateway.stores.migrate)
+        if sql.ready(gateway.stores.database, gateway.stores.migrate):
+            log.warning("the database was written by a newer version of Sluice, and this one can live with its schema")
     except (SchemaBehind, SchemaAhead):  # workers would read and write it: a snapshot is for one that is away
         raise
     except StoreUnavailable as error:
         if not gateway.identity.store_outage.snapshot:
             raise
         log.warning("%s; starting from the snapshot, if there is one", error)
+
+
+def _is_drained(state: State) -> bool:
+    """Whether the Envoy beside us has been told to let its clients go. One that does not say has, as its marks tell."""
+    said = is_discouraging(state.admin_socket)
+    for _ in range(_ASKED_AGAIN):
+        if said is not None:
+            break
+        said = is_discouraging(state.admin_socket)
+    return said is not False
 
 
 def serve_metrics(gateway: Gateway, exposition: Exposition, health: Health) -> Callable[[], None]:
@@ -141,6 +154,24 @@ class StartError(Exception):
     """A process did not come up."""
 
 
+LEFT_BEHIND = 3
+"""The exit code of a gateway that has ended, and has not told the ledger all."""
+
+
+class LeftBehind(Exception):
+    """What that is, where, and what becomes of it."""
+
+
+def check_closed(books: Books) -> None:
+    """Raises LeftBehind where the books of a gateway that has ended lack something that is on this machine alone."""
+    count, folder = books.behind
+    if count:
+        raise LeftBehind(
+            f"{count} events of calls are not in the ledger. They stay in {folder}, and the next start that finds that "
+            "folder writes them: keep it. With a volume that ends with its pod they are lost."
+        )
+
+
 async def stop_workers(gateway: Gateway, children: list[Child], signum: signal.Signals = signal.SIGTERM) -> None:
     """Drain all at once: each lets its live streams end."""
     patience = gateway.timeouts.drain.total_seconds() + _STOP_MARGIN
@@ -174,6 +205,7 @@ def stop_event() -> asyncio.Event:
             supervisor.kill_all()
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
+            os._exit(128 + signum)  # the first process of a container, which that does not end
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop, signum)

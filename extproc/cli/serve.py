@@ -47,6 +47,8 @@ def serve(
         asyncio.run(_serve(gateway, files, as_json))
     except (StoreUnavailable, running.StartError) as error:
         fail(str(error))
+    except running.LeftBehind as left:
+        fail(str(left), running.LEFT_BEHIND)
 
 
 async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
@@ -62,7 +64,8 @@ async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
         exposition = Exposition(state.metrics, gateway)
         health = Health()
         started.callback(running.serve_metrics(gateway, exposition, health))
-        started.push_async_callback(asyncio.to_thread, ledger.keep(gateway))
+        books = ledger.Books(gateway)
+        started.push_async_callback(asyncio.to_thread, books.close)
         keeper = await running.keep_secrets(gateway, state)
         started.callback(keeper.stop)
         children = running.start_workers(revision, state, Console(as_json).line, as_json)
@@ -73,6 +76,7 @@ async def _serve(gateway: Gateway, files: Files, as_json: bool) -> None:
         started.push_async_callback(_ended, asyncio.ensure_future(kept(state, times_of(gateway), log.warning)))
         await stopping.wait()
         await drained(state, times_of(gateway), log.warning)
+    running.check_closed(books)
 
 
 async def _ended(background: asyncio.Future[None]) -> None:

@@ -38,10 +38,10 @@ ConfigOption = Annotated[
 ]
 
 
-def fail(message: str) -> NoReturn:
-    """End with exit code 1 and a message that says what to do."""
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with an exit code and a message that says what to do."""
     typer.secho(message, err=True, fg=typer.colors.RED)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 def configuration(path: Path | None, opens_stores: bool = True) -> Gateway:

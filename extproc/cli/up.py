@@ -53,6 +53,8 @@ def up(
         asyncio.run(_up(gateway, files, as_json))
     except (StoreUnavailable, running.StartError) as error:
         fail(str(error))
+    except running.LeftBehind as left:
+        fail(str(left), running.LEFT_BEHIND)
 
 
 def _refuse_taken_ports(gateway: Gateway) -> None:
@@ -91,7 +93,8 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
         exposition = Exposition(state.metrics, gateway)
         health = Health()
         started.callback(running.serve_metrics(gateway, exposition, health))
-        started.push_async_callback(asyncio.to_thread, ledger.keep(gateway))
+        books = ledger.Books(gateway)
+        started.push_async_callback(asyncio.to_thread, books.close)
         workers = running.start_workers(revision, state, console.line, as_json)
         started.push_async_callback(running.stop_workers, gateway, workers, WITHOUT_NOTICE)  # Envoy is gone by then
         await envoy_files.write_all(gateway, state)  # while the workers load what they need
@@ -121,6 +124,7 @@ async def _up(gateway: Gateway, files: Files, as_json: bool) -> None:
         typer.echo("Sluice has stopped.")
     if not stopping.is_set():
         raise running.StartError("A process ended by itself; the lines above say why.")
+    running.check_closed(books)
 
 
 async def _envoy_serves(admin: Path, others: list[Child]) -> None:

@@ -71,17 +71,27 @@ class Stream:
         is_last = end and reader.held <= self._cap
         if is_last and (rest := reader.rest()):
             events.append(rest)
-        out = []
+        meter = self._meter
+        out: list[bytes] = []
         for event in events:
-            hidden = self._meter.event(event)
-            if not (hidden and self._hides):
-                out.append(texts.event(event))
-            if texts.blocked:
+            if out and texts.blocked:
                 break
+            hidden = meter.event(event)
+            if not (hidden and self._hides):
+                out.append(texts.event(event, meter.piece))
         if is_last:
             out.append(texts.end())
         sent = b"".join(out)
         return None if sent == chunk else sent
+
+    def whole(self, sent: bytes) -> bytes | None:
+        """What there is of whole events in a piece that is about to be sent; None where it ends none of them."""
+        if self._reader is None:
+            return None
+        if self._hides or self._texts is not None:
+            return sent
+        begun = self._reader.held
+        return sent[: len(sent) - begun] if begun < len(sent) else None
 
     def release(self) -> bytes:
         """What is held back, as it came; from here on all bytes pass unread."""

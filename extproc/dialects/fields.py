@@ -20,12 +20,12 @@ MAX_TOKENS = 10_000_000
 MAX_CHOICES = 128
 
 
-def parse(body: bytes, shape: Shape) -> tuple[dict[str, object], Spans]:
-    """The parsed body and the spans of what policy reads in it."""
+def parse(body: bytes, shape: Shape, known: dict[str, object] | None = None) -> tuple[dict[str, object], Spans]:
+    """The parsed body and the spans of what policy reads in it. `known`: the body, where it has been parsed already."""
     try:
         json_spans.measure(body)
         spans = json_spans.spans(body, shape)
-        parsed = orjson.loads(body)
+        parsed = orjson.loads(body) if known is None else known
     except json_spans.RepeatedKey as repeated:
         raise Refused(
             DUPLICATE_FIELD,

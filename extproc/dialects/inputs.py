@@ -4,7 +4,7 @@ Providers count more as input than the words of messages: names, tools, schemas,
 known as media or as a setting counts as text; a bound must not have a hole where a field is new.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import orjson
 
@@ -77,6 +77,16 @@ _CLIENT_TOOL = 800
 """Tokens of a tool that the provider describes: of Anthropic's that for computers has the most, 735."""
 ASSUMED_CALLS = 10
 """Of hosted tools in one request, where it does not say how many it allows."""
+
+
+def of_words(messages: Sequence[Mapping[str, str]]) -> tuple[InputSize, int]:
+    """What an `Input` says that was handed these messages, of which each has a role and a text, and nothing else."""
+    whole = "\n".join([text for message in messages for text in (message["role"], message["content"])])
+    marks = _MARKS_OF_MESSAGE * len(messages)
+    is_kept = len(whole) <= tokenizer.MAX_CHARACTERS
+    found = () if is_kept else bounds.features(whole)
+    size = InputSize(text=whole if is_kept else None, features=found, marks=marks)
+    return size, estimate.tokens(estimate.weight(whole)) + marks
 
 
 class Input:
@@ -258,11 +268,12 @@ class Input:
     def size(self) -> tuple[InputSize, int]:
         """All of it, and the mean of its tokens, for reports."""
         whole = "\n".join(self._texts)
-        found = bounds.features(whole)
+        is_kept = not self._repeated and len(whole) <= tokenizer.MAX_CHARACTERS
+        found = () if is_kept else bounds.features(whole)
         if self._repeated:
             found = tuple(map(sum, zip(found, self._repeated, strict=True)))
         size = InputSize(
-            text=whole if not self._repeated and len(whole) <= tokenizer.MAX_CHARACTERS else None,
+            text=whole if is_kept else None,
             features=found,
             marks=self._marks,
             tools=self._tools,

@@ -7,16 +7,17 @@ Where a stream may have to end early, its meter is `bound`: then it can weigh an
 stream as the surface does when the cap on the output is reached. Other streams pay nothing for that.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 import orjson
 
-from extproc.dialects import sse, stops, tiers
+from extproc.dialects import pieces, sse, stops, tiers
 from extproc.dialects import usage as reported
 from extproc.dialects.endings import AnthropicEnding, ChatEnding, Ending, ResponsesEnding, objects
+from extproc.dialects.pieces import Piece
 from extproc.metering import bounds, estimate
 from extproc.model import Usage, UsageSource
 
@@ -43,6 +44,10 @@ class Meter(Protocol):
     @property
     def tools(self) -> int | None:
         """Calls of tools that the client runs; None of answers that have none."""
+
+    @property
+    def piece(self) -> Piece | None:
+        """What the last event was a piece of, where it said nothing else, see `pieces`."""
 
     def event(self, raw: bytes) -> bool:
         """Take note of one event of a stream; True if the client did not ask for it and must not see it."""
@@ -94,6 +99,7 @@ class _Counting:
         "finished",
         "hosted",
         "images",
+        "piece",
         "spoken",
         "stop",
         "tier",
@@ -110,6 +116,7 @@ class _Counting:
         self.images = 0
         self.hosted = 0  # calls of tools that the provider runs
         self.spoken = False
+        self.piece: Piece | None = None
         self.stop: str | None = None
         self.tools: int | None = None
         self.tier = ""  # as Usage.tier
@@ -233,14 +240,16 @@ def _strings(value: object, besides: frozenset[str] = _STRUCTURE) -> list[str]:
     return found
 
 
-_CONTENT = b'"content":"'  # nowhere inside a string, where the quotes would be escaped
-_NO_PLAIN_TEXT = re.compile(rb'["\\\x00-\x1f]')
+@lru_cache(maxsize=64)
+def _tier(named: str) -> str | None:
+    """As `_note_tier` has it; the same word is in nearly every event."""
+    return tiers.answered({"service_tier": named})
 
 
 class ChatMeter(_Counting):
     """Chat completions and completions of OpenAI and those who speak its dialect."""
 
-    __slots__ = ("_around", "_called", "_hide_usage", "_refused")
+    __slots__ = ("_called", "_hide_usage", "_refused")
 
     def __init__(self, hide_usage: bool = False, searches: bool = False) -> None:
         super().__init__()
@@ -249,17 +258,17 @@ class ChatMeter(_Counting):
         self._refused = False
         self._hide_usage = hide_usage
         self.hosted = int(searches)
-        self._around: tuple[bytes, bytes] | None = None  # what stood before and behind the text of a plain event
 
     def event(self, raw: bytes) -> bool:
-        if self._around is not None and self._goes_on(raw, *self._around):
-            return False
+        if self._ending is None:
+            self.piece = piece = pieces.chat(raw)
+            if piece is not None:
+                self._note_piece(piece)
+                return False
         chunk = self._read(raw)
         if chunk is None:
             self.finished = self.finished or sse.data(raw) == _DONE
             return False
-        if self._ending is None and _only_says(chunk):
-            self._around = _around_text(raw)
         if chunk.get("error"):
             self.failed = True
         for choice in objects(chunk.get("choices")):
@@ -270,25 +279,14 @@ class ChatMeter(_Counting):
         self._report(usage)
         return self._hide_usage and isinstance(usage, dict) and chunk.get("choices") == []
 
-    def _goes_on(self, raw: bytes, before: bytes, behind: bytes) -> bool:
-        """Count the text of an event that is an earlier one again but for that; False where it is not, or may not be.
-
-        Nothing between the same bytes can be anything but the same string with another text, if it has neither quotes
-        nor escapes.
-        """
-        size = len(raw) - len(before) - len(behind)
-        if size < 0 or not raw.startswith(before) or not raw.endswith(behind):
-            return False
-        said = raw[len(before) : len(before) + size]
-        if _NO_PLAIN_TEXT.search(said):
-            return False
-        try:
-            text = said.decode()
-        except ValueError:
-            return False
-        self.weight += estimate.weight(text)
-        self.spoken = self.spoken or bool(text)
-        return True
+    def _note_piece(self, piece: Piece) -> None:
+        """As of any other event, but that it has been read, and cannot tell anything else."""
+        if piece.text:
+            self.weight += estimate.weight(piece.text)
+            self.spoken = True
+        named = piece.tier
+        if named is not None and (tier := _tier(named)) is not None:
+            self.tier = tier
 
     def _make_ending(self) -> Ending:
         return ChatEnding()
@@ -340,26 +338,6 @@ class ChatMeter(_Counting):
         known.add(at)
         if isinstance(name, str):
             known.add(name)
-
-
-def _only_says(chunk: Mapping[str, object]) -> bool:
-    """Whether an event is a piece of the text of the only choice and tells nothing else."""
-    choices = chunk.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        return False
-    choice, delta = choices[0], choices[0].get("delta")
-    is_plain = isinstance(delta, dict) and delta.keys() == {"content"} and isinstance(delta["content"], str)
-    tells = chunk.get("usage") is not None or chunk.get("error") or choice.get("finish_reason")
-    return is_plain and not tells and "message" not in choice and "text" not in choice
-
-
-def _around_text(raw: bytes) -> tuple[bytes, bytes] | None:
-    """What stands before and behind the text of an event that only says something; None where that is not plain."""
-    at = raw.find(_CONTENT) + len(_CONTENT)
-    end = raw.find(b'"', at)
-    if raw.count(_CONTENT) != 1 or b"\r" in raw or raw.count(b"\n") != 2 or b"\\" in raw[at:end]:
-        return None
-    return raw[:at], raw[end:]
 
 
 def _add_delta(texts: list[str], delta: Mapping[str, object]) -> int:

@@ -1,14 +1,20 @@
 """Requests of OpenAI's chat completions and completions."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
-from extproc.dialects import fields, talks, tiers
+import orjson
+
+from extproc.cache.plain import is_plain
+from extproc.dialects import fields, inputs, talks, tiers
 from extproc.dialects.fields import Object, Spans
 from extproc.dialects.inputs import Input
 from extproc.dialects.json_spans import Shape
 from extproc.edits import Edit, Span
 from extproc.model import Cap, Prompt, Talk
 from extproc.refusals import INVALID_VALUE, Refused
+from extproc.surfaces import Surface
 
 _PART = Shape(
     {
@@ -59,6 +65,13 @@ CHAT = Shape(
 )
 COMPLETION = Shape({**_COMMON, "prompt": None, "suffix": None, "best_of": None, "echo": None, "user": None})
 
+_CAPS = ("max_tokens", "max_completion_tokens")
+_NO_CAP = Cap(field=_CAPS[0])
+_PLACED = {name: b'"%b":' % name.encode() for name in ("model", "stream_options", *_CAPS)}
+"""What stands before the values that policy reads, in a body without white space."""
+_LONGEST_PLAIN = 32 * 1024
+"""Bytes of a body that may be written anew to see whether it is plain."""
+
 _ASK_USAGE = b'"stream_options":{"include_usage":true},'
 
 
@@ -89,26 +102,85 @@ def cap(parsed: Object, spans: Spans, names: tuple[str, ...], name: str | None, 
 
     0 is refused where it is none: some servers take it for no bound at all.
     """
-    given = [count for field in names if (count := fields.count(parsed, field, least=floor)) is not None]
-    said = tuple(field for field in names if (field,) in spans)
-    return Cap(max(given, default=None), tuple(spans[(field,)] for field in said), name, said)
+    said = tuple([field for field in names if (field,) in spans])
+    given = [count for field in said if (count := fields.count(parsed, field, least=floor)) is not None]
+    return Cap(max(given, default=None), tuple([spans[(field,)] for field in said]), name, said)
 
 
 def read_chat(body: bytes) -> Prompt:
-    """A chat completion request. Raises Refused for what the API would refuse and policy must not guess."""
-    parsed, spans = fields.parse(body, CHAT)
-    messages = fields.objects(parsed, "messages")
-    if not messages:
-        raise Refused(INVALID_VALUE, "`messages` must be a list of at least one message.", "messages")
+    """A chat completion request. Raises Refused for what the API would refuse and policy must not guess.
+
+    Most are plain, and come out of the parser's tree byte for byte: so they have no key twice and none in disguise, and
+    it is known where each stands, without a search.
+    """
+    known = _parsed(body)
+    if known is not None and is_plain(Surface.CHAT, known) and orjson.dumps(known) == body:
+        return _read_plain(body, known)
+    parsed, spans = fields.parse(body, CHAT, known)
+    messages = _messages(parsed)
     given = Input()
     for message in messages:
         given.message(message, fields.content(message))
     given.tools(parsed)
     given.rest(parsed, ("messages", "tools"))
     searches = parsed.get("web_search_options") is not None
-    bound = cap(parsed, spans, ("max_tokens", "max_completion_tokens"), "max_tokens")
+    bound = cap(parsed, spans, _CAPS, _CAPS[0])
     talk, hosted = talks.chat(parsed, messages), given.hosted_calls + searches
     return _prompt(body, parsed, spans, given, bound, talk, hosted_calls=hosted, searches=searches)
+
+
+def _parsed(body: bytes) -> dict[str, object] | None:
+    """What `fields.parse` has yet to find fault with; None, too, where that takes its time."""
+    try:
+        return cast(dict[str, object], orjson.loads(body)) if len(body) <= _LONGEST_PLAIN else None
+    except ValueError:
+        return None
+
+
+def _messages(parsed: Object) -> list[Object]:
+    messages = fields.objects(parsed, "messages")
+    if not messages:
+        raise Refused(INVALID_VALUE, "`messages` must be a list of at least one message.", "messages")
+    return messages
+
+
+def _read_plain(body: bytes, parsed: Object) -> Prompt:
+    messages = cast(list[Mapping[str, str]], parsed.get("messages") or _messages({}))
+    size, mean = inputs.of_words(messages)
+    spans = _plain_spans(body, parsed)
+    bound = _NO_CAP if _CAPS[0] not in parsed and _CAPS[1] not in parsed else cap(parsed, spans, _CAPS, _CAPS[0])
+    stream = bool(parsed.get("stream"))
+    return Prompt(
+        body=body,
+        model=cast(str | None, parsed.get("model")),
+        model_span=spans.get(("model",)),
+        stream=stream,
+        usage_edit=usage_edit(body, parsed, spans) if stream else None,
+        estimated_input=mean,
+        input=size,
+        cap=bound,
+        choices=fields.count(parsed, "n", most=fields.MAX_CHOICES) or 1 if "n" in parsed else 1,
+        talk=talks.plain_chat(parsed, messages),
+        service_tiers=tiers.LEFT_OPEN,
+        plain=parsed,
+    )
+
+
+def _plain_spans(body: bytes, parsed: Object) -> Spans:
+    """Where the values stand that policy reads. Their keys are in a plain body once, and in no text of it: there the
+    marks around them are escaped."""
+    spans: dict[tuple[str, ...], Span] = {
+        (name,): _plain_span(body, _PLACED[name], parsed[name]) for name in _PLACED.keys() & parsed.keys()
+    }
+    options = parsed.get("stream_options")
+    if isinstance(options, dict):
+        spans["stream_options", "include_usage"] = _plain_span(body, b'"include_usage":', options["include_usage"])
+    return spans
+
+
+def _plain_span(body: bytes, mark: bytes, value: object) -> Span:
+    start = body.index(mark) + len(mark)
+    return Span(start, start + len(orjson.dumps(value)))
 
 
 def read_completion(body: bytes) -> Prompt:

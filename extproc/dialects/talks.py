@@ -27,6 +27,14 @@ def chat(parsed: Object, messages: Sequence[Object]) -> Talk:
     return _talk(parsed, (spoken or messages)[0].get("content"), len(spoken))
 
 
+def plain_chat(parsed: Object, messages: Sequence[Object]) -> Talk:
+    """The same of a plain one (cache.plain): its messages are texts, and it has none of the fields that name a session
+    but `user`."""
+    texts = [message["content"] for message in messages if message["role"] == "user"]
+    opening, user = texts[0] if texts else messages[0]["content"], parsed.get("user")
+    return Talk(None, user if isinstance(user, str) and user else None, str(opening), len(texts))
+
+
 def anthropic(parsed: Object, messages: Sequence[Object]) -> Talk:
     """Of Anthropic's messages, in which the results of tools come as messages of the user."""
     spoken = [message for message in messages if message.get("role") == "user" and not _brings_results(message)]

@@ -17,6 +17,7 @@ from extproc.dialects.deltas import Channel, Delta, Object, Reading, Shape
 from extproc.dialects.endings import Ending, Reason
 from extproc.dialects.json_spans import splice
 from extproc.dialects.json_strings import Path
+from extproc.dialects.pieces import Piece
 from extproc.edits import Edit, Span
 from extproc.model import Usage
 
@@ -88,9 +89,11 @@ class EventTexts:
         "_ending",
         "_is_cut",
         "_is_named",
+        "_last_piece",
         "_met",
         "_number",
         "_open",
+        "_pieces",
         "_shape",
         "_shift",
         "_texts",
@@ -102,7 +105,9 @@ class EventTexts:
         self._texts = texts
         self._ending = ending
         self._open: dict[Channel, tuple[Object, Delta]] = {}
-        self._met: Object | None = None  # the last event that came
+        self._pieces: dict[Channel, bytes] = {}  # the last events of channels, where nobody has parsed them yet
+        self._last_piece: bytes | None = None  # the last event that went out, where nobody has parsed it yet
+        self._met: bytes | None = None  # the last event that came
         self._is_cut = False  # the last event came without its end
         self._is_named = False
         self._number: int | None = None  # of the last event that went out
@@ -114,21 +119,58 @@ class EventTexts:
         """Whether something was said that must not be: the answer has to end."""
         return self._texts.blocked
 
-    def event(self, raw: bytes) -> bytes:
-        """What goes out in place of one event: itself, one or more others, or nothing yet."""
-        if self.blocked:
+    def event(self, raw: bytes, piece: Piece | None = None) -> bytes:
+        """What goes out in place of one event: itself, one or more others, or nothing yet.
+
+        `piece`: what it is a piece of, where that is known.
+        """
+        if self._texts.blocked:
             return b""
+        if piece is not None and piece.text:
+            channel = piece.channel
+            if channel in self._open:
+                return self._continued(raw, piece, channel)
+        self._catch_up()
         self._is_cut = not raw.endswith(_ENDS)
         data = sse.data(raw)
         event = _load(data)
         if event is None:
             return self._unread(raw, data)
-        self._met = event
+        self._met = raw
         self._is_named = raw.startswith(b"event:")
         return self._sent(self._changed(raw, data, event))
 
+    def _continued(self, raw: bytes, piece: Piece, channel: Channel) -> bytes:
+        """The short way of an event that is a mere piece of a text that has begun. It comes to the same as the other.
+
+        Who goes the other way later has to catch up: only the last of such events can matter then.
+        """
+        self._met = raw
+        self._is_cut = self._is_named = False
+        said = self._texts.feed(channel, piece.text, self._open[channel][1].json)
+        self._pieces[channel] = raw
+        if self._texts.blocked or (not said and piece.is_bare):
+            return b""
+        self._last_piece = raw
+        if said == piece.text:
+            return raw
+        start, end = piece.span
+        return b"".join((raw[:start], json_strings.escaped(said), raw[end:]))
+
+    def _catch_up(self) -> None:
+        """Read what went the short way, as far as it matters to what comes."""
+        for channel, raw in self._pieces.items():
+            event = orjson.loads(sse.data(raw))
+            (delta,) = self._shape.read(event).deltas
+            self._open[channel] = event, delta
+        self._pieces.clear()
+        if self._last_piece is not None and self._ending is not None:
+            self._ending.follow(orjson.loads(sse.data(self._last_piece)))
+        self._last_piece = None
+
     def end(self) -> bytes:
         """What is still held back, at the end of the stream."""
+        self._catch_up()
         held = self._sent(self._rests(list(self._open)))
         return b"\n\n" + held if held and self._is_cut else held
 
@@ -151,12 +193,14 @@ class EventTexts:
 
         Empty where the surface has no such end, or where it has ended.
         """
+        self._catch_up()
         held = b"" if self.blocked or reason is Reason.CONTENT else self.end()
         if self._ending is None or self.finished:
             return held
         self.finished = True
+        met = None if self._met is None else _load(sse.data(self._met))
         try:
-            return held + self._ending.close(usage, tells_usage, self._met, reason)
+            return held + self._ending.close(usage, tells_usage, met, reason)
         except orjson.JSONEncodeError:  # the backend nested something deeper than can be written
             return held
 

@@ -12,16 +12,17 @@ _USUAL = frozenset(("default", "standard", "standard_only", "on_demand", "auto",
 """Words for the usual one. `auto` in an answer tells nothing: a later event of the same does."""
 _NAMED = frozenset(SERVICE_TIERS)
 _ASKED_ONLY = frozenset(("batch", "fast"))  # which no provider chooses of itself
-_LEFT_OPEN = _NAMED - _ASKED_ONLY
+LEFT_OPEN = _NAMED - _ASKED_ONLY
+"""Those of which the provider chooses where a request says nothing."""
 
 
 def asked(request: Mapping[str, object]) -> frozenset[str]:
     """The tiers in which a request may be served beside the usual one: as it says, or as the provider chooses."""
     if request.get("speed") == "fast":  # Anthropic's word
-        return _LEFT_OPEN | {"fast"}
+        return LEFT_OPEN | {"fast"}
     tier = request.get("service_tier")
     if not isinstance(tier, str) or tier == "auto":
-        return _LEFT_OPEN
+        return LEFT_OPEN
     if tier in _USUAL:
         return frozenset()
     return frozenset((tier,)) if tier in _NAMED else _NAMED

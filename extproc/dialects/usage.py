@@ -29,7 +29,7 @@ def _said(source: Mapping[str, object], *names: str) -> int | None:
     """The first of these that is a count; None where each is absent, null or hostile."""
     for name in names:
         value = source.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX:
+        if type(value) is int and 0 <= value < _MAX:
             return value
     return None
 
@@ -60,23 +60,25 @@ def openai(reported: Mapping[str, object]) -> Usage | None:
         return None
     of_input = _details(reported, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     of_output = _details(reported, "completion_tokens_details", "output_tokens_details")
-    cached, written = _count(of_input, "cached_tokens"), _count(of_input, "cache_write_tokens")
-    reasoning = _count(of_output, "reasoning_tokens")
+    read, other_input = _classes(of_input)
+    wrote, other_output = _classes(of_output)
+    cached, written = read.get("cached_tokens", 0), read.get("cache_write_tokens", 0)
+    reasoning = wrote.get("reasoning_tokens", 0)
     return Usage(
         input=max(0, (total or 0) - (made or 0)) if given is None else _with_cached(given, cached + written),
         output=_with_reasoning(given, made or 0, total, reasoning),
         cached_input=cached,
         cache_write=written,
-        audio_input=_count(of_input, "audio_tokens"),
-        audio_output=_count(of_output, "audio_tokens"),
-        image_input=_count(of_input, "image_tokens"),
-        image_output=_count(of_output, "image_tokens"),
+        audio_input=read.get("audio_tokens", 0),
+        audio_output=wrote.get("audio_tokens", 0),
+        image_input=read.get("image_tokens", 0),
+        image_output=wrote.get("image_tokens", 0),
         reasoning=reasoning,
-        other_input=_unknown(of_input),
-        other_output=_unknown(of_output),
+        other_input=other_input,
+        other_output=other_output,
         seconds=seconds or 0.0,
         source=UsageSource.REPORTED,
-        cache_write_1h=_count(of_input, "cache_write_1h_tokens"),
+        cache_write_1h=read.get("cache_write_1h_tokens", 0),
     )
 
 
@@ -92,9 +94,17 @@ def _with_reasoning(given: int | None, made: int, total: int | None, reasoning: 
     return made + reasoning if reasoning > made else made
 
 
-def _unknown(details: Mapping[str, object]) -> int:
-    """Tokens of classes that we do not know, so that they are not taken for cheap ones."""
-    return sum(_count(details, name) for name in details if name.endswith("_tokens") and name not in _KNOWN)
+def _classes(details: Mapping[str, object]) -> tuple[dict[str, int], int]:
+    """The classes of tokens that there are any of, and those of classes that we do not know, so that they are not taken
+    for cheap ones."""
+    known, others = {}, 0
+    for name, value in details.items():
+        if type(value) is int and 0 < value < _MAX:
+            if name in _KNOWN:
+                known[name] = value
+            elif name.endswith("_tokens"):
+                others += value
+    return known, others
 
 
 def _seconds(reported: Mapping[str, object]) -> float | None:

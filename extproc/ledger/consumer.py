@@ -60,6 +60,8 @@ class Consumer:
         self._currency = currency
         self._told = told
         self._webhooks = webhooks
+        self.behind = 0, ""
+        """How many events stay behind at the end of `run` that are on this machine alone, and in which folder."""
         self._stopping = threading.Event()
         self._had = 0  # events in the last step
         self._pause = _PAUSE_S[0]
@@ -100,7 +102,7 @@ class Consumer:
         return not self._bus.is_alone
 
     def _tell_of_the_rest(self) -> None:
-        left, where = self._left()
+        self.behind = left, where = self._left()
         if left:
             log.error("the ledger did not take all in time: %d events stay in %s", left, where)
 

@@ -1,25 +1,15 @@
 """The most that a call may use: what its limits must have room for before it is sent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from extproc.limits.limit import Measure
 from extproc.metering import bounds, prices
-from extproc.model import Chain, Demand, InputSize, Prompt, Target, Usage
+from extproc.model import Chain, Demand, InputSize, Prompt, Target
 from extproc.surfaces import Surface
 from extproc.values import frozen
 
 ASSUMED_OUTPUT = 16_384
 """Tokens of an answer where the model's maximum is not configured; if a limit needs a bound, a cap says so."""
-
-UNITS: Mapping[Measure, Callable[[Demand], int]] = {
-    Measure.REQUESTS: lambda demand: demand.requests,
-    Measure.TOKENS: lambda demand: demand.input + demand.output,
-    Measure.INPUT_TOKENS: lambda demand: demand.input,
-    Measure.OUTPUT_TOKENS: lambda demand: demand.output,
-    Measure.CONCURRENT: lambda _demand: 1,
-    Measure.MONEY: lambda demand: demand.money,
-}
-"""What a demand is in the units of a limit."""
 
 OUTPUT = frozenset({Measure.TOKENS, Measure.OUTPUT_TOKENS, Measure.MONEY})
 """What a cap on the output bounds."""
@@ -31,6 +21,18 @@ _AUDIO = frozenset({Surface.TRANSCRIPTIONS, Surface.TRANSLATIONS})
 _MOST_EDITED = 10  # images of one call, where its form does not ask for fewer before the uploads
 _FORM = InputSize(images=16)  # uploads that an edit takes, at most, with its prompt
 _TOKENS_PER_SECOND = 10  # of audio, in and out: more than any published rule
+
+
+def units(demand: Demand) -> Mapping[Measure, int]:
+    """What a demand is in the units of each measure."""
+    return {
+        Measure.REQUESTS: demand.requests,
+        Measure.TOKENS: demand.input + demand.output,
+        Measure.INPUT_TOKENS: demand.input,
+        Measure.OUTPUT_TOKENS: demand.output,
+        Measure.CONCURRENT: 1,
+        Measure.MONEY: demand.money,
+    }
 
 
 @frozen
@@ -57,14 +59,14 @@ class Extent:
 
     def at_most_output(self, chain: Chain, output: int) -> Demand:
         """With so many tokens of output in all."""
-        money = max((self._money(target, output) for target in chain.targets), default=0)
+        money = max([self._money(target, output) for target in chain.targets], default=0)
         return Demand(1, self.input, output, money + self.aside)
 
     def surely(self, chain: Chain, output: int = 0) -> Demand:
         """What a call has used if it was sent, and nothing more is known of its answer than what has passed."""
-        usage = Usage(input=self.estimated_input, output=output)
-        costs = [prices.cost(target.price, usage) for target in chain.targets if target.price is not None]
-        return Demand(1, self.estimated_input, output, min(costs, default=0) + self.aside)
+        given = self.estimated_input
+        costs = [prices.plain(target.price, given, output) for target in chain.targets if target.price is not None]
+        return Demand(1, given, output, min(costs, default=0) + self.aside)
 
     def _money(self, target: Target, output: int) -> int:
         if target.price is None:

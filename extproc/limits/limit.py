@@ -1,8 +1,7 @@
 """A limit as a value. Plain data: whoever declares it, it is carried out by `stages.budget`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 
 KEY_OWNER = "key/"
 """How the owner of a key's limit begins; the id of its line of rotations follows."""
@@ -123,15 +122,14 @@ class Limit:
     status: int = 429
     message: str | None = None  # in place of our own words
     hard: bool = True  # False: a call needs one unit of room only, and what it used is booked when it ends
+    title: str = field(init=False, compare=False, repr=False)  # its name as people and metrics see it, see `_title`
 
-    @property
-    def title(self) -> str:
-        """Its name as people and metrics see it: `name`, `team/NAME/name`, or `key/name`, whichever key's it is."""
-        return _title(self.owner, self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", _title(self.owner, self.name))
 
 
-@lru_cache(4096)
 def _title(owner: str, name: str) -> str:
+    """`name`, `team/NAME/name`, or `key/name`, whichever key's it is."""
     if owner.startswith(KEY_OWNER):
         return KEY_OWNER + name
     return f"{owner}/{name}" if owner else name

@@ -18,6 +18,7 @@ Standing = tuple[Limit, Reading, int]
 """A limit, its counter after a step, and the counter's capacity for this call."""
 
 Pairs = tuple[tuple[str, str], ...]
+_Places = tuple[int, ...]
 
 LONGEST_WAIT = 60_000
 """Milliseconds that a client is asked to wait. Some sleep whatever they are told, so of more than that none is told."""
@@ -62,13 +63,18 @@ def headers(standings: Sequence[Standing], face: Face, currency: str, now: int, 
     """
     enforced = [standing for standing in standings if standing[0].mode is Mode.ENFORCE]
     if refused is not None:
-        kinds = {standing[0].measure for standing in enforced if standing[0].title == refused}
-        enforced = [one for one in enforced if one[0].title == refused or one[0].measure not in kinds]
-    if face is Face.ANTHROPIC:
-        told = _family(_ANTHROPIC_NAMES, enforced, now)
-    else:
-        told = _family(_OPENAI_NAMES, enforced, None)
-    return (*told, *_budget(enforced, currency, now), *_warnings(enforced))
+        its = {standing[0].measure for standing in enforced if standing[0].title == refused}
+        enforced = [one for one in enforced if one[0].title == refused or one[0].measure not in its]
+    kinds, money = _kinds(face is Face.ANTHROPIC, tuple([standing[0].measure for standing in enforced]))
+    told: list[tuple[str, str]] = []
+    for of_kind, limit, remaining, reset in kinds:
+        tightest = _tightest(enforced, of_kind)
+        _, reading, capacity = tightest
+        back = _time(now + reading.reset) if face is Face.ANTHROPIC else duration(reading.reset)
+        told += ((limit, str(capacity)), (remaining, str(_left(tightest))), (reset, back))
+    if money:
+        told += _budget(_tightest(enforced, money), currency, now)
+    return (*told, *_warnings(enforced))
 
 
 def _named(pattern: str, kinds: Mapping[str, frozenset[Measure]]) -> list[tuple[frozenset[Measure], str, str, str]]:
@@ -85,24 +91,19 @@ _OPENAI_NAMES = _named("x-ratelimit-{fact}-{what}", _OPENAI)
 _ANTHROPIC_NAMES = _named("anthropic-ratelimit-{what}-{fact}", _ANTHROPIC)
 
 
-def _family(
-    names: list[tuple[frozenset[Measure], str, str, str]], standings: Sequence[Standing], now: int | None
-) -> list[tuple[str, str]]:
-    """The three headers of each kind; resets as durations, or as times where `now` is given."""
-    told: list[tuple[str, str]] = []
-    for measures, limit, remaining, reset in names:
-        tightest = _tightest(standings, measures)
-        if tightest is not None:
-            _, reading, capacity = tightest
-            back = duration(reading.reset) if now is None else _time(now + reading.reset)
-            told += ((limit, str(capacity)), (remaining, str(_left(tightest))), (reset, back))
-    return told
+@lru_cache(1024)
+def _kinds(is_anthropic: bool, measures: tuple[Measure, ...]) -> tuple[list[tuple[_Places, str, str, str]], _Places]:
+    """Where the limits of each kind are among those of these measures, with the names of its headers; and of money."""
+
+    def places(of: frozenset[Measure]) -> _Places:
+        return tuple([place for place, measure in enumerate(measures) if measure in of])
+
+    names = _ANTHROPIC_NAMES if is_anthropic else _OPENAI_NAMES
+    kinds = [(places(of), limit, remaining, reset) for of, limit, remaining, reset in names]
+    return [kind for kind in kinds if kind[0]], places(_MONEY)
 
 
-def _budget(standings: Sequence[Standing], currency: str, now: int) -> Pairs:
-    tightest = _tightest(standings, _MONEY)
-    if tightest is None:
-        return ()
+def _budget(tightest: Standing, currency: str, now: int) -> Pairs:
     _, reading, capacity = tightest
     return (
         ("x-sluice-budget-limit", amount(capacity)),
@@ -122,10 +123,9 @@ def _warnings(standings: Sequence[Standing]) -> Pairs:
     return (("x-sluice-limit-warning", ", ".join(passed)),) if passed else ()
 
 
-def _tightest(standings: Sequence[Standing], measures: frozenset[Measure]) -> Standing | None:
+def _tightest(standings: Sequence[Standing], places: _Places) -> Standing:
     """The one with the smallest part of its capacity left, of several the one with the least, for the longest."""
-    of_kind = [standing for standing in standings if standing[0].measure in measures]
-    return min(of_kind, key=_room) if len(of_kind) > 1 else of_kind[0] if of_kind else None
+    return standings[places[0]] if len(places) == 1 else min([standings[place] for place in places], key=_room)
 
 
 def _room(standing: Standing) -> tuple[float, int, int]:
@@ -142,11 +142,13 @@ def duration(milliseconds: int) -> str:
     """As OpenAI writes it: 12ms, 2.5s, 6m0s, 1h2m3s."""
     if 0 < milliseconds < 1_000:
         return f"{milliseconds}ms"
+    if milliseconds < 60_000:
+        return _seconds(milliseconds)
     minutes, rest = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}h{minutes}m{_seconds(rest)}"
-    return f"{minutes}m{_seconds(rest)}" if minutes else _seconds(rest)
+    return f"{minutes}m{_seconds(rest)}"
 
 
 def _seconds(milliseconds: int) -> str:

@@ -1,6 +1,8 @@
 """The counters of limits: which sum a call adds to."""
 
 import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from extproc.limits import calendar
 from extproc.limits.limit import Limit, Mode
@@ -8,6 +10,34 @@ from extproc.stores.counters import Counter, Window
 
 _MOST_KEPT = 50_000
 _ALWAYS = Window(0, 2**63)
+
+
+class Sum(NamedTuple):
+    """What a call is counted in. `values` are those of the limit's scopes; `backend`: of a limit by backend."""
+
+    limit: Limit
+    counter: Counter
+    values: tuple[str, ...]
+    backend: str | None
+
+
+@dataclass(slots=True)
+class Kind:
+    """Calls that are alike in all that decides which limits hold for them, and in which sums they are counted.
+
+    From `start` until `end`, milliseconds of Unix time, they are counted in `sums`.
+    """
+
+    limits: tuple[Limit, ...]
+    sums: tuple[Sum, ...] = ()
+    start: int = 0
+    end: int = 0
+
+    def learn(self, sums: tuple[Sum, ...], now: int) -> None:
+        """They are so from now on until a window ends, or a raised amount falls back."""
+        ends = [one.counter.windows[0].end for one in sums if one.counter.windows]
+        raised = [limit.raised.until for limit in self.limits if limit.raised is not None and now < limit.raised.until]
+        self.sums, self.start, self.end = sums, now, min([_ALWAYS.end, *ends, *raised])
 
 
 class Sums:

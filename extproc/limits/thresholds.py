@@ -25,16 +25,13 @@ class Thresholds:
             if not stake.limit.warn_at:
                 continue
             counter, settled = stake.draw.counter, reading.used - max(reading.held, stake.draw.units)
+            if settled * 100 < stake.limit.warn_at[0] * counter.capacity:  # the lowest
+                self._told.pop(counter.key, None)
+                continue
             passed = [percent for percent in stake.limit.warn_at if settled * 100 >= percent * counter.capacity]
             told = self._told.get(counter.key, 0)
             found += [(stake.limit.title, percent) for percent in passed if percent > told]
-            self._note(counter.key, max(passed, default=0))
-        return tuple(found)
-
-    def _note(self, key: str, percent: int) -> None:
-        if percent:
             if len(self._told) >= _MOST_KEPT:
                 self._told.clear()
-            self._told[key] = percent
-        else:
-            self._told.pop(key, None)
+            self._told[counter.key] = max(passed)
+        return tuple(found)

@@ -189,8 +189,9 @@ def input_tokens(size: InputSize, of: Bounds) -> int:
     exact = None if size.text is None or of.tokenizer is None else _exact(size.text, of.tokenizer)
     tokens = exact if exact is not None else _text_of(size, family)
     tokens += size.marks + family.base + size.tools * _TOOL + (family.tools if size.tools else 0)
-    tokens += size.images * of.image_tokens + size.small_images * _small_image(of.image_tokens)
-    tokens += ceil(size.audio_bytes * family.audio / 1000) + size.file_bytes
+    if size.images or size.small_images or size.audio_bytes or size.file_bytes:
+        tokens += size.images * of.image_tokens + size.small_images * _small_image(of.image_tokens)
+        tokens += ceil(size.audio_bytes * family.audio / 1000) + size.file_bytes
     if of.context is not None:
         return min(tokens, of.context)
     return max(tokens, ASSUMED_CONTEXT) if size.unseen else tokens
@@ -201,11 +202,16 @@ def least_tokens(size: InputSize) -> int:
 
     Words of a long text are counted in a sample and told a little too high, and some belong together: so a quarter off.
     """
-    return sum(size.features[:_WORDS]) * 3 // 4
+    return sum(_features(size)[:_WORDS]) * 3 // 4
+
+
+def _features(size: InputSize) -> Features:
+    return size.features if size.features or size.text is None else features(size.text)
 
 
 def _text_of(size: InputSize, family: Family) -> int:
-    priced = _priced(size.features, family) if size.features else 0
+    counts = _features(size)
+    priced = _priced(counts, family) if counts else 0
     return priced if size.text is None else min(priced, len(size.text.encode(errors="surrogatepass")))
 
 

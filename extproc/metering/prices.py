@@ -45,6 +45,13 @@ def cost(price: Price, usage: Usage) -> int:
     return _total(price, tokens, usage.seconds, usage.images, usage.hosted_calls)
 
 
+def plain(price: Price, given: int, made: int) -> int:
+    """What so many tokens of input and output cost that are of no class of their own, in the usual tier."""
+    if price.above:
+        return cost(price, Usage(input=given, output=made))
+    return _total(price, given * price.input + made * price.output, 0, 0, 0)
+
+
 def most(
     price: Price,
     given: int,

@@ -61,7 +61,7 @@ class AnswerTexts:
     noted in `unread`; it passes as it is, or is `blocked` where that is `strict`.
     """
 
-    __slots__ = ("_ear", "_enforced", "_guards", "_restorer", "strict", "unread")
+    __slots__ = ("_blocked", "_ear", "_guards", "_restorer", "strict", "unread")
 
     def __init__(
         self, placeholders: Placeholders | None, guards: Sequence[OutputGuard] = (), ear: Ear | None = None
@@ -71,7 +71,7 @@ class AnswerTexts:
         self._ear = ear
         self._restorer = Restorer(placeholders) if placeholders else None
         self._guards = tuple(guards)
-        self._enforced = tuple(guard.redactor for guard in guards if not guard.redactor.is_shadow)
+        self._blocked = tuple(guard.redactor.blocked for guard in guards if not guard.redactor.is_shadow)
 
     @property
     def restored(self) -> int:
@@ -96,7 +96,7 @@ class AnswerTexts:
         """Whether something was said that must not be."""
         if self.unread and self.strict:
             return True
-        return self._enforced != () and any(redactor.blocked for redactor in self._enforced)
+        return any(self._blocked)
 
     def feed(self, channel: Hashable, text: str, json: bool) -> str:
         """The next piece of a text that streams; gives what can be shown of it and of what was held back."""

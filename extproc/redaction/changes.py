@@ -1,7 +1,7 @@
 """Text to stand in place of other text."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 _NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -20,8 +20,10 @@ def named(changes: Iterable[Change]) -> list[Change]:
     return [Change(start, end, _NOT_IN_NAME.sub("_", text.strip("<>[]"))) for start, end, text in changes]
 
 
-def apply(text: str, changes: Iterable[Change]) -> str:
+def apply(text: str, changes: Collection[Change]) -> str:
     """The text with the changes made. They are in order and do not overlap."""
+    if not changes:
+        return text
     parts: list[str] = []
     at = 0
     for start, end, replacement in changes:

@@ -60,10 +60,14 @@ class Detector:
         Ordinary text takes some microseconds per kilobyte; one that is full of numbers can take some milliseconds.
         """
         source = Source(text)
-        claims = self._claims(source)
+        ends = self._scanner.ends(source.data)
         gaps = with_gaps(source)
+        if not ends and gaps is None:
+            return []
+        claims = self._claims(source, ends)
         if gaps is not None:
-            claims = self._claims(Source(gaps)) | claims
+            spread = Source(gaps)
+            claims = self._claims(spread, self._scanner.ends(spread.data)) | claims
         return self._rules.settled(text, claims)
 
     def ranked(self, strictness: Mapping[str, int]) -> "Detector":
@@ -79,8 +83,7 @@ class Detector:
         """Whether a value that something else found is on the list of what may stay."""
         return bool(self._rules.allowed) and self._rules.allowed.matches(plain(value))
 
-    def _claims(self, source: Source) -> Claims:
-        ends = self._scanner.ends(source.data)
+    def _claims(self, source: Source, ends: Ends) -> Claims:
         return self._rules.confirmed(source, self._candidates(source, ends)) if ends else {}
 
     def _candidates(self, source: Source, ends: Ends) -> Iterator[Candidate]:

@@ -79,10 +79,16 @@ class OutputGuard:
 
     def feed(self, channel: Hashable, text: str, json: bool = False) -> str:
         """The next piece of a text; gives what may go out. `json`: it is JSON, whose strings have escapes."""
-        state = self._channels.setdefault(channel, _Channel())
+        state = self._channels.get(channel)
+        if state is None:
+            state = self._channels[channel] = _Channel()
         run, at = state.run + text, 0
         parts = []
-        while (cut := _cut(window := run[at : at + _window(run, at)], self._reach)) is not None:
+        while True:
+            window = run[at:] if len(run) - at <= TOKEN else run[at : at + _window(run, at)]
+            cut = _cut(window, self._reach)
+            if cut is None:
+                break
             out, passed = self._release(state, window, *cut, json)
             parts.append(out)
             at += passed
@@ -110,11 +116,13 @@ class OutputGuard:
         text = state.before + run[:seen]
         findings = self._findings(text, json)
         parts = json_parts.parts(text, lead, state.place) if json else []
-        cut = _apart(cut + lead, lead, findings, parts)
+        cut += lead
+        if findings or parts:
+            cut = _apart(cut, lead, findings, parts)
         if json:
             cut = _before_escape(text, lead, cut)
         passed = text[:cut]
-        inside = [finding for finding in findings if finding.start < cut]
+        inside = [finding for finding in findings if finding.start < cut] if findings else findings
         changes = self.redactor.changes(passed, inside, lead)
         state.before = passed[-_IN_VIEW:]
         if json:
@@ -134,9 +142,17 @@ def _cut(run: str, reach: int) -> tuple[int, int] | None:
 
     Of several ways to end it, the one that the fewest characters decide.
     """
-    cut = _cut_of_block(run) if run.startswith(_BLOCK) else _cut_of_words(run, reach)
+    if run.startswith(_BLOCK):
+        cut = _cut_of_block(run)
+    else:
+        quiet = _QUIET.search(run)
+        if quiet is None and len(run) < RUN:  # as after most pieces
+            return None
+        cut = _cut_of_words(run, quiet, reach)
+    if cut is None:
+        return None
     block = run.find(_BLOCK, 1)
-    return (block, block) if cut is not None and 0 < block < cut[0] else cut
+    return (block, block) if 0 < block < cut[0] else cut
 
 
 def _cut_of_block(run: str) -> tuple[int, int] | None:
@@ -151,8 +167,7 @@ def _window(run: str, at: int) -> int:
     return BLOCK if run.startswith(_BLOCK, at) else TOKEN
 
 
-def _cut_of_words(run: str, reach: int) -> tuple[int, int] | None:
-    quiet = _QUIET.search(run)
+def _cut_of_words(run: str, quiet: re.Match[str] | None, reach: int) -> tuple[int, int] | None:
     if quiet is not None:
         decided = max(quiet.end(1), quiet.end() + reach)
         if decided <= min(len(run), RUN):

@@ -20,6 +20,7 @@ LONGEST = 96
 """Characters of a placeholder in its longest spelling, at most."""
 MARKS = "_<&\\"
 """No placeholder can be written without one of these."""
+MARK = re.compile(f"[{re.escape(MARKS)}]")
 _LONGEST_NAME = 40
 _DIGITS = 7
 _SPELLINGS = 26 + 26 * 26  # that two letters can tell apart

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from extproc.redaction.changes import Change
-from extproc.redaction.placeholders import MARKS, Placeholders, canonical, placeholder_name
+from extproc.redaction.placeholders import MARK, Placeholders, canonical, placeholder_name
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 
 OMISSION = "…"
@@ -53,6 +53,8 @@ class Redactor:
 
         The findings are in order and do not overlap. None is changed in shadow mode.
         """
+        if not findings and self._placeholders is None:
+            return []
         result: list[Change] = []
         at = lead
         for finding in findings:
@@ -91,7 +93,7 @@ class Redactor:
     def _literals(self, text: str, start: int, end: int) -> list[Change]:
         """Placeholders that the caller typed: whatever could be read as one, in whatever stands around it later."""
         placeholders = self._placeholders
-        if placeholders is None or not any(mark in text for mark in MARKS):
+        if placeholders is None or MARK.search(text) is None:
             return []
         return [
             Change(*found.span(), placeholders.literal(found[0]))

@@ -11,12 +11,13 @@ from collections.abc import Hashable, Iterator
 from extproc.edits import Edit
 from extproc.redaction import positions
 from extproc.redaction.changes import Change, apply
-from extproc.redaction.placeholders import LONGEST, MARKS, Placeholders, key_of
+from extproc.redaction.placeholders import LONGEST, MARK, MARKS, Placeholders, key_of
 from extproc.redaction.positions import Kind, Position, decoded, escaped, holds_json
 
 _JSON_TEXTS = frozenset((b"arguments", b"partial_json"))
 """Keys of strings that hold JSON, or a piece of it."""
 _MARKS = tuple(mark.encode() for mark in MARKS)
+_NOTHING = ("", "")
 _BEFORE = 2
 """Characters before a mention that decide whether it is one."""
 
@@ -28,6 +29,9 @@ _TAIL = re.compile(
     r"|(?:(?<![A-Za-z0-9_])|(?<=\\[bfnrt]))(?P<bare>[A-Z](?:\\?_|[A-Z0-9])*(?:(?<=[0-9])[a-z]{1,2})?)\\?)\Z",
     re.ASCII,
 )
+# Where a text that follows nothing held back may have, or begin, a mention. A bare one has no small letter in second
+# place, as no name has.
+_MAY_MENTION = re.compile(r"[<&\\]|[A-Z](?![a-z])")
 
 
 class Restorer:
@@ -50,9 +54,12 @@ class Restorer:
 
     def feed(self, channel: Hashable, text: str, json: bool = False) -> str:
         """The next piece of a text that streams; gives what can be shown of it and of what was held back."""
+        before, held = self._channels.get(channel, _NOTHING)
+        if not held and _MAY_MENTION.search(text) is None:
+            self._channels[channel] = ((before + text)[-_BEFORE:], "")
+            return text
         if not self._placeholders:
             return text
-        before, held = self._channels.get(channel, ("", ""))
         whole = before + held + text
         end = self._safe(whole, len(before))
         self._channels[channel] = (whole[max(0, end - _BEFORE) : end], whole[end:])
@@ -98,7 +105,7 @@ class Restorer:
         """The mentions that begin from start to before end."""
         placeholders = self._placeholders
         result: list[Change] = []
-        if not any(mark in text for mark in MARKS):
+        if MARK.search(text) is None:
             return result
         at = start
         while at < end and (found := placeholders.grammar.mention.search(text, at)) and found.start() < end:

@@ -34,6 +34,8 @@ class Why(StrEnum):
     SPENT = "spent"
     FAILING = "failing"
 
+    __hash__ = str.__hash__  # Enum's own is a function of Python, called for every look into a table
+
 
 class Meaning(Enum):
     """What an attempt says about the backend."""

@@ -43,6 +43,8 @@ class RetryBudget:
     def _move_on(self, now: float) -> None:
         """Empty the seconds that have come since the last time."""
         second = int(now)
+        if second == self._second:
+            return
         for newer in range(max(self._second, second - _SPAN_S) + 1, second + 1):
             self._calls[newer % _SPAN_S] = self._repeats[newer % _SPAN_S] = 0
         self._second = max(self._second, second)

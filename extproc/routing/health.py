@@ -112,8 +112,9 @@ class Health:
         if watched is None:
             return []
         circuit, means = self._circuits[attempt.backend], meaning(attempt, wall)
-        self._retries[watched.owner].note(attempt.call, means is Meaning.FAILED, now)
-        has_turned = (means is Meaning.FAILED and circuit.failed(now, is_answered(attempt))) or (
+        has_failed = means is Meaning.FAILED
+        self._retries[watched.owner].note(attempt.call, has_failed, now)
+        has_turned = (has_failed and circuit.failed(now, is_answered(attempt))) or (
             means is Meaning.ALIVE and circuit.succeeded(now)
         )
         changed = [attempt.backend] if has_turned else []

@@ -33,6 +33,7 @@ _BUCKETS = (
     *_buckets("anthropic-ratelimit-{0}-{1}", ("requests", "tokens", "input-tokens", "output-tokens")),
     _Bucket("x-ratelimit-remaining", "x-ratelimit-reset"),  # GitHub, OpenRouter
 )
+_REMAINING = frozenset([bucket.remaining for bucket in _BUCKETS])
 _LONE_RESETS = (
     "x-rate-limit-reset-tokens",  # Azure, with a hyphen more and no word about what remains
     "x-ratelimit-timeremaining",  # GitHub Models
@@ -82,6 +83,8 @@ def retry_after(headers: Headers, wall: float) -> float | None:
 
 def spent(headers: Headers, wall: float) -> float | None:
     """Seconds until what is used up is there again; None where nothing is, or nobody knows when."""
+    if _REMAINING.isdisjoint(headers):
+        return None
     longest = None
     for remaining, reset in _BUCKETS:
         if _number(headers.get(remaining)) == 0:

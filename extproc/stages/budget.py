@@ -4,13 +4,13 @@ Nothing is reserved here: the pipeline takes a hold to the counters. What a refu
 call has used in the end in `charge`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from extproc.limits.demand import OUTPUT, UNITS, Extent
+from extproc.limits.demand import OUTPUT, Extent, units
 from extproc.limits.hold import Hold, Stake
 from extproc.limits.limit import Limit, Measure, Mode, Only, Priority, Scope
 from extproc.limits.standing import Standing
-from extproc.limits.sums import Sums
+from extproc.limits.sums import Kind, Sum, Sums
 from extproc.model import Caller, Cap, Chain, Demand, PublicModel
 from extproc.refusals import INVALID_VALUE, PERMISSION_DENIED, UNPRICED, Refused
 from extproc.stores.counters import Answer, Counter, Draw
@@ -35,6 +35,7 @@ class Terms:
     stream: bool
     once: Draw | None = None  # of its Idempotency-Key
     background: bool = False  # its answer goes on where nobody listens
+    kind: Kind | None = None  # of all that its limits go by; None: it is looked up for this call alone
 
     @property
     def bounded(self) -> bool:
@@ -67,6 +68,11 @@ def applicable(
 ) -> tuple[Limit, ...]:
     """The limits that hold for a call, in their order."""
     return tuple([limit for limit in limits if _holds_for(limit, caller, chain, priority, low_route)])
+
+
+def goes_by_backend(limits: Sequence[Limit]) -> bool:
+    """Whether the targets of a call have a say in which of these hold for it, or in what it is counted."""
+    return any(limit.only.backends is not None or Scope.BACKEND in limit.scope for limit in limits)
 
 
 def _holds_for(limit: Limit, caller: Caller, chain: Chain, priority: Priority, low_route: bool) -> bool:
@@ -130,14 +136,30 @@ def hold(terms: Terms, id: str, ask: Ask, sums: Sums, now: int) -> Hold:  # noqa
     """The reservation of a call whose answer is as long as asked for."""
     demand = terms.extent.at_most(terms.chain, ask.cap)
     surely = terms.extent.surely(terms.chain)
-    stakes: list[Stake] = []
+    most, least = units(demand), units(surely)
+    stakes = [
+        Stake(limit, _draw(limit, counter, most, least), values, backend)
+        for limit, counter, values, backend in _counted(terms, sums, now)
+    ]
+    return Hold(id, tuple(stakes), demand, terms.extent, surely, ask.cap, ask.leased, once=terms.once)
+
+
+def _counted(terms: Terms, sums: Sums, now: int) -> tuple[Sum, ...]:
+    """What each limit counts the call in."""
+    kind = terms.kind
+    if kind is not None and kind.start <= now < kind.end:
+        return kind.sums
+    found = tuple(_sums(terms, sums, now))
+    if kind is not None:
+        kind.learn(found, now)
+    return found
+
+
+def _sums(terms: Terms, sums: Sums, now: int) -> Iterator[Sum]:
     for limit in terms.limits:
-        units, kept = _held(limit, demand), _held(limit, surely)
         for backend in _counted_backends(limit, terms.chain):
             values = _values(limit, terms, backend)
-            counter = sums.counter(limit, values, _capacity(limit, terms.priority, now), now)
-            stakes.append(Stake(limit, Draw(counter, units, min(units, kept)), values, backend))
-    return Hold(id, tuple(stakes), demand, terms.extent, surely, ask.cap, ask.leased, once=terms.once)
+            yield Sum(limit, sums.counter(limit, values, _capacity(limit, terms.priority, now), now), values, backend)
 
 
 def longer(held: Hold, chain: Chain, flowed: int, sums: Sums, now: int) -> tuple[Demand, tuple[Draw, ...]]:
@@ -149,22 +171,23 @@ def longer(held: Hold, chain: Chain, flowed: int, sums: Sums, now: int) -> tuple
     step = held.cap * held.extent.choices
     output = held.demand.output + -(-(flowed - held.demand.output) // step) * step
     demand = held.extent.at_most_output(chain, output)
-    surely = held.extent.surely(chain, flowed)
+    most, least = units(demand), units(held.extent.surely(chain, flowed))
     draws = []
     for stake in held.stakes:
         counts = stake.models is None or chain.model.name in stake.models
         if stake.limit.measure not in OUTPUT or not counts:
             continue
         counter = sums.counter(stake.limit, stake.values, stake.draw.counter.capacity, now)
-        units, kept = _held(stake.limit, demand), _held(stake.limit, surely)
-        draws.append(Draw(counter, units, min(units, kept)))
+        draws.append(_draw(stake.limit, counter, most, least))
     return demand, tuple(draws)
 
 
-def _held(limit: Limit, demand: Demand) -> int:
+def _draw(limit: Limit, counter: Counter, most: Mapping[Measure, int], least: Mapping[Measure, int]) -> Draw:
     """What a hold takes: of a limit that is not hard one unit, so that a call passes while anything is left."""
-    units = UNITS[limit.measure](demand)
-    return units if limit.hard else min(units, 1)
+    taken, kept = most[limit.measure], least[limit.measure]
+    if not limit.hard:
+        taken = min(taken, 1)
+    return Draw(counter, taken, min(taken, kept))
 
 
 def _counted_backends(limit: Limit, chain: Chain) -> list[str | None]:
@@ -243,7 +266,9 @@ def priority_headers(told: Sequence[Standing], priority: Priority) -> tuple[tupl
 def shadow_refusals(held: Hold, answer: Answer) -> tuple[str, ...]:
     """The limits in shadow mode that would have refused the call."""
     return tuple(
-        stake.limit.title
-        for stake, reading in held.read(answer)
-        if reading.wait != 0 and not stake.draw.counter.enforced
+        [
+            stake.limit.title
+            for stake, reading in held.read(answer)
+            if reading.wait != 0 and not stake.draw.counter.enforced
+        ]
     )

@@ -27,6 +27,7 @@ OF_A_BACKEND = frozenset({"x-sluice-output-cap", fallback.MODEL_HEADER, FALLBACK
 _SKEW_MS = 5_000  # that the clocks of two gateways may differ by
 _SAID = frozenset({"arguments", "content", "name", "refusal", "text"})
 _STREAM, _JSON = "text/event-stream", "application/json"
+_STREAMS = (answers.Stream, answers.LeasedStream)
 
 
 def lookup(call: Call, caller: Caller, model: PublicModel) -> Lookup | None:
@@ -58,7 +59,7 @@ def find(
         return
     body = json_spans.splice(prompt.body, list(clean.edits)) if clean.edits else prompt.body
     try:
-        asked = question.read(place.surface, body, made.policy)
+        asked = question.read(place.surface, body, made.policy, None if clean.edits else prompt.plain)
     except Bypass as why:
         made.pass_by(str(why.args[0]))
         return
@@ -182,7 +183,7 @@ def begin(call: Call) -> None:
     is_the_models = call.chain is not None and call.chain.model is call.named and call.fallback is None
     if not made.control.keeps or call.status != 200 or not is_the_models:
         made.seat.leave()
-    elif isinstance(call.answer, answers.Stream | answers.LeasedStream):
+    elif isinstance(call.answer, _STREAMS):
         made.begin(_STREAM)
     elif isinstance(call.answer, answers.Document):
         made.begin(_JSON)

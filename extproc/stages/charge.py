@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from extproc.limits.demand import UNITS, Extent
+from extproc.limits.demand import Extent, units
 from extproc.limits.hold import Hold
 from extproc.metering import prices
 from extproc.model import UNPRICED_MODEL, Demand, Ending, Outcome, Target, Usage, UsageSource
@@ -64,19 +64,18 @@ def settled(held: Hold, demand: Demand, served: str | None, model: str | None = 
     """What to book in place of the hold. `served`: the backend that answered, with which `model`; what is held for
     others goes back.
     """
-    draws = []
-    for stake in held.stakes:
-        backends = {stake.backend} if stake.backend is not None else stake.limit.only.backends
-        counts = (backends is None or served in backends) and (stake.models is None or model in stake.models)
-        units = min(MOST, UNITS[stake.limit.measure](demand)) if counts else 0
-        draws.append(Draw(stake.draw.counter, units))
+    draws, spent = [], units(demand)
+    for limit, draw, _, backend, models in held.stakes:
+        backends = limit.only.backends if backend is None else {backend}
+        counts = (backends is None or served in backends) and (models is None or model in models)
+        draws.append(Draw(draw.counter, min(MOST, spent[limit.measure]) if counts else 0))
     return tuple(draws)
 
 
 def overspent(held: Hold, demand: Demand) -> Mapping[str, int]:
     """The tokens above what was held, by cause. Nothing else can make a hard limit spend more than it has."""
-    found = {
-        "input_estimate": demand.input - held.demand.input,
-        "lease_slice" if held.leased else "output_above_cap": demand.output - held.demand.output,
-    }
+    more_input, more_output = demand.input - held.demand.input, demand.output - held.demand.output
+    if more_input <= 0 and more_output <= 0:
+        return {}
+    found = {"input_estimate": more_input, "lease_slice" if held.leased else "output_above_cap": more_output}
     return {cause: amount for cause, amount in found.items() if amount > 0}

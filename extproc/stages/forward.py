@@ -33,6 +33,8 @@ _PASS = frozenset(
 )
 _LONGEST_KEPT = 1024  # characters of names: what a caller chooses must not fill the memory
 _FREE = frozenset({"accept", "content-type", "idempotency-key", "openai-beta", "user-agent", "x-client-request-id"})
+OWN = frozenset({"idempotency-key", "x-client-request-id"})
+"""Those that a provider sees, and that are each call's own."""
 _FREE_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 
@@ -45,6 +47,11 @@ def stripped(headers: Headers) -> tuple[str, ...]:
 def free(headers: Headers) -> Mapping[str, str]:
     """Those that a provider sees, and in which a caller writes what it likes."""
     return {name: headers.get(name) or "" for name in _sorted_by_use(headers).free}
+
+
+def is_free(name: str) -> bool:
+    """Whether a header of this name is one of those."""
+    return name in _FREE or name.startswith(_FREE_PREFIXES)
 
 
 def versions(headers: Headers) -> tuple[tuple[str, str], ...]:
@@ -69,7 +76,7 @@ def _sorted_by_use(headers: Headers) -> _Names:
 def _names(names: tuple[str, ...]) -> _Names:
     return _Names(
         tuple([name for name in names if name not in _PASS and not name.startswith(_PASS_PREFIXES)]),
-        tuple([name for name in names if name in _FREE or name.startswith(_FREE_PREFIXES)]),
+        tuple([name for name in names if is_free(name)]),
         tuple(sorted([name for name in names if name == "openai-beta" or name.startswith("anthropic-")])),
     )
 
@@ -88,9 +95,17 @@ def legs(chain: Chain, place: Place, query: str, in_body: str | None, stream: bo
 
 
 def _leg(target: Target, place: Place, query: str, in_body: str | None, stream: bool) -> Leg:
-    size = len(query) + len(in_body or "") + len(place.deployment or "") + len(place.item or "")
-    made = _made_often if size <= _LONGEST_KEPT else _made
-    return made(target.backend, target.model, place, query, in_body, stream)
+    backend, model = target.backend, target.model
+    by = id(backend), id(place), model, query, in_body, stream
+    known = _LEGS.get(by)
+    if known is not None:
+        return known[0]
+    leg = _made(backend, model, place, query, in_body, stream)
+    if len(query) + len(in_body or "") + len(leg.path) <= _LONGEST_KEPT:
+        if len(_LEGS) >= _MOST_KEPT:
+            _LEGS.clear()
+        _LEGS[by] = leg, backend, place
+    return leg
 
 
 def _made(backend: Backend, model: str, place: Place, query: str, in_body: str | None, stream: bool) -> Leg:
@@ -102,12 +117,16 @@ def _made(backend: Backend, model: str, place: Place, query: str, in_body: str |
     return Leg(backend.name, path, model, None if is_said else model)
 
 
-_made_often = lru_cache(maxsize=512)(_made)
+_MOST_KEPT = 512
+_LEGS: dict[tuple[int, int, str, str, str | None, bool], tuple[Leg, Backend, Place]] = {}
+"""Legs that were made; with what is known by its id beside them, so that this is nobody else's."""
 
 
 def asks_usage(prompt: Prompt, chain: Chain, place: Place) -> bool:
     """Whether the gateway asks for the usage of a stream that the caller did not ask for."""
-    return prompt.usage_edit is not None and all(
+    if prompt.usage_edit is None:
+        return False
+    return all(
         paths.reports_stream_usage(target.backend) or directions.needed(target.backend, place.surface) is not None
         for target in chain.targets
     )
@@ -123,8 +142,8 @@ def body_route(
     prompt = clean.prompt
     ask = prompt.usage_edit if asks_usage(prompt, chain, place) else None
     write = _model_edit(prompt, chain, place)
-    ours = (ask, *_cap_edits(prompt, chain, place, cap), write)
-    edits = [*clean.edits, *(edit for edit in ours if edit is not None)]
+    ours = [edit for edit in (ask, *_cap_edits(prompt, chain, place, cap), write) if edit is not None]
+    edits = [*clean.edits, *ours]
     body = json_spans.splice(prompt.body, edits) if edits else None
     named = chain.model.name if write is not None else prompt.model
     at, to = _model_position(prompt, edits, write, chain.model.name)
@@ -181,8 +200,10 @@ def _model_position(prompt: Prompt, edits: list[Edit], write: Edit | None, name:
     span = write.span if write is not None else prompt.model_span
     if span is None or (write is None and prompt.model is None):
         return 0, 0
-    before = [edit for edit in edits if edit is not write and edit.span.start <= span.start]
-    start = span.start + sum(len(edit.text) - (edit.span.end - edit.span.start) for edit in before)
+    start = span.start
+    for edit in edits:
+        if edit is not write and edit.span.start <= span.start:
+            start += len(edit.text) - (edit.span.end - edit.span.start)
     if write is None:
         return start + 1, start + span.end - span.start - 1
     at = start + write.text.rindex(b'"' + name.encode()) + 1

@@ -7,7 +7,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
@@ -55,6 +55,7 @@ _TRUSTED = frozenset(("system", "developer"))  # roles whose texts are the appli
 
 _OPENS = re.compile(r"[{\[ \t\r\n]|data:", re.IGNORECASE)  # what may be JSON in a string, or what is no text
 _SHORT_NUMBER = 10**8
+_NUMBERS = frozenset((int, float))
 _MARKED = re.compile(f"[{re.escape(MARKS)}]")
 
 _LONGEST_KNOWN = 1024
@@ -68,6 +69,8 @@ T = TypeVar("T")
 def rules(caller: Caller, catalogue: Catalogue) -> Rules | None:
     """The policies of a caller; None where there is none. Raises Refused where its team names one that is not there."""
     team = caller.team
+    if team is None and not catalogue.redaction and not catalogue.guardrails:
+        return None
     redaction = _named(catalogue.redaction, team.redaction if team else DEFAULT_POLICY)
     guardrails = _named(catalogue.guardrails, team.guardrails if team else DEFAULT_POLICY)
     if redaction is not None and redaction.policy.mode is Mode.OFF:
@@ -123,22 +126,27 @@ def plain_texts(prompt: Prompt, rules: Rules) -> list[str] | None:
 
     A body that comes out of the parser's tree byte for byte has no key twice. Short numbers say nothing.
     """
-    try:
-        given = orjson.loads(prompt.body)
-    except ValueError:
+    given: Any = _plain(prompt.body) if prompt.plain is None else prompt.plain
+    if given is None or prompt.input.coded:
         return None
     most = None if rules.redaction is None else rules.redaction.policy.max_text
-    if prompt.input.coded or not is_plain(Surface.CHAT, given) or orjson.dumps(given) != prompt.body:
+    if most is not None and len(prompt.body) > most:
         return None
-    if (most is not None and len(prompt.body) > most) or any(map(_is_long, given.values())):
-        return None
-    texts = [message["content"] for message in given["messages"]] if "messages" in given else []
-    texts = [text for text in (*texts, given.get("user", "")) if text]
+    for value in given.values():
+        if type(value) in _NUMBERS and abs(value) >= _SHORT_NUMBER:
+            return None
+    texts = [text for message in given.get("messages", ()) if (text := message["content"])]
+    if given.get("user"):
+        texts.append(given["user"])
     return None if any(map(_OPENS.match, texts)) else texts
 
 
-def _is_long(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) >= _SHORT_NUMBER
+def _plain(body: bytes) -> object:
+    try:
+        given = orjson.loads(body)
+    except ValueError:
+        return None
+    return given if is_plain(Surface.CHAT, given) and orjson.dumps(given) == body else None
 
 
 def _is_longer(found: Sequence[Position], most: int, size: int) -> bool:
@@ -166,10 +174,16 @@ def not_redacted(why: DetectionFailed, rules: Rules, seen: Inspection) -> None:
 # ---- what stands around a request -------------------------------------------------------------------
 
 
+def around(rules: Rules) -> Detector | None:
+    """What looks at what stands around a request; None: nothing does."""
+    profile = rules.redaction
+    return None if profile is None or profile.policy.mode is not Mode.ENFORCE else profile.input
+
+
 def telling(headers: Mapping[str, str], query: str, rules: Rules) -> tuple[str, ...]:
     """The headers that hold a value that may not leave, by name. Raises Refused for a query that does."""
     profile = rules.redaction
-    if profile is None or profile.input is None or profile.policy.mode is not Mode.ENFORCE:
+    if profile is None or profile.input is None or around(rules) is None:
         return ()
     if _holds_nothing(profile.input, tuple(headers.items()), query):
         return ()

@@ -1,13 +1,13 @@
 """Who calls. The only place that makes a `Caller` available to a call."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from extproc.headers import Headers
 from extproc.identity import keys, roles
 from extproc.identity.claims import FailedToken, IssuerPolicy, VerifiedToken
 from extproc.identity.directory import Directory, Key
-from extproc.model import Caller
+from extproc.model import Caller, Team
 from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, INVALID_TOKEN, MISSING_KEY, STOPPED, Refused
 from extproc.stages import tokens
 
@@ -33,7 +33,7 @@ def identify(
     The same key in several headers is normal (agents send it twice), and so is a foreign credential beside
     ours in another header: it is dropped, never forwarded. Two credentials of ours are refused, never "first wins".
     """
-    candidates = list(_credentials(headers))
+    candidates = [one for header in _HEADERS if header in headers.first for one in _credentials(header, headers)]
     if isinstance(token, VerifiedToken):
         _only_token(candidates)
         caller = tokens.caller(token, issuers[token.issuer], directory, headers.get("openai-project"), now)
@@ -99,6 +99,9 @@ def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
     if key.suspended or (key.expires is not None and key.expires <= now):
         return None
     team = directory.teams.get(key.team)
+    kept = _CALLERS.get(id(key))
+    if kept is not None and kept[1] is team:
+        return kept[2]
     role: str | None = "developer"
     if key.team:
         if team is None:
@@ -110,6 +113,14 @@ def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
             role = "service_account" if known else None
     if role not in _ROLES:  # gone from the team, or of a newer version's database
         return None
+    caller = _made(key, team, _ROLES[role])
+    if len(_CALLERS) >= _MOST_KNOWN:
+        _CALLERS.clear()
+    _CALLERS[id(key)] = key, team, caller  # with the key, so that its id is no other's
+    return caller
+
+
+def _made(key: Key, team: Team | None, held: frozenset[str]) -> Caller:
     return Caller(
         key_id=key.id,
         name=key.name,
@@ -117,7 +128,7 @@ def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
         user=key.user,
         service_account=key.service_account,
         team=team,
-        roles=_ROLES[role],
+        roles=held,
         environment=key.environment,
         expires=key.expires,
         surfaces=key.surfaces,
@@ -129,6 +140,9 @@ def _caller(key: Key, directory: Directory, now: float) -> Caller | None:
 
 
 _ROLES = {role: frozenset({role}) for role in roles.ROLES}
+_MOST_KNOWN = 4096
+_CALLERS: dict[int, tuple[Key, Team | None, Caller]] = {}
+"""Callers by the identity of their key: one is the same as long as its key and its team are."""
 
 
 def _refuse_stopped(caller: Caller, directory: Directory) -> None:
@@ -145,20 +159,23 @@ def _refuse_stopped(caller: Caller, directory: Directory) -> None:
         raise Refused(STOPPED, "The operators of the gateway have taken this caller out of service. Ask them.")
 
 
-def _credentials(headers: Headers) -> Iterator[tuple[str, str]]:
-    """Every credential on the call with the header that carried it; repeated headers may be comma-joined."""
-    for header in _HEADERS:
-        if header not in headers:
+def _credentials(header: str, headers: Headers) -> Candidates:
+    """Every credential in a header of the call; repeated headers may be comma-joined."""
+    values = headers.all(header)
+    if len(values) == 1 and "," not in values[0] and len(values[0]) <= _MAX_CREDENTIAL:  # as nearly always
+        given = _bare(values[0].strip(" \t"))
+        return [] if given.lower() in _PLACEHOLDERS else [(header, given)]
+    found: Candidates = []
+    for value in values:
+        parts = value.split(",", _MOST_PARTS)
+        if len(value) > _MAX_CREDENTIAL or len(parts) > _MOST_PARTS:  # nobody's
+            found.append((header, ""))
             continue
-        for value in headers.all(header):
-            parts = value.split(",", _MOST_PARTS)
-            if len(value) > _MAX_CREDENTIAL or len(parts) > _MOST_PARTS:  # nobody's
-                yield header, ""
-                continue
-            for part in parts:
-                given = _bare(part.strip(" \t"))
-                if given.lower() not in _PLACEHOLDERS:
-                    yield header, given
+        for part in parts:
+            given = _bare(part.strip(" \t"))
+            if given.lower() not in _PLACEHOLDERS:
+                found.append((header, given))
+    return found
 
 
 def _bare(value: str) -> str:

@@ -14,13 +14,13 @@ from extproc.guardrails.gate import PLACE, Gate
 from extproc.guardrails.policy import Action as Step
 from extproc.guardrails.policy import ContentRule, Guardrails, Moderation
 from extproc.guardrails.verdict import Verdict
-from extproc.headers import Headers, content_length
+from extproc.headers import Headers
 from extproc.redaction.answer import AnswerTexts
 from extproc.redaction.output import OutputGuard
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 from extproc.redaction.profile import UnreadableAnswer
 from extproc.redaction.redactor import Redactor
-from extproc.refusals import POLICY_VIOLATION, UPSTREAM_TIMEOUT, Refusal, Refused, stream_error
+from extproc.refusals import NOT_READY, POLICY_VIOLATION, UPSTREAM_TIMEOUT, Refusal, Refused, stream_error
 from extproc.stages import guard, judge
 from extproc.surfaces import Surface
 
@@ -34,6 +34,7 @@ _GIVE_MEDIA = frozenset({Surface.SPEECH, Surface.IMAGES, Surface.IMAGE_EDITS})
 _SILENCED = Refusal(POLICY_VIOLATION, "The answer was about to say what a policy of your team does not let it say.")
 # Of Anthropic's words for an error the one that its clients try again for.
 _FELL_SILENT = Refusal(UPSTREAM_TIMEOUT, "The backend fell silent in the middle of its answer.", own_status=503)
+_BROKEN_OFF = Refusal(NOT_READY, "The gateway stops, and the answer has not ended in time. Try again.")
 _LARGEST_HEAD = 2**16  # bytes
 _SHADOW, _ENFORCE = RedactionPolicy(mode=Mode.SHADOW), RedactionPolicy(mode=Mode.ENFORCE)
 
@@ -42,26 +43,31 @@ def expect(call: Call, headers: Headers) -> Relay:
     """How the body of the answer shall come, and what reads it. Raises Refused where it cannot be looked through."""
     surface = call.place.surface if call.place else Surface.CHAT
     call.meter = meter = registry.meter(surface, call.hides_usage, call.searches)
-    call.gate = _gate(call.rules)
-    call.texts = texts = _texts(call.rules, call.inspection, call.gate)
+    texts = None
+    if call.rules is not None:
+        call.gate = _gate(call.rules)
+        call.texts = texts = _texts(call.rules, call.inspection, call.gate)
     cap = call.catalogue.answer_cap
     kind = _kind(headers)
     if is_compressed(headers):
         return _opaque(call)  # asked for identity and got another
-    if is_stream(call, headers):
+    if _streams(call, kind):
         return _expect_stream(call, surface, meter)
     if kind in _JSON or kind.endswith("+json"):
         call.answer = answers.Document(meter, texts, cap)
-        return Relay(_mode(headers, cap, texts), resized=texts is not None)
+        return Relay(_mode(call.awaited, cap, texts), resized=texts is not None)
     if texts is None or kind.startswith(_MEDIA):
         return _opaque(call, given=surface in _GIVE_MEDIA)
     call.answer = answers.PlainText(texts, cap)
-    return Relay(_mode(headers, cap, texts), resized=True)
+    return Relay(_mode(call.awaited, cap, texts), resized=True)
 
 
 def is_stream(call: Call, headers: Headers) -> bool:
     """Whether the answer comes in events."""
-    kind = _kind(headers)
+    return _streams(call, _kind(headers))
+
+
+def _streams(call: Call, kind: str) -> bool:
     return kind == "text/event-stream" or (call.stream and kind in _UNNAMED)
 
 
@@ -74,9 +80,8 @@ def _kind(headers: Headers) -> str:
     return (headers.get("content-type") or "").partition(";")[0].strip().lower()
 
 
-def _mode(headers: Headers, cap: int, texts: AnswerTexts | None) -> BodyMode:
+def _mode(length: int | None, cap: int, texts: AnswerTexts | None) -> BodyMode:
     """Of an answer that is read whole. Once a body flows, the head has gone out, and no refusal can take its place."""
-    length = content_length(headers)
     if length is not None and length <= cap:
         return BodyMode.BUFFERED
     return BodyMode.PARTIAL if texts is not None and texts.strict else BodyMode.STREAMED
@@ -120,6 +125,26 @@ def stalled(call: Call) -> Emit:
     """The end of a stream of which the backend says no more. What was held back stays unsaid."""
     call.stalled = call.answer_ended = True
     return Emit(stream_error(_FELL_SILENT, call.face, call.request_id), last=True)
+
+
+def broken_off(call: Call, sent: bytes) -> Emit:
+    """The end of a stream that would be cut, after what is to be `sent` of it.
+
+    A stream that cannot be ended here says nothing more, and its client leaves. One of which part of an event has gone
+    out goes on until that is whole.
+    """
+    if call.broken_off:
+        return Emit(b"")
+    is_over = call.meter is not None and call.meter.finished  # all has been said
+    if is_over or not isinstance(call.answer, answers.Stream | answers.LeasedStream):
+        return Emit(sent)
+    if not call.watched and isinstance(call.answer, answers.Stream):
+        whole = call.answer.whole(sent)
+        if whole is None:
+            return Emit(sent)
+        sent = whole
+    call.broken_off = True
+    return Emit(sent + stream_error(_BROKEN_OFF, call.face, call.request_id), last=call.watched)
 
 
 def spoken(call: Call, answer: Held, emit: Emit) -> Emit:

@@ -117,6 +117,22 @@ class Conditions:
     priced_only: bool = False  # targets without a price are left out
 
 
+def alone(
+    model: PublicModel, place: Place, team: Team | None, priced_only: bool, health: Health, now: float
+) -> Chain | None:
+    """The chain of a model with one target in all, which needs no order, where nothing is in its way and no stop is in
+    force. None: see `chain`."""
+    if len(model.groups) != 1 or len(model.groups[0]) != 1:
+        return None
+    target = model.groups[0][0]
+    backend = target.backend
+    if target.versions or target.weight <= 0 or (priced_only and target.price is None):
+        return None
+    if (team is not None and not team.admits(backend)) or not paths.serves(backend, place.surface):
+        return None
+    return Chain(model, (target,)) if health.until(backend.name, target.model, now)[1] is None else None
+
+
 def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Conditions) -> Chain:
     """The targets in the order to try them: group by group, inside a group by weighted draw.
 
@@ -126,31 +142,28 @@ def chain(model: PublicModel, place: Place, clean: CleanPrompt, given: Condition
     What cools is left out; what says that nothing is left there comes later, and what answers by errors last. A
     backend whose circuit is half-open is tried where it is drawn first, so that the next one serves if it fails.
     """
-    free: dict[str, Target] = {}
-    late: dict[Why, dict[str, Target]] = {Why.SPENT: {}, Why.FAILING: {}}
+    found: dict[Why | None, dict[str, Target]] = {None: {}, Why.SPENT: {}, Why.FAILING: {}}
+    targets = found[None]
     cooling: list[Standing] = []
     probe: str | None = None
-    check_stops(model, given.stops)
+    if given.stops:
+        check_stops(model, given.stops)
     fit = _Fit(place, given, lacks(model, place, clean, given.team) if given.lacks is None else given.lacks)
     for group in model.groups:
-        able = [target for target in (one.at(given.began) for one in group) if fit.takes(target)]
+        able = [target for one in group if fit.takes(target := one.at(given.began))]
         for target in _ordered(able, model.order, clean.prompt.stream, given):
             standing = given.health.until(target.backend.name, target.model, given.now)
-            if not free and _may_probe(target, standing, given):
+            if standing[1] is not None and not targets and _may_probe(target, standing, given):
                 probe, standing = target.backend.name, (0.0, None)
-            if standing[1] is None:
-                free.setdefault(target.backend.name, target)
-            elif standing[1] in late:
-                late[standing[1]].setdefault(target.backend.name, target)
+            if standing[1] in found:
+                found[standing[1]].setdefault(target.backend.name, target)
             else:
                 cooling.append(standing)
-    targets = dict(free)
-    for name, target in (one for group in late.values() for one in group.items()):
-        targets.setdefault(name, target)
-    if not targets and cooling:
-        raise Refused.of(_all_cooling(cooling, given.now))
+    for late in (found[Why.SPENT], found[Why.FAILING]):
+        for name, target in late.items():
+            targets.setdefault(name, target)
     if not targets:
-        raise fit.refused()
+        raise Refused.of(_all_cooling(cooling, given.now)) if cooling else fit.refused()
     if len(targets) == 1:
         return Chain(model, tuple(targets.values()), probe)
     return Chain(model, tuple(targets.values())[: _attempts(model, given, probe)], probe)
@@ -239,9 +252,8 @@ class _Fit:
 
 
 def _may_probe(target: Target, standing: Standing, given: Conditions) -> bool:
-    """Whether its circuit is half-open and this call is the one that tries it."""
-    is_due = standing[1] is not None and standing[0] <= given.now
-    return is_due and given.health.may_probe(target.backend.name, given.now)
+    """Whether the circuit of one that is left out is half-open, and this call is the one that tries it."""
+    return standing[0] <= given.now and given.health.may_probe(target.backend.name, given.now)
 
 
 def _all_cooling(cooling: list[Standing], now: float) -> Refusal:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from extproc.call import Call
 from extproc.headers import Headers
 from extproc.identity import keys
-from extproc.model import Caller, Talk
+from extproc.model import Caller, Catalogue, Talk
 
 TAG_HEADER = "x-sluice-tag-"
 """How the header begins that gives a tag; its name follows, with dashes."""
@@ -28,6 +28,11 @@ _ID = re.compile(
 """Names that can be no key, no number of a card or a telephone, no person, and nothing that somebody thought of."""
 _LONGEST_ID = 100  # characters
 _OPENING = 4_096  # characters by which two conversations are known to begin alike
+
+
+def headers(catalogue: Catalogue) -> frozenset[str]:
+    """Those that can name a session or give a tag."""
+    return frozenset((*catalogue.sessions, *map(_tag_header, catalogue.tags)))
 
 
 class Sessions:
@@ -69,9 +74,13 @@ class Sessions:
         return hashlib.blake2b(material, digest_size=10, key=self._key, person=b"sluice session").hexdigest()
 
 
+def _tag_header(name: str) -> str:
+    return TAG_HEADER + name.replace("_", "-")
+
+
 def _header_tags(headers: Headers, names: Sequence[str]) -> Iterator[tuple[str, object]]:
     for name in names:
-        given = headers.get(TAG_HEADER + name.replace("_", "-"))
+        given = headers.get(_tag_header(name))
         if given is not None:
             yield name, given.encode("latin-1").decode("utf-8", "replace")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from extproc.limits import standing
-from extproc.limits.demand import OUTPUT, UNITS
+from extproc.limits.demand import OUTPUT, units
 from extproc.limits.hold import Hold, Stake
 from extproc.limits.limit import Short
 from extproc.refusals import IDEMPOTENCY_CONFLICT, Refusal, after
@@ -110,8 +110,8 @@ def _longest(terms: Terms, missing: Missing, rooms: Sequence[int], most: int) ->
     """The largest cap up to `most` with which the call fits into all of these rooms, or -1."""
 
     def fits(cap: int) -> bool:
-        demand = terms.extent.at_most(terms.chain, cap)
-        return all(UNITS[stake.limit.measure](demand) <= room for (stake, _), room in zip(missing, rooms, strict=True))
+        wanted = units(terms.extent.at_most(terms.chain, cap))
+        return all(wanted[stake.limit.measure] <= room for (stake, _), room in zip(missing, rooms, strict=True))
 
     low, high = -1, most
     while low < high:

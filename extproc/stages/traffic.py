@@ -56,8 +56,8 @@ class Traffic:
 
     def answered(self, call: Call) -> None:
         """Its answer begins, perhaps that of a later target."""
-        target = usage.served(call)
-        if target is not None and call.at is not None:
+        target = None if call.at is None else usage.served(call)
+        if target is not None:
             self._move(call, target)
 
     def ended(self, call: Call, outcome: Outcome, now: float) -> None:

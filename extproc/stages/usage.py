@@ -58,6 +58,8 @@ def _ending(call: Call) -> Ending:
         return Ending.LIMITED
     if call.stalled:
         return Ending.STALLED
+    if call.broken_off:
+        return Ending.CUT
     if call.answer_ended or (call.meter is not None and call.meter.finished):
         return Ending.FAILED if call.meter is not None and call.meter.failed else Ending.COMPLETE
     return Ending.CUT

@@ -7,6 +7,7 @@ the ledger's, from which the counters can be made again.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import NamedTuple, Protocol
 
 from extproc.values import frozen
@@ -62,7 +63,7 @@ class Counter:
     - neither: what the holds have that are open now.
 
     `key` names it within its slot; of another kind, window or length it is another sum. `enforced` False: it counts
-    and tells, and refuses nothing.
+    and tells, and refuses nothing. `prepared`: what a store makes of it once, and nobody else looks at.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Counter:
     windows: tuple[Window, ...] = ()
     sliding: int = 0
     enforced: bool = True
+    prepared: bytes = field(default=b"", init=False, compare=False, repr=False)
 
 
 class Draw(NamedTuple):

@@ -43,7 +43,7 @@ def _read(text: bytes) -> tuple[Limit, ...]:
 
 def _plain(value: Limit | Only | Raise) -> dict[str, Any]:
     """The fields that differ from their defaults."""
-    found = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
+    found = {field.name: (getattr(value, field.name), field.default) for field in fields(value) if field.init}
     return {name: _json(own) for name, (own, default) in found.items() if default is MISSING or own != default}
 
 

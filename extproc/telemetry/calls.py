@@ -1,7 +1,8 @@
 """What is counted of a call that has ended. Every label is a configured name or a word of a closed set."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from itertools import compress
 from operator import attrgetter
 
 from extproc.cache.lookup import Lookup
@@ -9,9 +10,8 @@ from extproc.cache.policy import CachePolicy, CacheRules
 from extproc.call import Call
 from extproc.model import Outcome, UsageSource
 from extproc.redaction.policy import Mode
-from extproc.stores.counters import Draw
 from extproc.telemetry import genai, metrics
-from extproc.telemetry.standings import Standings
+from extproc.telemetry.standings import NOTHING, Standings
 from extproc.telemetry.tally import count
 
 _NONE = ""
@@ -22,8 +22,8 @@ _amounts = attrgetter(*metrics.KINDS)
 STANDINGS = Standings()
 
 
-def count_call(call: Call, outcome: Outcome, duration: float, settled: Sequence[Draw] = ()) -> None:
-    """Count one ended call. `duration` in seconds."""
+def count_call(call: Call, outcome: Outcome, duration: float, booked: Mapping[str, int] = NOTHING) -> None:
+    """Count one ended call. `duration` in seconds; `booked`: what it has used, by the keys of its counters."""
     surface = call.place.surface if call.place else _NONE
     model = call.model or _NONE
     backend = outcome.backend or _NONE
@@ -31,20 +31,19 @@ def count_call(call: Call, outcome: Outcome, duration: float, settled: Sequence[
     metrics.DURATION.add((surface,), duration)
     if call.stream and call.first_byte is not None:
         metrics.FIRST_BYTE.add((surface,), call.first_byte - call.started)
-    for stage, spent in call.times.spent:
-        metrics.STAGE.add((stage,), spent)
+    metrics.STAGE.add_each(call.times.spent)
     if call.refusal is not None:
         count(metrics.REFUSALS, surface, call.refusal.kind.code, call.refusal.kind.blame)
-    _count_limits(call, outcome, settled)
+    _count_limits(call, outcome, booked)
     _count_inspection(call)
     _count_routing(call, outcome, model)
     if call.lookup is not None:
         _count_cache(call, call.lookup, model)
     usage = outcome.usage
     if usage.source is not UsageSource.NONE:
-        for kind, amount in zip(metrics.KINDS, _amounts(usage), strict=True):
-            if amount:
-                count(metrics.TOKENS, surface, model, backend, kind, usage.source, amount=amount)
+        amounts = _amounts(usage)
+        for kind, amount in zip(compress(metrics.KINDS, amounts), filter(None, amounts), strict=True):
+            count(metrics.TOKENS, surface, model, backend, kind, usage.source, amount=amount)
     if outcome.unpriced is not None:
         count(metrics.UNPRICED, model, backend, outcome.unpriced)
     genai.meter(call.catalogue.genai).count(call, outcome, call.started + duration)
@@ -91,9 +90,10 @@ def _count_inspection(call: Call) -> None:
                 count(metrics.REDACTIONS, policy.name, entity, direction, policy.mode, amount=amount)
     if rules.guardrails is not None:
         count(metrics.POLICY_CALLS, "guardrail", rules.guardrails.name)
-    for result, amount in (("restored", seen.restored), ("unrestored", seen.unrestored)):
-        if amount:
-            count(metrics.RESTORED, result, amount=amount)
+    if seen.restored:
+        count(metrics.RESTORED, "restored", amount=seen.restored)
+    if seen.unrestored:
+        count(metrics.RESTORED, "unrestored", amount=seen.unrestored)
     for verdict in seen.verdicts:
         count(metrics.VERDICTS, verdict.guardrail, verdict.rule, verdict.action, verdict.mode)
     for what in seen.failed:
@@ -109,10 +109,10 @@ def _count_routing(call: Call, outcome: Outcome, model: str) -> None:
         count(metrics.COST, _team(call), model, amount=outcome.cost)
 
 
-def _count_limits(call: Call, outcome: Outcome, settled: Sequence[Draw]) -> None:
+def _count_limits(call: Call, outcome: Outcome, booked: Mapping[str, int]) -> None:
     """By the limits' titles, which are configured names. Money above a hold goes by the cause with the most tokens."""
     if call.stood:
-        STANDINGS.note(call.stood, call.stood_at, settled, time.time_ns() // 1_000_000)
+        STANDINGS.note(call.stood, call.stood_at, booked, time.time_ns() // 1_000_000)
         for title in {stake.limit.title for stake, _ in call.stood}:  # of one by backend there are several
             count(metrics.POLICY_CALLS, "limit", title)
     if outcome.limit is not None:

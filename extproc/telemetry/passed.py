@@ -3,7 +3,7 @@
 Of speeds, such as requests a minute, nothing is said: they are met all day.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from extproc.call import Call
 from extproc.limits.hold import Stake
@@ -11,7 +11,7 @@ from extproc.limits.limit import Scope
 from extproc.limits.standing import is_allowance
 from extproc.model import Outcome
 from extproc.refusals import QUOTA
-from extproc.stores.counters import Counter, Draw, Reading
+from extproc.stores.counters import Counter, Reading
 
 ALL = 100  # percent
 _USED_UP = 95
@@ -19,37 +19,33 @@ _USED_UP = 95
 cap of their own do, while others go on."""
 
 
-def budgets(call: Call, outcome: Outcome, settled: Sequence[Draw]) -> list[dict[str, object]]:
+def budgets(call: Call, outcome: Outcome, booked: Mapping[str, int]) -> list[dict[str, object]]:
     """The allowances with the percent that was passed. Times are seconds of Unix time, money is in nano-units.
 
     `key` and `window` tell two apart; `spent`: it is used up, and refused the call; `wanted`: it refused the call,
-    which asked for so much, and has room for others.
+    which asked for so much, and has room for others. `booked`: what it has used, by the keys of its counters.
     """
     spent = outcome.limit if call.refusal is not None and call.refusal.kind is QUOTA else None
-    watched = [one for one in call.stood if one[0].limit.warn_at or (spent and one[0].limit.title == spent)]
-    if not watched:
-        return []
-    booked, known = {draw.counter.key: draw.units for draw in settled}, frozenset(outcome.warnings)
-    return [
-        told
-        for stake, reading in watched
-        if is_allowance(stake.limit)
-        for told in (
-            _refused(call, stake, reading)
-            if stake.limit.title == spent and reading.wait != 0
-            else _passed(call, stake, reading, booked.get(stake.draw.counter.key, 0), known)
-        )
-    ]
+    told: list[dict[str, object]] = []
+    for stake, reading in call.stood:
+        limit = stake.limit
+        is_spent = spent is not None and limit.title == spent and reading.wait != 0
+        if (limit.warn_at or is_spent) and is_allowance(limit):
+            told += _refused(call, stake, reading) if is_spent else _passed(call, stake, reading, booked, outcome)
+    return told
 
 
 def _passed(
-    call: Call, stake: Stake, reading: Reading, booked: int, known: frozenset[tuple[str, int]]
+    call: Call, stake: Stake, reading: Reading, all_booked: Mapping[str, int], outcome: Outcome
 ) -> Iterator[dict[str, object]]:
     """What others had passed when it began, if that was not told before, and what it passed itself by what it used.
 
     What several pass together, each without knowing of the others, the next one finds passed.
     """
     capacity, settled = stake.draw.counter.capacity, reading.used - max(reading.held, stake.draw.units)
+    booked, known = all_booked.get(stake.draw.counter.key, 0), outcome.warnings
+    if (settled + booked) * ALL < stake.limit.warn_at[0] * capacity:  # the lowest
+        return
     for percent in stake.limit.warn_at:
         needed = percent * capacity
         if settled * ALL >= needed:

@@ -6,7 +6,7 @@ A full queue drops the line and counts it: a slow log can never delay a paid ans
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 from select import PIPE_BUF
 from typing import BinaryIO
@@ -19,8 +19,9 @@ from extproc.guardrails.verdict import Verdict
 from extproc.limits.hold import Stake
 from extproc.limits.limit import Measure, Priority
 from extproc.model import Caller, Outcome, Usage, UsageSource
-from extproc.stores.counters import Draw, Reading
+from extproc.stores.counters import Reading
 from extproc.telemetry import passed
+from extproc.telemetry.standings import NOTHING
 from extproc.traceparent import Context
 
 _CLOSE_SECONDS = 5.0
@@ -41,10 +42,12 @@ class Record(dict[str, object]):
     line: bytes
 
 
-def access_record(call: Call, outcome: Outcome, now: float, duration: float, settled: Sequence[Draw] = ()) -> Record:
+def access_record(
+    call: Call, outcome: Outcome, now: float, duration: float, booked: Mapping[str, int] = NOTHING
+) -> Record:
     """The record of one call. `now` is Unix time, `duration` seconds; absent facts are left out.
 
-    `settled`: what is booked in place of its hold.
+    `booked`: what it has used, by the keys of its counters.
     """
     record = Record({"time": round(now, 3), "kind": "call", "request_id": call.request_id})
     if call.trace:
@@ -56,9 +59,9 @@ def access_record(call: Call, outcome: Outcome, now: float, duration: float, set
         _add_caller(record, call.caller)
     _add_route(record, call, outcome)
     _add_answer(record, call, outcome)
-    _add_limits(record, call, outcome, settled)
+    _add_limits(record, call, outcome, booked)
     _add_money(record, call, outcome)
-    _add_policies(record, call, settled)
+    _add_policies(record, call, booked)
     _add_times(record, call, duration)
     if call.answer_bytes:
         record["answer_bytes"] = call.answer_bytes
@@ -135,7 +138,7 @@ def _add_answer(record: Record, call: Call, outcome: Outcome) -> None:
         record["service_tier"] = outcome.usage.tier
 
 
-def _add_limits(record: Record, call: Call, outcome: Outcome, settled: Sequence[Draw]) -> None:
+def _add_limits(record: Record, call: Call, outcome: Outcome, booked: Mapping[str, int]) -> None:
     """Which limits had a say."""
     if call.priority is not Priority.HIGH:
         record["priority"] = call.priority
@@ -145,7 +148,7 @@ def _add_limits(record: Record, call: Call, outcome: Outcome, settled: Sequence[
         record["limits_shadow"] = outcome.shadows
     if outcome.warnings:
         record["warnings"] = dict(outcome.warnings)
-    if call.stood and (told := passed.budgets(call, outcome, settled)):
+    if call.stood and (told := passed.budgets(call, outcome, booked)):
         record["passed"] = told
 
 
@@ -168,9 +171,9 @@ def _add_money(record: Record, call: Call, outcome: Outcome) -> None:
         record["overspent_money"] = outcome.overspent_money
 
 
-def _budgets(call: Call, settled: Sequence[Draw]) -> list[dict[str, object]]:
+def _budgets(call: Call, booked: Mapping[str, int]) -> list[dict[str, object]]:
     """How each limit stood before the call, and what the call took and used; of many the tightest."""
-    stood, booked = call.stood, {draw.counter.key: draw.units for draw in settled}
+    stood = call.stood
     if len(stood) > _MOST_BUDGETS:
         stood = tuple(sorted(stood, key=_left)[:_MOST_BUDGETS])
     return [_budget(stake, reading, booked, call.stood_at) for stake, reading in stood]
@@ -185,25 +188,26 @@ def _left(stood: tuple[Stake, Reading]) -> tuple[bool, int]:
 
 def _budget(stake: Stake, reading: Reading, booked: Mapping[str, int], now: int) -> dict[str, object]:
     """`reading` is of after the reserve, where that was granted."""
-    counter, units = stake.draw.counter, stake.draw.units
-    is_held = counter.key in booked
+    limit, (counter, units, _), *_ = stake
+    used, reset, *_ = reading
+    measure, spent = limit.measure, booked.get(counter.key)
     told: dict[str, object] = {
-        "limit": stake.limit.title,
-        "measure": stake.limit.measure.value,
+        "limit": limit.title,
+        "measure": measure,
         "amount": counter.capacity,
-        "before": reading.used - units if is_held else reading.used,
+        "before": used if spent is None else used - units,
         "wanted": units,
     }
-    if is_held:  # of open calls nothing stays
-        told["used"] = booked[counter.key] if stake.limit.measure is not Measure.CONCURRENT else 0
-    if reading.reset:
-        told["until"] = (now + reading.reset + 500) // 1000  # to the second: the store has a clock of its own
+    if spent is not None:  # of open calls nothing stays
+        told["used"] = spent if measure is not Measure.CONCURRENT else 0
+    if reset:
+        told["until"] = (now + reset + 500) // 1000  # to the second: the store has a clock of its own
     return told
 
 
-def _add_policies(record: Record, call: Call, settled: Sequence[Draw]) -> None:
+def _add_policies(record: Record, call: Call, booked: Mapping[str, int]) -> None:
     if call.stood:
-        record["budgets"] = _budgets(call, settled)
+        record["budgets"] = _budgets(call, booked)
     if call.rules is not None:
         record |= _inspection(call, call.rules)
     if call.inspection.aside:

@@ -6,14 +6,15 @@ open at one time is no sum that is used up.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from extproc.limits.hold import Stake
 from extproc.limits.limit import KEY_OWNER, Limit, Measure, Scope
-from extproc.stores.counters import Draw, Reading
+from extproc.stores.counters import Reading
 from extproc.telemetry import metrics
 
+NOTHING: Mapping[str, int] = {}
 _BOUNDED = frozenset(Scope) - {Scope.KEY, Scope.USER}
 
 
@@ -51,20 +52,21 @@ class Standings:
         self._looks: dict[_Sum, _Look] = {}
         self._fresh: set[_Sum] = set()
 
-    def note(self, stood: Iterable[tuple[Stake, Reading]], at: int, settled: Iterable[Draw] = (), now: int = 0) -> None:
-        """How a call's limits stood at a time, and what it has booked now that it ended."""
-        units = {draw.counter.key: draw.units for draw in settled}
+    def note(
+        self, stood: Iterable[tuple[Stake, Reading]], at: int, booked: Mapping[str, int] = NOTHING, now: int = 0
+    ) -> None:
+        """How a call's limits stood at a time, and what it has booked now that it ended, by the counters' keys."""
         for stake, reading in stood:
-            if not _is_shown(stake.limit):
-                continue
             place = stake.limit.title, stake.values
             look = self._looks.get(place)
             if look is None:
+                if not _is_shown(stake.limit):
+                    continue
                 look = self._looks[place] = _Look(stake, 0, at, 0, deque(), 0)
             if at >= look.at:
                 look.look(stake, reading, at)
-            if booked := units.get(stake.draw.counter.key):
-                look.book(booked, now)
+            if units := booked.get(stake.draw.counter.key):
+                look.book(units, now)
             self._fresh.add(place)
 
     def show(self, now: int) -> None:

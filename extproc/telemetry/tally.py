@@ -8,6 +8,7 @@ import sys
 from bisect import bisect_right
 from collections import Counter as Sums
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import prometheus_client
@@ -31,6 +32,12 @@ class Histogram(prometheus_client.Histogram):
     def add(self, labels: Labels, value: float) -> None:
         """Observe a value; it shows within a second. Which bucket it is in is looked at then, for all in one go."""
         self._fresh[labels].append(value)
+
+    def add_each(self, observed: Iterable[tuple[str, float]]) -> None:
+        """Observe several values, each under its one label."""
+        fresh = self._fresh
+        for label, value in observed:
+            fresh[label,].append(value)
 
     def publish(self, new: int = sys.maxsize) -> int:
         """Show what was added since the last time, in `new` more series at most. Returns what is left of these."""

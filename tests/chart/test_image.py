@@ -27,6 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.gateway import until
 from tests.support.image import LOCK, ROOT, build, built_image, copy_sources
+from tests.support.pods.commands import alone
 from tests.support.pods.images import of_sluice
 from tests.support.pods.roots import Ground, Mount, script
 from tests.support.ports import free_port
@@ -273,8 +274,8 @@ class Container:
         )
 
     def start(self, environ: Mapping[str, str]) -> None:
-        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", self._script]
         with self._log.open("wb") as log:
+            words = alone("sh", "-c", self._script)
             self._process = subprocess.Popen(words, env={"PATH": PATH, **environ}, stdout=log, stderr=log)
 
     @property
@@ -295,8 +296,11 @@ class Container:
     def first(self) -> psutil.Process:
         """`sluice` itself."""
         assert self._process is not None
-        (child,) = psutil.Process(self._process.pid).children()
-        return child
+        return next(
+            process
+            for process in psutil.Process(self._process.pid).children(recursive=True)
+            if process.uids().real == 65532
+        )
 
     def end(self) -> None:
         assert self._process is not None
@@ -364,6 +368,40 @@ def test_it_serves_read_only_as_nobody_and_writes_nowhere_else(image: Path) -> N
         assert (running.run / "envoy/bootstrap.yaml").exists()
         running.first.send_signal(signal.SIGTERM)
         assert running.wait() == 0, running.told
+
+
+@runs_pods
+def test_nothing_of_it_is_left(image: Path) -> None:
+    """A process that has changed its user does not end with the one that started it by itself."""
+    with serving(image) as running:
+        processes = [running.first, *running.first.children(recursive=True)]
+        assert len(processes) >= 2
+    until(lambda: not any(process.is_running() for process in processes), 30, "all of it to end")
+
+
+TWICE = """
+import asyncio, os, signal
+from extproc.cli import running
+
+async def told_twice():
+    running._TOLD_TWICE_S = 0.0
+    assert os.getpid() == 1
+    stopping = running.stop_event()
+    os.kill(1, signal.SIGTERM)
+    await stopping.wait()
+    await asyncio.sleep(0.1)
+    os.kill(1, signal.SIGTERM)
+    await asyncio.sleep(30)
+
+asyncio.run(told_twice())
+"""
+
+
+@runs_pods
+def test_a_second_signal_ends_it_also_where_it_is_the_first_process() -> None:
+    """For which the kernel ignores signals that have no handler, its own among them."""
+    run = subprocess.run(alone(sys.executable, "-c", TWICE), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 128 + signal.SIGTERM, run.stderr
 
 
 @runs_pods

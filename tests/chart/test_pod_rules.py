@@ -1,13 +1,16 @@
 """The rules of Kubernetes that simulated pods follow: without them, what the other tests show would show nothing."""
 
+import os
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.gateway import until
@@ -17,6 +20,7 @@ from tests.support.pods.images import of_python
 Json = dict[str, Any]
 
 WAITS = "trap 'echo bye; exit 0' TERM; touch /shared/up; while :; do sleep 0.1; done"
+ROOT = Path(__file__).parents[2]
 DEAF = "trap '' TERM; while :; do sleep 0.1; done"
 
 
@@ -167,7 +171,7 @@ def test_a_pod_sees_its_own_processes_and_dies_as_a_whole(cluster: Cluster) -> N
     assert cluster.execute(pod, "main", "sh", "-c", "readlink /proc/1/exe; kill -0 1 && echo mine")[1].endswith(
         "mine\n"
     )
-    assert cluster.execute(pod, "main", "ls", str(Path(__file__).parents[2]))[0] != 0, "this machine's files"
+    assert cluster.execute(pod, "main", "ls", str(ROOT))[0] != 0, "this machine's files"
     cluster.signal(pod, "main", signal.SIGKILL)
     until(lambda: not any(process.is_running() for process in processes), 30, "all of them to die")
     cluster.delete(pod)
@@ -183,6 +187,46 @@ def test_nothing_is_left_of_a_cluster() -> None:
     assert not process.is_running()
     assert not [line for line in links() if line.startswith(bridge)]
     assert str(folder) not in Path("/proc/self/mounts").read_text()
+
+
+def test_all_of_a_container_ends_with_what_started_it(cluster: Cluster) -> None:
+    """Also where it has changed its user since: the kernel forgets then that it was to share its parent's end."""
+    as_nobody = {"securityContext": {"runAsUser": 65532}}
+    pod = started(cluster, "orphan", [container("main", "sleep 1000 & wait", **as_nobody)])
+    until(lambda: pod.is_ready and len(pod.containers["main"].processes()) == 2, 30, pod.story())
+    processes = pod.containers["main"].processes()
+    assert {process.uids().real for process in processes} == {65532}
+    starter = next(one for one in processes[0].parents() if one.ppid() == os.getpid())
+    starter.kill()
+    until(lambda: not any(process.is_running() for process in processes), 30, "all of them to die")
+    cluster.delete(pod)
+
+
+KILLED = """
+import sys, time
+from tests.chart.test_pod_rules import container, started
+from tests.support.gateway import until
+from tests.support.pods import Cluster
+from tests.support.pods.images import of_python
+with Cluster({"python": of_python()}) as made:
+    pod = started(made, "killed", [container("main", "sleep 1000 & wait", securityContext={"runAsUser": 65532})])
+    until(lambda: pod.is_ready and len(pod.containers["main"].processes()) == 2, 30, "it to run")
+    print(made.folder, *(process.pid for process in pod.containers["main"].processes()), flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_nothing_is_left_of_tests_that_are_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True, cwd=ROOT) as tests:
+        assert tests.stdout is not None
+        folder, *pids = tests.stdout.readline().split()
+        processes = [psutil.Process(int(pid)) for pid in pids]
+        tests.kill()
+    assert len(processes) == 2
+    until(lambda: not any(process.is_running() for process in processes), 30, "all of them to die")
+    with Cluster({"python": of_python()}):
+        assert not Path(folder).exists()
+        assert not [line for line in links() if line.startswith(f"sl{tests.pid}n")]
 
 
 def links() -> list[str]:

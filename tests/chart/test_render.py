@@ -147,13 +147,14 @@ def test_the_job_may_sign_in_as_the_owner_of_the_schema() -> None:
     assert "SLUICE__STORES__DATABASE" not in {one["name"] for one in pods}
 
 
-def test_the_pod_ends_as_its_drain_says() -> None:
-    pod = only(rendered("charts/sluice", HA, set={"drain": {"notice": 7, "timeout": 100}}), "Deployment")["spec"]
+@pytest.mark.parametrize("timeout", [120, "120s", "2m"])
+def test_the_pod_ends_as_its_drain_says(timeout: int | str) -> None:
+    pod = only(rendered("charts/sluice", HA, set={"drain": {"notice": 7, "timeout": timeout}}), "Deployment")["spec"]
     pod = pod["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] == 167
+    assert pod["terminationGracePeriodSeconds"] == 187
     sluice, envoy = pod["initContainers"][0], pod["containers"][0]
     assert {"name": "SLUICE__TIMEOUTS__NOTICE", "value": "7s"} in sluice["env"]
-    assert {"name": "SLUICE__TIMEOUTS__DRAIN", "value": "100s"} in sluice["env"]
+    assert {"name": "SLUICE__TIMEOUTS__DRAIN", "value": "120s"} in sluice["env"]
     assert sluice["lifecycle"]["preStop"]["exec"]["command"][1] == "drain"
     assert "/run/sluice/run/drained" in envoy["lifecycle"]["preStop"]["exec"]["command"][-1]
 
@@ -317,11 +318,19 @@ def test_extra_objects_are_templates() -> None:
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("an unknown value", MINIMAL, {"replica": 3}, "replica"),
     ("an unknown field of the configuration", MINIMAL, {"config.backends.openai.urll": "x"}, "urll"),
-    ("a field of the wrong type", MINIMAL, {"config.workers": "many"}, "workers"),
+    (
+        "a field of the wrong type",
+        MINIMAL,
+        {"config.workers": "many"},
+        "config.workers: Invalid type. Expected: integer",
+    ),
     ("what the chart sets itself", MINIMAL, {"config.listener.port": 8443}, "port"),
     ("an unknown field of a team", MINIMAL, {"teams.a": {"area": "x", "owner": "y", "model": []}}, "model"),
     ("an unknown mode", MINIMAL, {"mode": "daemon"}, "mode"),
-    ("the tag latest", MINIMAL, {"image.tag": "latest"}, "tag"),
+    ("the tag latest", MINIMAL, {"image.tag": "latest"}, "image.tag: latest names no version"),
+    ("the tag latest of Envoy", MINIMAL, {"envoy.image.tag": "latest"}, "envoy.image.tag: latest"),
+    ("a drain of days", MINIMAL, {"drain.timeout": "25h"}, "drain.timeout: at most 86400 seconds"),
+    ("a time of no unit that is known", MINIMAL, {"drain.timeout": "10min"}, "drain.timeout"),
     ("a digest that is none", MINIMAL, {"image.digest": "sha256:1234"}, "digest"),
     ("no image", MINIMAL, {"image.repository": ""}, "image.repository: name the image"),
     ("no backends", MINIMAL, {"config.backends": None}, "backends"),

@@ -19,7 +19,7 @@ from extproc.stores.counters import MOST, Answer, Counter, Counters, CountersUna
 from extproc.stores.memory_counters import MemoryCounters
 from extproc.stores.redis.batch import words
 from extproc.stores.redis.counters import RedisCounters
-from extproc.stores.spool import Spool
+from extproc.stores.spool import Begun, Settlement, Spool
 from tests.support.counters import events_of
 from tests.support.holds import (
     AGE,
@@ -161,6 +161,27 @@ class TestAllIsWell:
             assert (await spent(ground.store), await spent(ground.store, CALLS)) == (30, 0)
             assert ground.events() == [event("one")]
             assert (holds.lost, holds.unspooled) == (0, 0)
+
+    async def test_what_ends_at_about_the_same_time_is_written_together(
+        self, ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[int] = []
+        write = Spool.write
+
+        def counted(spool: Spool, some: Sequence[Settlement | Begun]) -> None:
+            written.append(len(some))
+            write(spool, some)
+
+        monkeypatch.setattr(Spool, "write", counted)
+        monkeypatch.setattr(module, "_GATHER_S", 0.5)
+        async with running(ground.store, tmp_path) as holds:
+            for number in range(5):
+                holds.settle(hold(f"{number}"), used(1), event(f"{number}"))
+                await until(lambda: bool(written))
+                await asyncio.sleep(0)
+            await until(lambda: idle(holds))
+            await spent_becomes(ground.store, [5], TOKENS)
+        assert written == [1, 4]
 
     async def test_a_refused_call_has_no_hold(self, ground: Ground, tmp_path: Path) -> None:
         async with running(ground.store, tmp_path) as holds:

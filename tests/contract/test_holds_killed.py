@@ -45,7 +45,7 @@ def is_spooled(folder: Path) -> bool:
 async def test_at_any_step(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every STEP-th line; with SLUICE_KILL_STEP=1 at each."""
     monkeypatch.setattr(counters, "CALM", 0)  # nobody else lives whose holds the next process must not close
-    words = [sys.executable, "-m", "tests.support.kill_points", server.url, str(tmp_path), str(LIFE), str(STEP)]
+    words = [sys.executable, "-m", "tests.support.hold_kills", server.url, str(tmp_path), str(LIFE), str(STEP)]
     await asyncio.to_thread(subprocess.run, words, check=True, timeout=400)
     marks = {int(path.stem): path.read_text().split() for path in tmp_path.glob("*.marks")}
     assert len(marks) > 150 // STEP

@@ -176,6 +176,7 @@ def test_a_database_that_stays_away_is_given_up_and_what_stays_is_told(
     write(log, call("w.1"), call("w.2"))
     consumer.run()
     assert f"2 events stay in {tmp_path / 'spool'}" in caplog.text
+    assert consumer.behind == (2, str(tmp_path / "spool"))
 
 
 @pytest.mark.parametrize("with_redis", [False, True])

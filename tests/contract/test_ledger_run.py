@@ -127,6 +127,7 @@ def test_a_database_of_a_newer_version_is_not_waited_for(log: Spool, tmp_path: P
     sql.upgrade(f"sqlite:///{tmp_path}/sluice.db")
     with closing(sqlite3.connect(tmp_path / "sluice.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.execute("UPDATE compatibility SET oldest = '9999'")
     with running(tmp_path) as process:
         assert process.wait(PATIENCE) == 1
         assert process.stderr is not None

@@ -2,9 +2,12 @@
 
 import json
 import secrets
-from contextlib import closing
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from alembic import command
@@ -15,7 +18,7 @@ from typer.testing import CliRunner, Result
 from extproc.cli import app
 from extproc.ledger.events import read
 from extproc.stores import sql
-from extproc.stores.ports import SchemaBehind, StoreUnavailable
+from extproc.stores.ports import SchemaAhead, SchemaBehind, StoreUnavailable
 from extproc.stores.sql import migrations
 from extproc.stores.sql.engine import connect
 from tests.support.ledger import call
@@ -62,17 +65,42 @@ def bring_to(url: str, revision: str) -> None:
     engine.dispose()
 
 
-def call_it(url: str, revision: str) -> None:
+def call_it(url: str, revision: str, oldest: str = "9999") -> None:
+    """As a newer version would have left it, with which those before `oldest` cannot live."""
     engine = connect(url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        connection.execute(text("UPDATE compatibility SET oldest = :oldest"), {"oldest": oldest})
     engine.dispose()
+
+
+@contextmanager
+def newer_version(steps: str, tmp_path: Path, **marks: str) -> Iterator[str]:
+    """Be a version that has one migration more, of which these are the steps; gives its revision."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(Path(migrations.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    made = {"revision": "9998", "down_revision": NEWEST, **marks}
+    lines = [f"{name} = {value!r}" for name, value in made.items()]
+    lines = ["import sqlalchemy as sa", "from alembic import op", *lines, "def upgrade():", indent(steps, "    ")]
+    (folder / "versions" / "9998_newer.py").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrations, "_FOLDER", folder)
+        yield made["revision"]
+
+
+EXPANDS = """
+op.add_column("calls", sa.Column("colour", sa.String(20)))
+op.add_column("calls", sa.Column("weight", sa.BigInteger, nullable=False, server_default="7"))
+op.add_column("keys", sa.Column("colour", sa.String(20), nullable=False, server_default="red"))
+op.create_table("colours", sa.Column("name", sa.String(20), primary_key=True))
+op.create_index("calls_colour", "calls", ["colour"])
+"""
 
 
 def test_an_empty_database_is_brought_to_the_newest_schema(url: str) -> None:
     assert (told := sluice("db", "check")).exit_code == 1
     assert told.output == f"The database is empty; this version needs {NEWEST}: run `sluice db upgrade`.\n"
-    assert sql.schema(url) == (None, NEWEST, True)  # and a look makes none
+    assert sql.schema(url) == (None, NEWEST, True, True)  # and a look makes none
     assert not Path("deep").exists()
     assert sluice("db", "upgrade").output == f"The database is at {NEWEST} now; it was empty.\n"
     assert (told := sluice("db", "check")).exit_code == 0
@@ -85,7 +113,7 @@ def test_one_that_is_behind_keeps_what_it_has(url: str) -> None:
     told = sluice("db", "check", "--json")
     assert (told.exit_code, json.loads(told.output)) == (
         1,
-        {"revision": "0007", "newest": NEWEST, "state": "behind"},
+        {"revision": "0007", "newest": NEWEST, "state": "behind", "shared": True},
     )
     engine = connect(url)
     with engine.begin() as connection:
@@ -110,6 +138,51 @@ def test_one_of_a_newer_version_is_left_alone(url: str) -> None:
     told = sluice("db", "upgrade")
     assert (told.exit_code, "a newer version of Sluice" in told.output) == (1, True)
     assert sql.schema(url).found == "9999"
+
+
+def test_a_version_lives_with_what_a_newer_one_has_added(url: str, tmp_path: Path) -> None:
+    """As the pods of the version before do while an upgrade goes on, and after a rollback."""
+    sql.upgrade(url)
+    with newer_version(EXPANDS, tmp_path, kind="expand") as newest:
+        assert sql.schema(url) == (NEWEST, newest, True, True)
+        assert not sql.upgrade(url)
+    assert sql.schema(url) == (newest, NEWEST, False, True)
+    for migrate in (True, False):
+        assert sql.ready(url, migrate), "it is newer"
+    why = "it was written by a newer version of Sluice, and this one can live with its schema.\n"
+    for verb, needs in (("check", f"; this version needs {NEWEST}"), ("upgrade", "")):
+        said = sluice("db", verb)
+        assert (said.exit_code, said.output) == (0, f"The database is at {newest}{needs}: {why}")
+    assert json.loads(sluice("db", "upgrade", "--json").output) == {"from": newest, "to": newest}
+    assert json.loads(sluice("db", "check", "--json").output)["state"] == "newer"
+    with closing(sql.open_stores(url)) as stores:
+        create(stores.directory, "app")
+        stores.affinity.remember(["resp_1"], "swe", "gpt-4o", "key_1")
+        stores.ledger.write(read([call("w.1", user="ann")], "USD"))
+        assert stores.ledger.rebuild("UTC") == 1
+        with stores.engine.begin() as connection:
+            assert connection.execute(text("SELECT colour, weight FROM calls")).all() == [(None, 7)]
+            assert connection.execute(text("SELECT colour FROM keys")).all() == [("red",)]
+        assert stores.retention.erase("ann", datetime(2026, 2, 1)).calls == 1
+
+
+@pytest.mark.parametrize(("oldest", "is_shared"), [("9998", False), (NEWEST, True), ("0005", True)])
+def test_what_a_newer_version_takes_away_only_those_live_with_that_have_no_use_for_it(
+    url: str, tmp_path: Path, oldest: str, is_shared: bool
+) -> None:
+    sql.upgrade(url)
+    with newer_version('op.drop_column("calls", "tier")', tmp_path, kind="contract", oldest=oldest) as newest:
+        assert sql.schema(url) == (NEWEST, newest, True, is_shared)
+        asked = sluice("db", "check")
+        assert (asked.exit_code, "end the gateways of the version before" in asked.output) == (1, not is_shared)
+        told = sluice("db", "upgrade")
+        assert (told.exit_code, "do not start again" in told.output) == (0, not is_shared)
+    assert sql.schema(url) == (newest, NEWEST, False, is_shared)
+    if is_shared:
+        assert sql.ready(url, migrate=False)
+    else:
+        with pytest.raises(SchemaAhead):
+            sql.ready(url, migrate=True)
 
 
 @pytest.mark.parametrize("verb", ["check", "upgrade"])

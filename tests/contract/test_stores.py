@@ -481,6 +481,7 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     sql.upgrade(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
+        newer.execute("UPDATE compatibility SET oldest = '9999'")
         newer.commit()
     with pytest.raises(StoreUnavailable, match="newer version"):
         sql.upgrade(f"sqlite:///{path}")

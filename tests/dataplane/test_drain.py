@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import httpx
+import openai
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.support.fake import FakeProvider
 from tests.support.gateway import until
+from tests.support.postgres_server import postgres_server
 from tests.support.redis_server import redis_server
 from tests.support.served import ServedGateway, told
 
@@ -84,6 +87,30 @@ class Stream:
         assert not self._thread.is_alive()
 
 
+class Sdk:
+    """A live stream of OpenAI's client, read in a thread until that raises an error, of which the body is kept."""
+
+    def __init__(self, gateway: ServedGateway, model: str, body: dict[str, Any]) -> None:
+        self.error: object = None
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(gateway, model, body), daemon=True)
+        self._thread.start()
+        assert self._begun.wait(20)
+
+    def _read(self, gateway: ServedGateway, model: str, body: dict[str, Any]) -> None:
+        said: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Hello!"}]
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0) as client:
+            try:
+                for _ in client.chat.completions.create(model=model, messages=said, stream=True, extra_body=body):
+                    self._begun.set()
+            except openai.APIError as error:
+                self.error = error.body
+
+    def end(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
 class Kept(http.client.HTTPConnection):
     """A connection that a client keeps, however long nothing runs on it, and does not make anew."""
 
@@ -147,6 +174,24 @@ def test_a_pod_whose_redis_is_away_leaves_all_of_its_calls_in_the_ledger(provide
         with sqlite3.connect(gateway.folder / "sluice.db") as ledger:
             assert ledger.execute("SELECT COUNT(*), COUNT(DISTINCT request_id) FROM calls").fetchone() == (41, 41)
         assert "settlements stay in the spool" in gateway.log()
+
+
+def test_what_stays_behind_is_told_by_the_exit_code_and_written_by_the_next_start(provider: FakeProvider) -> None:
+    with (
+        postgres_server() as postgres,
+        ServedGateway(settings(provider, workers=1, stores={"database": postgres.url})) as gateway,
+    ):
+        postgres.kill()
+        assert [served(gateway).status_code for _ in range(3)] == [200] * 3
+        assert gateway.stop() == 3
+        assert f" events of calls are not in the ledger. They stay in {gateway.state.root}/spool," in gateway.log()
+        postgres.start()
+        gateway.serve()
+        engine = create_engine(postgres.url)
+        with engine.connect() as connection:
+            until(lambda: connection.execute(text("SELECT COUNT(*) FROM calls")).scalar() == 3, 30, "the rows")
+        engine.dispose()
+        assert gateway.stop() == 0
 
 
 def test_a_call_on_a_connection_that_was_idle_is_served_or_told_to_come_again_and_never_cut(
@@ -228,9 +273,37 @@ def test_what_would_not_end_is_told_and_holds_up_nobody(provider: FakeProvider) 
         gateway.stop_envoy()
         stream.end()
         assert "[DONE]" not in stream.text
+        assert stream.text.count("not_ready") == 1, "whoever reads on after that error reads nothing more"
         assert gateway.stop() == 0
         (call,) = [record for record in gateway.records() if record["surface"] == "chat"]
         assert (call["ending"], call["usage"]["source"]) == ("cut", "estimated")
+
+
+def test_streams_whose_time_is_over_end_in_an_error_that_the_sdks_raise(provider: FakeProvider) -> None:
+    """One that cannot be ended goes on to its client's end, one that can is ended also where its backend is silent."""
+    target = {"targets": [[{"backend": "openai"}]]}
+    models = {"gpt-4o": target, "ended": {**target, "stall": "100s"}}
+    silent = {"x_fake": {"stall_after": 3, "events": 40}}
+    with ServedGateway(settings(provider, models=models, timeouts={"notice": 0, "drain": 1})) as gateway:
+        flows = Sdk(gateway, "gpt-4o", {"x_fake": {"events": 4000, "tokens_per_second": 5}})
+        stops = Sdk(gateway, "ended", silent)
+        code, said = told(gateway.drain())
+        assert code == 0
+        assert "The time of live calls is over, and 2 run." in said
+        assert said.endswith("No call is left.\n"), "their clients have left"
+        for stream in (flows, stops):
+            stream.end()
+            assert stream.error == {
+                "message": "The gateway stops, and the answer has not ended in time. Try again.",
+                "type": "api_error",
+                "param": None,
+                "code": "not_ready",
+            }
+        gateway.stop_envoy()
+        assert gateway.stop() == 0
+        calls = [record for record in gateway.records() if record["surface"] == "chat"]
+        assert [(call["ending"], call["usage"]["source"]) for call in calls] == [("cut", "estimated")] * 2
+        assert all(call["usage"]["output"] for call in calls)
 
 
 def test_a_configuration_that_is_wrong_by_then_does_not_keep_a_pod_from_ending_in_order(gateway: ServedGateway) -> None:

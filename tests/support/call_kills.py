@@ -7,10 +7,7 @@ FOLDER/n.marks tell how far it was. Its request id is r-n.
 
 import asyncio
 import json
-import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import cast
@@ -23,7 +20,6 @@ from extproc.stores.memory_counters import MemoryCounters
 from extproc.telemetry import note, records
 from tests.support import kill_points
 from tests.support.holds import running, until
-from tests.support.kill_points import mark
 from tests.support.playbook import Policy, RequestBody, Reserved, ResponseBody, answer, request
 
 _MODULES = (pipeline_module, holds_module, spool, charge, usage, note, records)
@@ -46,7 +42,9 @@ def lines(root: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in root.glob("*.jsonl"))
 
 
-async def play(root: Path, marks: int, point: int) -> None:
+async def play(folder: Path, point: int) -> None:
+    mark = kill_points.marks(folder, point)
+    root = folder / str(point)
     async with running(counters(), root) as holds:
         policy = Policy(holds=cast(Reserved, holds))
         pipeline = policy.pipeline
@@ -54,41 +52,19 @@ async def play(root: Path, marks: int, point: int) -> None:
         await request(x_request_id=f"r-{point}").tell(pipeline, call)
         await RequestBody(SAY).tell(pipeline, call)
         await until(lambda: lines(root) == 1)
-        mark(marks, "sent")
+        mark("sent")
         head = answer(content_length=str(len(SAID)))
         await head.tell(pipeline, call)
         await ResponseBody(SAID).tell(pipeline, call)
-        mark(marks, "answered")
+        mark("answered")
         pipeline.end(call)
         await until(lambda: lines(root) == 2)
-        mark(marks, "written")
-
-
-def killed(folder: Path, point: int) -> bool:
-    """Whether the process for this point was killed before its end."""
-    process = os.fork()
-    if not process:
-        marks = os.open(folder / f"{point}.marks", os.O_WRONLY | os.O_CREAT, 0o600)
-        fuse = kill_points.Fuse(point)
-        threading.settrace(fuse)
-        sys.settrace(fuse)
-        asyncio.run(play(folder / str(point), marks, point))
-        sys.settrace(None)
-        os._exit(0)
-    _, status = os.waitpid(process, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
-    if status:
-        raise SystemExit(f"at point {point} the call failed")
-    return False
+        mark("written")
 
 
 def main() -> None:
     folder, step = Path(sys.argv[1]), int(sys.argv[2])
-    kill_points.WATCHED = {str(Path(module.__file__ or "")) for module in _MODULES}
-    point = 1
-    while killed(folder, point):
-        point += step
+    kill_points.at_each(step, _MODULES, lambda point: asyncio.run(play(folder, point)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Recorded exchanges with providers, in the YAML of go-vcr: the project's own, and a folder shared beside it."""
 
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ class Exchange:
 
 def load(folder: Path) -> list[Exchange]:
     """The exchanges of a folder, by file name."""
+    return list(_read(folder))
+
+
+@functools.cache  # many modules ask while they are collected, and to read them all takes half a second
+def _read(folder: Path) -> Sequence[Exchange]:
     yaml = YAML(typ="safe")
     found = []
     for file in sorted(folder.glob("*.yaml")):

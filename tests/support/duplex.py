@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import httpx
 import psutil
@@ -44,6 +44,7 @@ EVENT = b"data: " + b"x" * 16_000 + b"\n\n"
 class _Told:
     """One call: what its body asked of the policy, and how many events have passed."""
 
+    begun = False
     answer_ended = False
     passed = 0
     plan: dict[str, Any]
@@ -54,6 +55,8 @@ class _Told:
 
 class Scripted:
     """In the pipeline's place. `x_policy`: {mode, headers, events: until the early end, farewell, refuse}."""
+
+    endings: ClassVar[set[Callable[[], None]]] = set()
 
     def begin(self) -> _Told:
         return _Told()

@@ -77,7 +77,9 @@ def _make(tree: Path, step: str, upon: Path | None = None) -> None:
 
 def _sources() -> list[Path]:
     folders = (ROOT / "extproc", ROOT / "protos")
-    return [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return [
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"
+    ]
 
 
 def _digest(sources: Iterable[Path]) -> str:

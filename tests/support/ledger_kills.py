@@ -8,10 +8,7 @@ own, with what an expired hold and the call itself say, once each. `FOLDER/n.db`
 import asyncio
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -59,41 +56,17 @@ def consume(url: str, prefix: str, database: Path, name: str, take_over_ms: int 
     stream.close()
 
 
-def killed(url: str, folder: Path, point: int) -> bool:
-    """Whether the process for this point was killed before its end."""
+def work(url: str, folder: Path, point: int) -> None:
     database = folder / f"{point}.db"
     shutil.copy(folder / "empty.db", database)
-    process = os.fork()
-    if not process:
-        asyncio.run(publish(url, f"kill{point}", *EVENTS))
-        fuse = kill_points.Fuse(point)
-        threading.settrace(fuse)
-        sys.settrace(fuse)
-        consume(url, f"kill{point}", database, "killed")
-        sys.settrace(None)
-        os._exit(0)
-    _, status = os.waitpid(process, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
-    if status:
-        raise SystemExit(f"at point {point} the consumer failed")
-    return False
-
-
-def points(step: int) -> Iterator[int]:
-    point = 1
-    while True:
-        yield point
-        point += step
+    asyncio.run(publish(url, f"kill{point}", *EVENTS))
+    consume(url, f"kill{point}", database, "killed")
 
 
 def main() -> None:
     url, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    kill_points.WATCHED = {str(Path(module.__file__ or "")) for module in _MODULES}
     consumer.MOST = 2
-    for point in points(step):
-        if not killed(url, folder, point):
-            return
+    kill_points.at_each(step, _MODULES, lambda point: work(url, folder, point))
 
 
 if __name__ == "__main__":

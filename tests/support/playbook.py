@@ -57,6 +57,12 @@ def pairs(headers: Mapping[str, str]) -> Pairs:
     return tuple((name, value.encode("latin-1")) for name, value in headers.items())
 
 
+def _headers(headers: Pairs) -> Headers:
+    """As the adapter makes them."""
+    once = dict(headers)
+    return Headers(once) if len(once) == len(headers) else Headers.of(list(headers))
+
+
 def _map(headers: Pairs) -> HeaderMap:
     return HeaderMap(headers=[HeaderValue(key=name, raw_value=value) for name, value in headers])
 
@@ -73,7 +79,7 @@ class RequestHeaders:
         return ProcessingRequest(request_headers=HttpHeaders(headers=_map(self.headers), end_of_stream=self.end))
 
     async def tell(self, pipeline: Pipeline, call: Call) -> object:
-        return await pipeline.request_headers(call, Headers.of(list(self.headers)), self.end)
+        return await pipeline.request_headers(call, _headers(self.headers), self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ class ResponseHeaders:
         return request
 
     async def tell(self, pipeline: Pipeline, call: Call) -> object:
-        return await pipeline.response_headers(call, Headers.of(list(self.headers)), self.origin, self.end)
+        return await pipeline.response_headers(call, _headers(self.headers), self.origin, self.end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import bench_cache
+from loadtest import bench_cache, turns
 from loadtest.bench import BenchError
 from loadtest.figures import Sample
 
@@ -28,14 +28,14 @@ def one_round(p50: float, policy: float) -> dict[str, Sample]:
 
 def told(*rounds: dict[str, Sample]) -> dict[str, Any]:
     settings = {"rounds": len(rounds), "seconds": 1, "concurrency": 8, "cores": 2, "went": {"hit": 2, "miss": 2}}
-    return {**settings, "workloads": bench_cache.report({"json": rounds, "sse": rounds})}
+    return {**settings, "workloads": bench_cache.TURNS.report({"json": rounds, "sse": rounds})}
 
 
 @pytest.mark.parametrize(("p50", "policy", "missed"), [(1.5, 2.0, []), (1.51, 2.0, ["p50"]), (1.5, 9.0, [])])
 def test_a_hit_meets_or_misses_its_targets(p50: float, policy: float, missed: list[str]) -> None:
     found = told(one_round(p50, policy), one_round(p50, policy))
     names = [f"hit in {where} / null, {figure}" for where in ("memory", "Redis") for figure in missed]
-    assert bench_cache.missed(found) == [f"{workload}: {name}" for workload in ("json", "sse") for name in names]
+    assert turns.missed(found) == [f"{workload}: {name}" for workload in ("json", "sse") for name in names]
     assert bench_cache.text(found).count("MISSED") == 4 * len(missed)
 
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from extproc.admission import Admission
-from extproc.cli import app, drain, envoy_admin
-from extproc.cli.drain import Times, drained, remember, times_of
+from extproc.cli import app, drain, envoy_admin, running
+from extproc.cli.drain import Times, drained, readied, remember, times_of
 from extproc.cli.health import Health
 from extproc.cli.processes import State
 from extproc.config.schema import Gateway
@@ -81,6 +81,7 @@ def envoy(state: State, monkeypatch: pytest.MonkeyPatch, *calls: int | None) -> 
         monkeypatch.setattr(drain, name, getattr(made, name))
     monkeypatch.setattr(drain, "_LOOK_S", 0.001)
     monkeypatch.setattr(drain, "_TOLD_S", 0.0)
+    monkeypatch.setattr(drain, "_WORD_S", 0.05)
     return made
 
 
@@ -202,11 +203,33 @@ async def test_an_envoy_that_never_answers_gets_its_time_and_is_not_said_to_be_g
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(envoy_admin, "_TIMEOUT", 0.05)
+    monkeypatch.setattr(drain, "_WORD_S", 0.05)
     with admin(state.admin_socket, 10_000) as heard:
         said = list[str]()
         assert not await drained(state, Times(0, 0.5), said.append)
     assert len(heard) > 3
     assert said[-1].startswith("Live calls that did not end in time")
+
+
+@pytest.mark.parametrize("is_drained", [True, False])
+def test_a_restart_beside_an_envoy_that_does_not_say_goes_by_the_marks(
+    state: State, monkeypatch: pytest.MonkeyPatch, is_drained: bool
+) -> None:
+    """It may have too much to do: a gateway that called itself ready would get calls that this Envoy sends away."""
+    monkeypatch.setattr(envoy_admin, "_TIMEOUT", 0.05)
+    own = gateway(state_dir=str(state.root), stores={"database": f"sqlite:///{state.root}/sluice.db"})
+    if is_drained:
+        state.draining.touch()
+    with admin(state.admin_socket, 10_000):
+        running.prepare(own, state, starts_envoy=False)
+    assert state.draining.exists() == is_drained
+
+
+def test_a_restart_where_no_envoy_is_any_more_is_ready(state: State) -> None:
+    own = gateway(state_dir=str(state.root), stores={"database": f"sqlite:///{state.root}/sluice.db"})
+    state.draining.touch()
+    running.prepare(own, state, starts_envoy=False)
+    assert not state.draining.exists()
 
 
 async def test_a_socket_with_nobody_behind_it_is_no_envoy(state: State) -> None:
@@ -222,8 +245,14 @@ async def test_a_drain_ends_when_its_time_is_up(
     state: State, monkeypatch: pytest.MonkeyPatch, calls: int | None
 ) -> None:
     envoy(state, monkeypatch, calls)
+    told = list[bool]()
+    presence = Presence(state.worker_socket(0), Admission(), told.append)
     assert not await drained(state, Times(0, 0.02), lambda _: None)
     assert state.drained.exists()
+    presence.show()
+    readied(state)
+    presence.show()
+    assert told == [False, True, False], "streams that run are ended, until the gateway is ready again"
 
 
 async def test_two_who_drain_at_once_do_it_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -397,7 +397,7 @@ def test_a_gateway_that_shall_not_write_it_does_not(folder: sql.Stores, monkeypa
     made: list[Gateway] = []
     monkeypatch.setattr(ledger, "consumer_of", lambda gateway, _store: made.append(gateway))
     Path("gateway.yaml").write_text(GATEWAY.replace("{zone: ZONE,", "{consumer: false,"))
-    ledger.keep(load(Path("gateway.yaml"), {}))()
+    ledger.Books(load(Path("gateway.yaml"), {})).close()
     assert not made
 
 
@@ -406,7 +406,9 @@ def test_a_gateway_writes_it_until_it_is_stopped(folder: sql.Stores) -> None:
     log = spool.begin(gateway.state_dir / spool.FOLDER)
     log.write([Settlement("w.9", (), call("w.9").data, AT)])
     log.keep(log.end, AT)
-    ledger.keep(gateway)()
+    books = ledger.Books(gateway)
+    books.close()
+    assert books.behind == (0, "")
     log.close()
     assert len(folder.ledger.call("w.9")) == 1
 

@@ -191,7 +191,7 @@ def fullest_record() -> dict[str, Any]:
     call.session, call.turn, call.tags = "s", 1, {"repository": "sluice"}
     call.stood, call.stood_at = ((stake, Reading(8, 1_000)),), 1_769_860_800_000
     call.first_token, call.heard, call.answer_bytes = 2.5, 2.0, 1
-    return records.access_record(replace(call, request_id="r", method="POST"), outcome, 1.0, 1.0, (Draw(counter, 1),))
+    return records.access_record(replace(call, request_id="r", method="POST"), outcome, 1.0, 1.0, {counter.key: 1})
 
 
 def test_every_field_of_a_record_is_documented_and_no_other() -> None:

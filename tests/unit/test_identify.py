@@ -1,5 +1,7 @@
 """Who calls: every way to send a key, and every way to send none that counts."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from extproc.identity import keys
 from extproc.identity.claims import IssuerPolicy
 from extproc.identity.directory import Directory, Key
 from extproc.limits.limit import Limit, Measure, Priority
-from extproc.model import Caller
+from extproc.model import Caller, Team
 from extproc.refusals import AMBIGUOUS_KEY, INVALID_KEY, MISSING_KEY, STOPPED, Kind, Refused
 from extproc.stages.identify import Token, identify
 
@@ -40,6 +42,20 @@ def _refusal(*pairs: tuple[str, str]) -> Refused:
     with pytest.raises(Refused) as refused:
         _identify(*pairs)
     return refused.value
+
+
+def test_a_caller_is_as_its_key_and_team_are_now() -> None:
+    def people(key: Key, team: Team) -> Directory:
+        return Directory(keys={keys.fingerprint(OURS): key}, teams={"t": team})
+
+    key, team = Key("key_1", "app", "key_1", team="t", user="ann"), Team("t", "a", "tier", users={"ann": "developer"})
+    first = _identified([("authorization", OURS.encode())], people(key, team))
+    assert _identified([("authorization", OURS.encode())], people(key, team)) is first
+    assert _identified([("authorization", OURS.encode())], people(replace(key, name="new"), team)).name == "new"
+    assert _identified([("authorization", OURS.encode())], people(key, replace(team, tier="gold"))).team != first.team
+    for gone in (people(key, replace(team, users={})), people(replace(key, suspended=True), team)):
+        with pytest.raises(Refused):
+            _identified([("authorization", OURS.encode())], gone)
 
 
 @pytest.mark.parametrize(

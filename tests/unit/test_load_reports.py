@@ -18,18 +18,30 @@ def figures(rate: float) -> Figures:
     return Figures(rate, 1.0, 2.0, 3.0)
 
 
-@pytest.mark.parametrize(("ours", "missed"), [(150.0, []), (149.0, ["json"])])
-def test_a_peer_is_compared_round_by_round(ours: float, missed: list[str]) -> None:
-    rounds = {"json": [{"sluice": figures(ours * k), "litellm": figures(10.0 * k)} for k in (1, 5, 2)]}
+@pytest.mark.parametrize(
+    ("ours", "verdict", "status"),
+    [((150, 150, 150), "met", 0), ((149, 149, 149), "missed", 1), ((140, 150, 170), "not told", 3)],
+)
+def test_a_peer_is_compared_round_by_round(ours: tuple[float, ...], verdict: str, status: int) -> None:
+    rounds = {
+        "json": [
+            {"sluice": figures(one * k), "null": figures(200.0 * k), "litellm": figures(10.0 * k)}
+            for one, k in zip(ours, (1, 5, 2), strict=True)
+        ]
+    }
     found = compare.report(rounds)
-    assert found["json"]["times_as_many"]["litellm"]["median"] == ours / 10
-    assert compare.missed(found) == missed
-    assert ("MISSED" in compare.text(found)) == bool(missed)
+    assert found["json"]["times_as_many"]["litellm"]["median"] == ours[1] / 10
+    assert found["json"]["null_times_as_many"] == {
+        "litellm": {"median": 20, "min": 20, "max": 20, "low": 20, "high": 20}
+    }
+    assert compare.verdict(found["json"]["times_as_many"]["litellm"]) == verdict
+    assert compare.status(found) == status
+    assert compare.text(found).count(f": {verdict if verdict == 'met' else verdict.upper()}") == 1
 
 
 def test_another_peer_has_no_target() -> None:
-    found = compare.report({"json": [{"sluice": figures(1.0), "other": figures(10.0)}]})
-    assert compare.missed(found) == []
+    found = compare.report({"json": [{"sluice": figures(1.0), "null": figures(2.0), "other": figures(10.0)}]})
+    assert compare.status(found) == 0
     assert "other" in compare.text(found)
 
 

@@ -1,4 +1,6 @@
-"""Answers that are ended because their backend fell silent: in whose words, at what price, and who is to blame."""
+"""Answers that are ended because their backend fell silent, or because the gateway's own time is over: in whose words,
+at what price, and who is to blame.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -49,14 +51,19 @@ def policy(
 
 
 async def begun(
-    of: Policy, model: str = "m", path: str = "/v1/chat/completions", protocol: str = "HTTP/1.1"
+    of: Policy,
+    model: str = "m",
+    path: str = "/v1/chat/completions",
+    protocol: str = "HTTP/1.1",
+    kind: str = "text/event-stream",
+    encoding: str = "identity",
 ) -> tuple[Call, Relay]:
     """A stream of which the head has come, and how its body shall."""
     call = of.pipeline.begin()
     await request(path).tell(of.pipeline, call)
     body = {"model": model, "stream": True, **PATHS[path]}
     await RequestBody(orjson.dumps(body)).tell(of.pipeline, call)
-    head = answer("claude" if model == "c" else "one", content_type="text/event-stream")
+    head = answer("claude" if model == "c" else "one", content_type=kind, content_encoding=encoding)
     order = await replace(head, origin=replace(head.origin, protocol=protocol)).tell(of.pipeline, call)
     assert isinstance(order, Relay)
     return call, order
@@ -111,7 +118,7 @@ async def test_a_whole_answer_and_an_error_are_not_watched() -> None:
         assert order.mode is not BodyMode.DUPLEX
 
 
-WORDS = {
+WORDS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"code": "upstream_timeout", "type": "api_error", "param": None},
     "/v1/completions": {"code": "upstream_timeout", "type": "api_error", "param": None},
     "/v1/responses": {"code": "upstream_timeout", "type": "api_error", "param": None},
@@ -196,6 +203,108 @@ async def test_one_that_has_said_all_ends_well_and_proves_its_backend() -> None:
     last, record = await ended(of, call)
     assert (last, record["ending"]) == (b"", "complete")
     assert of.judged == [Attempt("one", 200, judged=Meaning.ALIVE)]
+
+
+# ---- the gateway stops ---------------------------------------------------------------------------
+
+
+async def fed(of: Policy, call: Call, chunk: bytes, end: bool = False) -> Emit:
+    emit = await ResponseBody(chunk, end=end).tell(of.pipeline, call)
+    assert isinstance(emit, Emit)
+    return emit
+
+
+def error_of(event: bytes) -> dict[str, Any]:
+    name, _, data = event.partition(b"\ndata: ")
+    told = orjson.loads(data)
+    assert (name, told["type"], told["request_id"]) == (b"event: error", "error", "r-1")
+    error: dict[str, Any] = told["error"]
+    assert error.pop("message") == "The gateway stops, and the answer has not ended in time. Try again."
+    return error
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_stream_whose_time_is_over_ends_in_an_error_of_the_surface(path: str) -> None:
+    of = policy()
+    call, _ = await begun(of, path=path)
+    of.pipeline.break_off(True)
+    last, record = await ended(of, call)
+    assert error_of(last) == {**WORDS[path], "code": "not_ready"}
+    assert (record["ending"], record["status"], of.judged) == ("cut", 200, [])
+
+
+async def test_one_that_cannot_be_ended_says_nothing_after_that_error() -> None:
+    of = policy(stall=None)
+    call, order = await begun(of)
+    assert order.mode is BodyMode.STREAMED
+    assert (await fed(of, call, TEXT)).body is None
+    of.pipeline.break_off(True)
+    emit = await fed(of, call, TEXT)
+    assert (emit.body or b"").startswith(TEXT)
+    assert error_of((emit.body or b"")[len(TEXT) :])["code"] == "not_ready"
+    assert not emit.last
+    assert [(await fed(of, call, piece, end)).body for piece, end in ((TEXT, False), (b"data: [DONE]\n\n", True))] == [
+        b"",
+        b"",
+    ]
+    of.pipeline.end(call)
+    record = of.records[-1]
+    assert (record["ending"], record["usage"]["output"], record["usage"]["source"]) == ("cut", 6, "estimated")
+
+
+async def test_an_error_never_stands_inside_of_an_event() -> None:
+    of = policy(stall=None)
+    call, _ = await begun(of)
+    assert (await fed(of, call, TEXT + TEXT[:20])).body is None
+    of.pipeline.break_off(True)
+    assert (await fed(of, call, TEXT[20:40])).body == TEXT[20:40]
+    emit = await fed(of, call, TEXT[40:] + TEXT[:30])
+    assert (emit.body or b"").startswith(TEXT[40:])
+    assert error_of((emit.body or b"")[len(TEXT[40:]) :])["code"] == "not_ready"
+
+
+@pytest.mark.parametrize(("kind", "encoding"), [("text/event-stream", "gzip"), ("application/json", "identity")])
+async def test_what_is_no_stream_that_can_be_read_is_let_be(kind: str, encoding: str) -> None:
+    of = policy(stall=None)
+    call, _ = await begun(of, kind=kind, encoding=encoding)
+    of.pipeline.break_off(True)
+    assert (await fed(of, call, b"some bytes")).body in (None, b"some bytes")
+    assert (await fed(of, call, b" and more", end=True)).body in (None, b" and more")
+    of.pipeline.end(call)
+    assert of.records[-1]["ending"] == "complete"
+
+
+async def test_one_that_says_all_before_its_end_is_told_is_whole() -> None:
+    of = policy(stall=None)
+    call, _ = await begun(of)
+    of.pipeline.break_off(True)
+    rest = TEXT + b"data: [DONE]\n\n"
+    assert (await fed(of, call, rest)).body == rest
+    await fed(of, call, b"", end=True)
+    of.pipeline.end(call)
+    assert of.records[-1]["ending"] == "complete"
+
+
+async def test_a_lease_whose_time_is_over_pays_for_what_passed() -> None:
+    of = policy(LEASE, stall=None)
+    call, _ = await begun(of)
+    await fed(of, call, TEXT)
+    of.pipeline.break_off(True)
+    emit = await fed(of, call, TEXT)
+    assert emit.last
+    assert (emit.body or b"").startswith(TEXT)
+    of.pipeline.end(call)
+    assert (of.records[-1]["ending"], of.records[-1]["usage"]["output"]) == ("cut", 4)
+    assert [draw.units for _, draws, _ in of.holds.settled for draw in draws] == [4]
+
+
+async def test_streams_of_a_gateway_that_goes_on_again_are_let_be() -> None:
+    of = policy(stall=None)
+    call, _ = await begun(of)
+    of.pipeline.break_off(True)
+    of.pipeline.break_off(False)
+    assert (await fed(of, call, TEXT)).body is None
+    of.pipeline.end(call)
 
 
 async def test_one_that_breaks_off_or_whose_client_leaves_is_judged_by_envoys_record_alone() -> None:

@@ -53,6 +53,12 @@ def test_each_class_has_its_price(price: Price, usage: Usage, nano: int) -> None
     assert cost(price, usage) == nano
 
 
+@pytest.mark.parametrize("price", [PRICE, BARE, LONG, DEAR, LISTED], ids=["all", "bare", "long", "dear", "listed"])
+@given(given_tokens=st.integers(0, 2_000), made=st.integers(0, 2_000))
+def test_plain_tokens_cost_what_they_do_in_a_usage(price: Price, given_tokens: int, made: int) -> None:
+    assert prices.plain(price, given_tokens, made) == cost(price, Usage(given_tokens, made))
+
+
 @pytest.mark.parametrize(
     ("usage", "nano"),
     [

@@ -15,8 +15,9 @@ def kinds(messages: list[bytes]) -> list[str | None]:
 def test_every_kind_of_call_is_recorded_whole() -> None:
     assert RECORDED.keys() == recording.KINDS.keys()
     assert kinds(RECORDED["json"].call) == kinds(RECORDED["translated"].call) == WHOLE
-    assert kinds(RECORDED["sse"].call)[:3] == WHOLE[:3]
-    assert len(RECORDED["sse"].call) >= load.EVENTS_WITH_TEXT
+    for stream in ("sse", "restored"):
+        assert kinds(RECORDED[stream].call)[:3] == WHOLE[:3]
+        assert len(RECORDED[stream].call) >= load.EVENTS_WITH_TEXT
 
 
 def test_only_what_is_translated_has_an_attempt() -> None:
@@ -24,6 +25,7 @@ def test_only_what_is_translated_has_an_attempt() -> None:
         "json": [],
         "sse": [],
         "translated": ["request_headers", "request_body"],
+        "restored": [],
     }
 
 
@@ -38,6 +40,13 @@ def test_a_recorded_stream_is_told_event_by_event() -> None:
     events = [ProcessingRequest.FromString(message).response_body.body for message in RECORDED["sse"].call[3:]]
     assert all(event.count(b"\n\n") <= 1 for event in events)
     assert b"data: [DONE]" in b"".join(events)
+
+
+def test_an_answer_that_is_restored_has_placeholders() -> None:
+    """That it is written by the provider in pieces is what such a stream costs."""
+    said = b"".join(RECORDED["restored"].call)
+    assert b"EMAIL_ADDRESS_1" in said
+    assert b"PHONE_NUMBER_1" in said
 
 
 def test_no_two_calls_that_are_told_are_the_same() -> None:

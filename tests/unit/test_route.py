@@ -40,7 +40,7 @@ from extproc.refusals import (
 from extproc.routing.attempt import Attempt
 from extproc.routing.health import Health
 from extproc.routing.policy import Cooling, Watched
-from extproc.stages.route import Conditions, Draw, chain, model_for, pinned, shuffled
+from extproc.stages.route import Conditions, Draw, alone, chain, model_for, pinned, shuffled
 from extproc.surfaces import Face, Place, Surface
 
 CHAT = Place(Surface.CHAT, Face.OPENAI)
@@ -486,3 +486,42 @@ def test_weights_hold_among_those_that_are_left(out: set[str], seed: int) -> Non
         return
     names = [target.backend.name for target in chain(model, CHAT, CLEAN, _given(draw, health, 1.0)).targets]
     assert sorted(names) == sorted(set("abcdef") - out)
+
+
+# ---- one target --------------------------------------------------------------------------------------
+
+EU = Team("t", "area", "tier", regions=frozenset({"eu"}))
+
+
+@pytest.mark.parametrize("team", [None, EU], ids=["anyone", "eu"])
+@pytest.mark.parametrize("priced_only", [False, True])
+@pytest.mark.parametrize(
+    "health", [_health(), _health(Attempt("a", 429, headers=LIMITED)), _health(Attempt("a", 500))], ids=["0", "1", "2"]
+)
+@pytest.mark.parametrize(
+    "target",
+    [
+        Target(BACKENDS["a"], "m"),
+        Target(BACKENDS["a"], "m", 0),
+        Target(BACKENDS["a"], "m", 1, PRICE),
+        Target(BACKENDS["a"], "m", versions=(PRICE,)),
+        Target(replace(BACKENDS["a"], region="eu"), "m", 1, PRICE),
+        Target(CLAUDE, "m"),
+    ],
+    ids=["plain", "never", "priced", "changing", "eu", "translated"],
+)
+def test_the_short_way_of_one_target_leads_where_the_long_one_does(
+    target: Target, health: Health, priced_only: bool, team: Team | None
+) -> None:
+    model = PublicModel("m", ((target,),))
+    short = alone(model, CHAT, team, priced_only, health, 1.0)
+    given = replace(_given(lambda: 0.0, health, 1.0), team=team, priced_only=priced_only, began=5_000)
+    if short is not None:
+        assert short == chain(model, CHAT, _asks(), given)
+
+
+def test_the_short_way_is_for_one_target_that_is_well() -> None:
+    assert alone(_model({"a": 1}), CHAT, None, False, _health(), 1.0) is not None
+    for model in (_model({"a": 1, "b": 1}), _model({"a": 1}, {"b": 1}), _model({"a": 0}), PublicModel("m", ())):
+        assert alone(model, CHAT, None, False, _health(), 1.0) is None
+    assert alone(_model({"a": 1}), CHAT, None, False, _health(Attempt("a", 500)), 1.0) is None

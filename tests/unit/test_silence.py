@@ -56,6 +56,22 @@ async def test_silence_ends_the_answer_once() -> None:
 
 
 @leaping
+async def test_it_can_be_ended_at_once_but_not_while_something_is_done_with_what_came() -> None:
+    ended = Ended()
+    watch = Watch(None, ended)
+    watch.end()
+    assert not watch.is_over
+    waiting = asyncio.ensure_future(watch.wait(ended.began.wait()))
+    await asyncio.sleep(0)
+    watch.end()
+    watch.end()
+    assert watch.is_over
+    assert await waiting
+    await watch.close()
+    assert ended.times == 1
+
+
+@leaping
 async def test_each_message_begins_it_anew() -> None:
     ended = Ended()
     async with watching(ended, seconds=0.4) as watch:

@@ -14,7 +14,7 @@ from loadtest.simulate import Costs, Demand, Layout
 
 COSTS = Costs(2000, 60, 20, 20, 500, 25, 100, 20, 6000, 60, 60, 110, 60)
 DEMAND = Demand(1000)
-LAYOUT = Layout()
+LAYOUT = Layout(cores=4, workers=3)
 
 
 def units(costs: Costs, demand: Demand, layout: Layout = LAYOUT) -> dict[str, float]:
@@ -136,4 +136,37 @@ def test_each_scenario_is_told(name: str) -> None:
     demand, layout = simulate.SCENARIOS[name]
     told = simulate.text(name, demand, layout, simulate.plan(COSTS, demand, layout))
     assert "first bottleneck" in told
-    assert told.splitlines()[0].startswith(name)
+    assert told.splitlines()[0] == name
+
+
+def test_only_what_changes_is_told_of_a_plan_that_goes_on_from_another() -> None:
+    before = simulate.text("one", DEMAND, LAYOUT, simulate.plan(COSTS, DEMAND, LAYOUT))
+    other = replace(LAYOUT, databases=9)
+    told = simulate.text("two", DEMAND, other, simulate.plan(COSTS, DEMAND, other), before)
+    (changed,) = told.splitlines()[1:-1]
+    assert "PostgreSQL" in changed
+
+
+@pytest.mark.parametrize("cores", [2, 3, 6, 12])
+@pytest.mark.parametrize("demand", [DEMAND, replace(DEMAND, streams=0.0)], ids=["streams", "calls"])
+def test_cores_are_shared_out_so_that_the_fewest_pods_are_needed(cores: int, demand: Demand) -> None:
+    layout = Layout(cores=cores)
+    chosen = simulate.plan(COSTS, demand, layout)
+    others = [simulate.plan(COSTS, demand, replace(layout, workers=workers)) for workers in range(1, cores)]
+    assert chosen.pods == min(other.pods for other in others)
+    assert chosen.workers + chosen.envoy_cores == cores
+
+
+def test_a_dearer_envoy_gets_more_cores_and_never_fewer_pods() -> None:
+    before, after = (
+        simulate.plan(replace(COSTS, envoy_call_us=500 * by, envoy_event_us=25 * by), DEMAND, Layout(cores=8))
+        for by in (1, 4)
+    )
+    assert after.envoy_cores > before.envoy_cores
+    assert after.pods >= before.pods
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, None), (3, 3), (3, 0)])
+def test_a_pod_without_a_core_for_each_is_told(cores: int, workers: int | None) -> None:
+    with pytest.raises(ValueError, match="cores"):
+        simulate.plan(COSTS, DEMAND, Layout(cores=cores, workers=workers))

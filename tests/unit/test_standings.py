@@ -99,7 +99,7 @@ def test_of_what_slides_nothing_is_used_once_all_of_it_has_slid_out() -> None:
     """An alert on it would never end, where its callers left."""
     standings = Standings()
     sliding = stake(limit("g-slides", sliding=60_000))
-    standings.note([(sliding, Reading(500, 30_000))], at=0, settled=[sliding.draw], now=10_000)
+    standings.note([(sliding, Reading(500, 30_000))], at=0, booked={"c": 5}, now=10_000)
     standings.show(10_000)
     standings.show(69_999)
     assert used("g-slides") == 0.505
@@ -112,7 +112,7 @@ def test_what_calls_booked_since_the_last_was_told_is_used_too() -> None:
     standings, of = Standings(), stake(monthly("g-since"))
     for number in range(4):
         reading = Reading(100 + 5 * (number + 1), HOUR, held=5 * (number + 1))
-        standings.note([(of, reading)], at=number, settled=[of.draw], now=100 + number)
+        standings.note([(of, reading)], at=number, booked={"c": 5}, now=100 + number)
     standings.show(200)
     assert used("g-since") == 0.12
     standings.note([(of, Reading(125, HOUR, held=5))], at=102)  # which was told of three of them

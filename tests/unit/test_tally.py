@@ -46,6 +46,17 @@ def test_a_tallied_histogram_shows_what_one_does_that_is_observed(
     assert shown(tallied) == pytest.approx(shown(direct))
 
 
+@given(st.lists(st.tuples(st.sampled_from("ab"), VALUES)))
+def test_several_values_at_once_are_what_each_is_alone(values: list[tuple[str, float]]) -> None:
+    together, alone = CollectorRegistry(), CollectorRegistry()
+    Histogram("h", "help", ["label"], registry=together, buckets=BOUNDS).add_each(values)
+    one = Histogram("h", "help", ["label"], registry=alone, buckets=BOUNDS)
+    for label, value in values:
+        one.add((label,), value)
+    tally.publish()
+    assert shown(together) == shown(alone)
+
+
 def test_a_histogram_without_labels_shows_too(registry: CollectorRegistry) -> None:
     bare = Histogram("bare", "help", registry=registry, buckets=BOUNDS)
     bare.add((), 0.5)

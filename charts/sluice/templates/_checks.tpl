@@ -6,6 +6,16 @@
 {{- if not (or .Values.envoy.image.tag .Values.envoy.image.digest) }}
 {{- fail "envoy.image: name a tag or a digest" }}
 {{- end }}
+{{- range $name, $image := dict "image" .Values.image "envoy.image" .Values.envoy.image }}
+{{- if eq (default "" $image.tag) "latest" }}
+{{- fail (printf "%s.tag: latest names no version, and what a node has of it may be old: name one, or the digest" $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $most := dict "notice" 600 "timeout" 86400 }}
+{{- if gt (int (include "sluice.seconds" (get $.Values.drain $name))) $most }}
+{{- fail (printf "drain.%s: at most %d seconds" $name $most) }}
+{{- end }}
+{{- end }}
 {{- include "sluice.checks.identity" . }}
 {{- include "sluice.checks.stores" . }}
 {{- include "sluice.checks.secrets" . }}
@@ -17,7 +27,7 @@
 {{- end }}
 
 {{- define "sluice.checks.gateway" -}}
-{{- if and (include "sluice.isBalancedLocally" .) (lt (int .Values.drain.notice) 20) }}
+{{- if and (include "sluice.isBalancedLocally" .) (lt (int (include "sluice.seconds" .Values.drain.notice)) 20) }}
 {{- fail "drain.notice: behind internalLoadBalancer with externalTrafficPolicy: Local at least 20: Azure asks a node every five seconds, twice, before it sends new connections elsewhere" }}
 {{- end }}
 {{- if and .Values.smoke.existingSecret (not .Values.smoke.url) (include "sluice.wantsCertificates" .) }}

@@ -12,9 +12,9 @@
 - {name: SLUICE__METRICS__ADDRESS, value: 0.0.0.0}
 - {name: SLUICE__METRICS__PORT, value: "9464"}
 {{- if eq .Values.mode "gateway" }}
-- {name: SLUICE__TIMEOUTS__NOTICE, value: {{ printf "%ds" (int .Values.drain.notice) }}}
+- {name: SLUICE__TIMEOUTS__NOTICE, value: {{ include "sluice.seconds" .Values.drain.notice }}s}
 {{- end }}
-- {name: SLUICE__TIMEOUTS__DRAIN, value: {{ printf "%ds" (int .Values.drain.timeout) }}}
+- {name: SLUICE__TIMEOUTS__DRAIN, value: {{ include "sluice.seconds" .Values.drain.timeout }}s}
 {{- if not (dig "limits" "envoy_heap" "" .Values.config) }}
 {{- with include "sluice.envoyHeap" . }}
 - {name: SLUICE__LIMITS__ENVOY_HEAP, value: {{ . | quote }}}
@@ -200,12 +200,12 @@ volumeMounts:
 {{/* How often readiness, which is asked for every two seconds, may fail. A node of which a load balancer asks for pods of
 its own (Local) has no other to send a connection to: until it is passed over, a pod that drains must stay in use there. */}}
 {{- define "sluice.readinessFailures" -}}
-{{- if include "sluice.isBalancedLocally" . }}{{ div (min .Values.drain.notice 30) 2 }}{{ else }}2{{ end }}
+{{- if include "sluice.isBalancedLocally" . }}{{ div (min (include "sluice.seconds" .Values.drain.notice) 30) 2 }}{{ else }}2{{ end }}
 {{- end }}
 
 {{/* Envoy goes on until the drain of the policy container is over; should that have died, no longer than it may take. */}}
 {{- define "sluice.envoyPreStop" -}}
-{{- $longest := add .Values.drain.notice .Values.drain.timeout 30 }}
+{{- $longest := add (include "sluice.seconds" .Values.drain.notice) (include "sluice.seconds" .Values.drain.timeout) 30 }}
 {{- $wait := printf "i=0; until [ -e /run/sluice/run/drained ] || [ $i -ge %d ]; do i=$((i+1)); sleep 1; done" $longest }}
 {{- .Values.envoy.preStop | default (list "/bin/sh" "-c" $wait) | toJson }}
 {{- end }}

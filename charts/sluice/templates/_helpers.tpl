@@ -55,6 +55,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: {{ .Values.mode }}
 {{- end }}
 
+{{/* A time of `drain` in seconds: a number is one already, and `10m` is how the configuration writes times. */}}
+{{- define "sluice.seconds" -}}
+{{- if kindIs "string" . -}}
+{{ mul (regexFind "[0-9]+" .) (get (dict "s" 1 "m" 60 "h" 3600) (regexFind "[smh]" .)) }}
+{{- else -}}
+{{ int . }}
+{{- end }}
+{{- end }}
+
 {{- define "sluice.image" -}}
 {{- $image := .image }}
 {{- if $image.digest -}}

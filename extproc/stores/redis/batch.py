@@ -84,10 +84,13 @@ class _Due(Generic[T]):
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now, begun = loop.time() + _TICK_S, self._begun
-        while begun and (begun[0][0] <= now or self._is_over(begun[0][1])):
-            _, what = begun.popleft()
+        while begun:
+            due, what = begun[0]
             if not self._is_over(what):
+                if due > now:
+                    break
                 self._end_soon(loop, what, _LOOKS)
+            begun.popleft()
         self._waits = bool(begun)
         if begun:
             loop.call_at(begun[0][0], self._look, loop)
@@ -153,7 +156,8 @@ class SharedConnection:
         self._loads = [b"*3\r\n" + words(b"SCRIPT", b"LOAD", script) for script in scripts]
         self._connected = connected
         self._line: _Line | None = None
-        self._queue: list[tuple[bytes, asyncio.Future[Reply]]] = []  # not written yet
+        self._commands: list[bytes] = []  # not written yet
+        self._waiting: list[asyncio.Future[Reply]] = []  # for the replies to these
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
         self._down = False  # do not wait for a connection: the last one failed
@@ -168,7 +172,7 @@ class SharedConnection:
 
         `soon`: this caller waits no longer than was said at the beginning.
         """
-        reply = await self._asked(command, soon)
+        reply = await (self._asked(command, soon) if soon else self.send(command))
         if not isinstance(reply, bytes):
             return reply
         if reply.startswith(b"-NOSCRIPT"):
@@ -184,15 +188,16 @@ class SharedConnection:
 
     def send(self, command: bytes) -> asyncio.Future[Reply]:
         """The raw reply, once it is there. Raises CountersUnavailable where there is no hope of one."""
-        loop, queue, line = asyncio.get_running_loop(), self._queue, self._line
+        loop, waiting, line = asyncio.get_running_loop(), self._waiting, self._line
         if line is None:
             self._none_yet(loop)
-        elif not queue:
+        elif not waiting:
             loop.call_soon(self._flush)
-        if len(queue) + (0 if line is None else len(line.replies)) >= self._most:
+        if len(waiting) + (0 if line is None else len(line.replies)) >= self._most:
             raise CountersUnavailable("too many commands are under way")
         reply: asyncio.Future[Reply] = loop.create_future()
-        queue.append((command, reply))
+        self._commands.append(command)
+        waiting.append(reply)
         return reply
 
     def _say_cluster(self, reply: bytes) -> None:
@@ -212,8 +217,8 @@ class SharedConnection:
         self._connect()
         if self._down:
             raise CountersUnavailable("Redis cannot be reached")
-        if not self._queue:
-            loop.call_later(self._wait, self._give_up_queue, self._queue)
+        if not self._waiting:
+            loop.call_later(self._wait, self._give_up_queue, self._waiting)
 
     def be_patient(self, seconds: float) -> None:
         """From now on a command counts as lost after so many seconds."""
@@ -241,11 +246,17 @@ class SharedConnection:
         return reply
 
     def _flush(self) -> None:
-        if self._line is None or not self._queue:
+        line = self._line
+        if line is None or not self._waiting:
             return
-        queue, self._queue = self._queue, []
-        self._line.write([command for command, _ in queue], [reply for _, reply in queue])
-        self._watch(self._line, self._line.asked, self._line.given)
+        line.write(*self._taken())
+        self._watch(line, line.asked, line.given)
+
+    def _taken(self) -> tuple[list[bytes], list[asyncio.Future[Reply]]]:
+        """What is not written yet, out of the queue."""
+        taken = self._commands, self._waiting
+        self._commands, self._waiting = [], []
+        return taken
 
     def _watch(self, line: "_Line", asked: int, given: int) -> None:
         self._flushed.begin(_Flush(line, asked, given, line.moved(given) if self._is_wide else 0))
@@ -259,14 +270,14 @@ class SharedConnection:
         else:
             self._drop()
 
-    def _give_up_queue(self, queue: list[tuple[bytes, asyncio.Future[Reply]]]) -> None:
-        if queue is self._queue:
+    def _give_up_queue(self, waiting: list[asyncio.Future[Reply]]) -> None:
+        if waiting is self._waiting:
             self._down = True
             self._fail_queue("Redis cannot be reached in time")
 
     def _fail_queue(self, why: str) -> None:
-        queue, self._queue = self._queue, []
-        _fail([reply for _, reply in queue], CountersUnavailable(why))
+        _, waiting = self._taken()
+        _fail(waiting, CountersUnavailable(why))
 
     async def _load(self) -> None:
         """Load the scripts again, once for all commands that miss one. Raises CountersUnavailable."""
@@ -320,9 +331,10 @@ class SharedConnection:
     def _take(self, line: "_Line") -> None:
         self._line, self._down = line, False
         self.made += 1
-        waiting, self._queue = self._queue, []
+        commands, waiting = self._taken()
         self._connected()
-        self._queue.extend(waiting)
+        self._commands.extend(commands)
+        self._waiting.extend(waiting)
         self._flush()
         if self._login is not None:
             asyncio.get_running_loop().call_later(LOOK_S, self._stay_signed_in, line, self._login)

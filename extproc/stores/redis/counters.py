@@ -65,8 +65,6 @@ _F = 0xCB
 _NUMBER = struct.Struct(">Bd").pack
 _NUMBERS_2 = struct.Struct(">BdBd").pack
 _NUMBERS_4 = struct.Struct(">BdBdBdBd").pack
-_MOST_PACKED = 10_000
-_packed_counters: dict[int, tuple[Counter, bytes]] = {}  # by id; each keeps its counter, and so the id
 
 
 class RedisCounters:
@@ -96,8 +94,8 @@ class RedisCounters:
     ) -> Answer:
         self._unknown.pop((slot, hold), None)
         try:
-            rest = b"%d" % life, _packed(draws), b"%d" % since, note
-            return _answer(await self._step("reserve", slot, hold, *rest))
+            command = self._command("reserve", slot, hold, b"%d" % life, _packed(draws), b"%d" % since, note)
+            return _answer(cast(list[int], await self._connection.ask(command)))
         except Unanswered:
             self._note(slot, hold)
             raise
@@ -122,9 +120,8 @@ class RedisCounters:
     async def settle(
         self, slot: str, hold: str, draws: Sequence[Draw], event: bytes | None = None, ago: int = 0
     ) -> bool:
-        rest = [_packed(draws), b"%d" % ago] + ([] if event is None else [event])
-        reply = await self._step("settle", slot, hold, *rest)
-        return reply[0] == 1
+        rest = (_packed(draws), b"%d" % ago) if event is None else (_packed(draws), b"%d" % ago, event)
+        return await self._connection.ask(self._command("settle", slot, hold, *rest)) == [1]
 
     async def expire(self, slot: str) -> int:
         closed = 0
@@ -204,24 +201,20 @@ def _head(sha: bytes, prefix: str, slot: str) -> tuple[bytes, bytes]:
 def _packed(draws: Sequence[Draw]) -> bytes:
     """The draws as the scripts read them. Raises ValueError."""
     parts: list[bytes] = []
-    for draw in draws:
-        counter, units, kept = draw
-        known = _packed_counters.get(id(counter))
-        if known is None or known[0] is not counter or not (0 <= units <= MOST and 0 <= kept <= MOST):
-            checked((draw,))
-            known = counter, _counter(counter)
-        parts += (_NUMBERS_2(_F, kept, _F, units), known[1])
-    if len({draw[0].key for draw in draws}) != len(draws):
+    for counter, units, kept in draws:
+        prepared = counter.prepared
+        if not prepared or not 0 <= units | kept <= MOST:  # which is all ones
+            checked((Draw(counter, units, kept),))
+            prepared = _prepared(counter)
+        parts += (_NUMBERS_2(_F, kept, _F, units), prepared)
+    if len(draws) > 1 and len({draw[0].key for draw in draws}) != len(draws):
         checked(draws)
     return b"".join(parts)
 
 
-def _counter(counter: Counter) -> bytes:
-    """What the scripts read of a counter itself.
-
-    Remembered by identity, which costs less than anything that looks into it: a call draws on the same counters
-    twice at least, and a caller that keeps its counters does so for every call. Not so those of open holds: they
-    are soon made, and many belong to one call alone.
+def _prepared(counter: Counter) -> bytes:
+    """What the scripts read of a counter itself. It has it from then on: who keeps counters draws on them in each
+    call.
     """
     key, windows, length = counter.key, counter.windows, counter.sliding
     if windows:
@@ -230,10 +223,7 @@ def _counter(counter: Counter) -> bytes:
         places = [(f"s{length}:{key}" if length else f"o:{key}", 0)]
     own = _text(key) + _NUMBERS_4(_F, counter.capacity, _F, counter.enforced, _F, length, _F, len(places))
     made = own + b"".join([_text(field) + _NUMBER(_F, end) for field, end in places])
-    if windows or length:
-        if len(_packed_counters) >= _MOST_PACKED:
-            _packed_counters.clear()
-        _packed_counters[id(counter)] = counter, made
+    object.__setattr__(counter, "prepared", made)
     return made
 
 

@@ -5,6 +5,7 @@ _LARGEST = 128 * 2**20
 
 _END = b"\r\n"
 _NO_TEXT = b"$-1\r\n"  # in the place of one
+_ONE = b":1\r\n"  # as nearly every settlement is answered
 
 Value = int | bytes | None
 
@@ -27,6 +28,8 @@ class Replies:
 
     def read(self, data: bytes) -> list[Reply]:
         """Those that are complete now. Raises ValueError where this is not what Redis says."""
+        if data == _ONE and not self._parts:
+            return [[1]]
         if self._parts:
             self._parts.append(data)
             self._length += len(data)
@@ -52,11 +55,16 @@ def _without(data: bytes, found: list[Reply]) -> tuple[bytes, int] | None:
     at = 0
     while at < last:
         line, ends = lines[at], at + 1
-        if line.startswith(b"*"):
+        first = line[:1]
+        if first == b":":
+            found.append([int(line[1:])])
+        elif first == b"*":
             ends += int(line[1:])
             if ends > last:
                 break
-        found.append(_numbers(lines[at:ends]))
+            found.append(_numbers(lines[at + 1 : ends]))
+        else:
+            found.append([None] if first == b"$" else _short(line))
         at = ends
     if at == last and not lines[at]:
         return None
@@ -76,17 +84,11 @@ def _with_texts(data: bytes, found: list[Reply]) -> tuple[bytes, int] | None:
 
 
 def _numbers(lines: list[bytes]) -> Reply:
-    first = lines[0][:1]
-    if first == b"*":
-        numbers = b"".join(lines)
-        if b"$" in numbers:
-            return [None if line == b"$-1" else int(line[1:]) for line in lines[1:]]
-        return list(map(int, numbers.split(b":")[1:]))
-    if first == b":":
-        return [int(lines[0][1:])]
-    if first == b"$":
-        return [None]
-    return _short(lines[0])
+    """Those of one list."""
+    numbers = b"".join(lines)
+    if b"$" in numbers:
+        return [None if line == b"$-1" else int(line[1:]) for line in lines]
+    return [*map(int, numbers.split(b":")[1:])]
 
 
 def _short(line: bytes) -> Reply:

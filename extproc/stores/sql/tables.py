@@ -18,6 +18,14 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("oldest", String(32), nullable=False),
+)
+"""One row: the oldest revision whose versions can live with the schema as it is."""
+
 directory = Table(
     "directory",
     metadata,

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from extproc.stores.counters import GRACE, Counter, Draw, MemoryLost, Renewal, Window
-from extproc.stores.redis import counters
 from extproc.stores.redis.counters import RedisCounters
 from tests.contract.counters.steps import LIFE, OPEN, extend, reserve, settle, sliding
 from tests.support.counters import DAY, HOUR, MINUTE, PATIENCE, SECOND, ground_on, minute
@@ -57,13 +56,6 @@ class TestRedis:
             ground.clock.now += 1
             assert not (await store.reserve("slot", "two", [Draw(rate, 2)], LIFE, told.since)).granted
             assert (await store.reserve("slot", "two", [Draw(rate, 1)], LIFE, told.since)).granted
-
-    async def test_what_one_call_alone_uses_is_not_remembered(self, server: RedisServer, tokens: Counter) -> None:
-        async with ground_on(server) as ground:
-            before = len(counters._packed_counters)
-            for call in range(20):
-                await reserve(ground, f"{call}", Draw(Counter(f"once/{call}", 1), 1), Draw(tokens, 0))
-            assert len(counters._packed_counters) <= before + 1
 
     async def test_workers_share_one_budget(self, server: RedisServer) -> None:
         stores = [RedisCounters(server.url, PATIENCE, "shared") for _ in range(4)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.pods.commands import inside
+from tests.support.pods.commands import alone, inside
 from tests.support.pods.probes import Probe, get
 from tests.support.pods.roots import Ground, NotRun, identity, script
 from tests.support.pods.sandbox import Sandbox
@@ -90,12 +90,10 @@ class Container:
         except (NotRun, MissingObject) as error:
             self.note(f"not run: {error}")
             return 128
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._sandbox.entering(),
-                *unshare,
-                *("sh", "-c", lines),
+                *alone("sh", "-c", lines),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

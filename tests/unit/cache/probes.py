@@ -186,7 +186,7 @@ def changed(dice: random.Random, given: Probe) -> Probe:
         other = _partition(dice, given.surface)
         name = dice.choice(("tenant", "policy", "model", "surface", "asked"))
         change: dict[str, Any] = {name: "other" if name == "surface" else getattr(other, name)}
-        return replace(given, partition=replace(given.partition, **change))
+        return replace(given, partition=given.partition._replace(**change))
     body: Body = json.loads(json.dumps(given.body))
     if body:
         _change(dice, *dice.choice(list(_places(body))))

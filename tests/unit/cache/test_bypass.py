@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.cache import bypass
+from extproc.cache.plain import is_plain
 from extproc.cache.policy import CachePolicy
 from extproc.surfaces import Surface
 from tests.support import rich_bodies
@@ -32,7 +33,8 @@ FUNCTION: Body = {"type": "function", "function": {"name": "look", "parameters":
 
 
 def why(surface: Surface, body: Body, policy: CachePolicy = CachePolicy()) -> str | None:  # noqa: B008 - a value
-    reason = bypass.why(surface, json.loads(json.dumps(body)), policy)
+    parsed = json.loads(json.dumps(body))
+    reason = bypass.why(surface, parsed, policy, is_plain(surface, parsed))
     assert reason is None or reason in bypass.REASONS
     return reason
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.cache import bypass, question
+from extproc.cache import question
 from extproc.cache.plain import is_plain
 from extproc.cache.policy import CachePolicy
 from extproc.surfaces import Surface
@@ -44,10 +44,7 @@ def asked(body: bytes) -> question.Question | str:
 
 
 def asked_the_long_way(body: bytes) -> question.Question | str:
-    with (
-        mock.patch.object(question, "is_plain", return_value=False),
-        mock.patch.object(bypass, "is_plain", return_value=False),
-    ):
+    with mock.patch.object(question, "is_plain", return_value=False):
         return asked(body)
 
 

@@ -421,14 +421,14 @@ def test_a_digest_is_64_hex_digits_and_the_same_in_every_process() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replace(PARTITION, tenant="team b"),
-        replace(PARTITION, policy="q"),
-        replace(PARTITION, model="n"),
-        replace(PARTITION, surface="messages"),
-        replace(PARTITION, asked=(("api-version", "1"),)),
-        replace(PARTITION, tenant="team ap", policy=""),
-        replace(PARTITION, policy="pm", model=""),
-        replace(PARTITION, tenant="", policy="team a"),
+        PARTITION._replace(tenant="team b"),
+        PARTITION._replace(policy="q"),
+        PARTITION._replace(model="n"),
+        PARTITION._replace(surface="messages"),
+        PARTITION._replace(asked=(("api-version", "1"),)),
+        PARTITION._replace(tenant="team ap", policy=""),
+        PARTITION._replace(policy="pm", model=""),
+        PARTITION._replace(tenant="", policy="team a"),
     ],
 )
 def test_another_partition_has_other_digests(other: Partition) -> None:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.dialects import json_spans
+from extproc.dialects import json_spans, openai_chat
 from extproc.dialects.openai_chat import read_chat, read_completion
 from extproc.edits import Span
 from extproc.model import Prompt
@@ -246,3 +248,65 @@ def test_a_prompt_is_text_or_tokens(prompt: object, tokens: int) -> None:
 def test_wrong_types_of_a_completion_are_refused_by_name(given: dict[str, Any], param: str) -> None:
     raw = json.dumps({"model": "m", "prompt": "x", **given}).encode()
     assert refusal(read_completion, raw) == (INVALID_VALUE, param)
+
+
+# ---- plain requests take a shorter way, and must come out as by the long one ----------------------------
+
+_counts = st.none() | st.integers(-1, 10**8) | st.floats(allow_nan=False, allow_infinity=False)
+_plain = st.fixed_dictionaries(
+    {
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "role": st.sampled_from(("user", "system", "developer", "assistant")),
+                    "content": st.text() | st.sampled_from(('"model":"a"', '{"max_tokens":1', "\\", '\\"model')),
+                }
+            ),
+            max_size=4,
+        )
+    },
+    optional={
+        "model": st.text() | st.sampled_from(('"model":', "gpt-4o")),
+        "max_tokens": _counts,
+        "max_completion_tokens": _counts,
+        "temperature": _counts,
+        "n": _counts,
+        "stream": st.booleans() | st.none(),
+        "user": st.text() | st.sampled_from(('"stream":true', "u")),
+        "stream_options": st.sampled_from(({"include_usage": True}, {"include_usage": False})),
+    },
+)
+
+
+def _outcome(raw: bytes) -> object:
+    try:
+        return read_chat(raw)
+    except Refused as refused:
+        return refused.refusal
+
+
+@given(st.permutations(range(9)), _plain, st.booleans())
+def test_a_plain_request_is_read_as_any_other(order: list[int], request: dict[str, Any], spaced: bool) -> None:
+    names = sorted(request)
+    ordered = {names[at]: request[names[at]] for at in order if at < len(names)}
+    raw = json.dumps(ordered).encode() if spaced else orjson.dumps(ordered)
+    found = _outcome(raw)
+    with mock.patch.object(openai_chat, "is_plain", return_value=False):
+        assert found == _outcome(raw)
+
+
+def test_the_short_way_is_taken() -> None:
+    request = {"messages": MESSAGES, "max_tokens": 5, "stream": True, "model": "gpt-4o"}
+    raw = orjson.dumps(request)
+    with mock.patch.object(json_spans, "spans", side_effect=AssertionError):
+        prompt = read_chat(raw)
+    assert prompt.plain == request
+    assert read_chat(json.dumps(request).encode()).plain is None
+
+
+@pytest.mark.parametrize("key", ["model", "max_tokens", "n"])
+def test_a_plain_request_with_a_key_twice_is_refused(key: str) -> None:
+    value = b'"a"' if key == "model" else b"1"
+    field = b'"%b":%b' % (key.encode(), value)
+    raw = b'{%b,"messages":[{"role":"user","content":"a"}],%b}' % (field, field)
+    assert refusal(read_chat, raw) == (DUPLICATE_FIELD, key)

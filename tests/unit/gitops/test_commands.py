@@ -205,12 +205,14 @@ def test_verbs_that_read_leave_the_schema_as_it_is(folder: Path, verb: list[str]
     _sluice(*verb)
     for statement, words in (
         ("UPDATE alembic_version SET version_num = '0001'", told),
-        ("UPDATE alembic_version SET version_num = '9999'", "the database was written by a newer version of Sluice. "),
+        (
+            "UPDATE alembic_version SET version_num = '9999'; UPDATE compatibility SET oldest = '9999'",
+            "the database was written by a newer version of Sluice. ",
+        ),
         ("DROP TABLE alembic_version", told),
     ):
         with closing(sqlite3.connect("sluice.db")) as database:
-            database.execute(statement)
-            database.commit()
+            database.executescript(statement)
             before = "\n".join(database.iterdump())
         assert _sluice(*verb, code=1).stderr.startswith(words)
         with closing(sqlite3.connect("sluice.db")) as database:

@@ -1,5 +1,10 @@
 """Bringing a database to the newest schema, with Alembic, from inside the package.
 
+Each step says by `kind` whether gateways of the version before can live with it. One that expands adds tables, columns
+that need not be given, and indexes: they can. One that contracts takes away or changes, and names the `oldest`
+revision whose versions have no use for that any more. The newest such name is kept in the database, for versions that
+do not know its steps.
+
 Alembic is loaded by who needs it: that takes a tenth of a second, which no worker should spend.
 """
 
@@ -10,16 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sqlalchemy import Connection, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from extproc.stores.ports import SchemaAhead, SchemaBehind, StoreUnavailable
 from extproc.stores.sql.engine import connect, transaction
+from extproc.stores.sql.tables import compatibility
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 _NEWER = "the database was written by a newer version of Sluice. Use that version"
+_FOLDER = Path(__file__).parent
 _OLDER = "the database is missing, or its schema is older: run `sluice db upgrade`"
 
 
@@ -29,19 +38,23 @@ class Schema(NamedTuple):
     found: str | None
     newest: str
     is_known: bool  # `found` is of a version no newer than this one
+    is_shared: bool = True  # of the two versions the older one can live with the schema of the newer one
 
     @property
     def is_current(self) -> bool:
         return self.found == self.newest
 
 
-def ready(url: str, migrate: bool) -> None:
-    """Have the database at the newest schema. Raises StoreUnavailable; SchemaBehind where it may not `migrate`."""
-    (upgrade if migrate else check_current)(url)
+def ready(url: str, migrate: bool) -> bool:
+    """Have the database at the newest schema; whether it is at a newer one, which this version can live with.
+
+    Raises StoreUnavailable; SchemaBehind where it may not `migrate`; SchemaAhead.
+    """
+    return (upgrade if migrate else check_current)(url)
 
 
-def upgrade(url: str) -> None:
-    """Run what is missing; safe when several processes start at once. Raises StoreUnavailable."""
+def upgrade(url: str) -> bool:
+    """Run what is missing; safe when several processes start at once. Returns and raises as `ready`."""
     from alembic import command
     from alembic.util import CommandError
 
@@ -51,49 +64,80 @@ def upgrade(url: str) -> None:
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            _keep_oldest(connection)
     except CommandError:  # its revision is unknown here
-        raise SchemaAhead(_NEWER) from None
+        return check_current(url)
     finally:
         engine.dispose()
+    return False
 
 
 def schema(url: str) -> Schema:
     """How the database stands; nothing is changed. Raises StoreUnavailable."""
-    from alembic.script import ScriptDirectory
+    scripts = _scripts()
+    known = [script.revision for script in scripts.walk_revisions()]
+    newest = known[0]
+    found, oldest = _found(url)
+    if found is None:
+        return Schema(None, newest, True)
+    if found not in known:
+        return Schema(found, newest, False, oldest in known)
+    return Schema(found, newest, True, known.index(found) <= known.index(_oldest(scripts)))
 
-    scripts = ScriptDirectory.from_config(_config())
-    found = _revision(url)
-    known = {script.revision for script in scripts.walk_revisions()}
-    return Schema(found, scripts.get_heads()[0], found is None or found in known)
 
-
-def check_current(url: str) -> None:
-    """Change nothing, and raise SchemaBehind or StoreUnavailable unless the database has the newest schema."""
+def check_current(url: str) -> bool:
+    """Change nothing. Returns and raises as `ready`."""
     stands = schema(url)
-    if not stands.is_known:
-        raise SchemaAhead(_NEWER)
-    if not stands.is_current:
+    if stands.is_known and not stands.is_current:
         raise SchemaBehind(_OLDER)
+    if not stands.is_shared:
+        raise SchemaAhead(_NEWER)
+    return not stands.is_known
 
 
-def _revision(url: str) -> str | None:
+def _found(url: str) -> tuple[str | None, str | None]:
+    """The revision of a database, and the oldest one whose versions can live with it, where it says so."""
     from alembic.migration import MigrationContext
 
     if _is_missing(url):  # a connection would make the file
-        return None
+        return None, None
     engine = connect(url)
     try:
         with transaction(engine) as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return MigrationContext.configure(connection).get_current_revision(), _kept_oldest(connection)
     finally:
         engine.dispose()
+
+
+def _kept_oldest(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(compatibility.name):
+        return None
+    return connection.execute(select(compatibility.c.oldest)).scalar()
+
+
+def _keep_oldest(connection: Connection) -> None:
+    """Leave word for versions that do not know the newest steps."""
+    oldest = _oldest(_scripts())
+    if _kept_oldest(connection) != oldest:
+        connection.execute(update(compatibility).values(oldest=oldest))
+
+
+def _oldest(scripts: "ScriptDirectory") -> str:
+    """The oldest revision whose versions can live with the newest schema."""
+    return next(str(script.module.oldest) for script in scripts.walk_revisions() if script.module.kind == "contract")
+
+
+def _scripts() -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> "Config":
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(_FOLDER))
     return config
 
 

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
+kind, oldest = "contract", "0002"  # a key's name is unique for its team alone
 
 
 def _key_columns() -> tuple[sa.Column[Any], ...]:
