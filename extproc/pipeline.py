@@ -383,17 +383,21 @@ class Pipeline:
             whole = fallback.joined(chain, call.spare)
         self._routed(call, place, chain, clean.prompt)
         call.hides_usage = forward.asks_usage(clean.prompt, whole, place)
-        sent = forward.body_route(clean, whole, place, call.query, call.stripped, cap)
-        first_byte = fallback.first_byte(chain, call.spare)
-        if first_byte is not None:
-            sent = replace(sent, first_byte=first_byte)
+        sent = forward.body_route(
+            clean,
+            whole,
+            place,
+            call.query,
+            call.stripped,
+            cap,
+            asking=call.asking,
+            first_byte=fallback.first_byte(chain, call.spare),
+            identity=self._passport(call, caller, whole),
+        )
         if any(leg.translate for leg in sent.legs):
             call.sent = body if sent.body is None else sent.body
-            sent = replace(sent, asking=call.asking)
-        sent = fallback.parted(sent, chain, call.spare)
         self._copy(call, place, clean.prompt, body if sent.body is None else sent.body)
-        signed = self._passport(call, caller, whole)
-        return sent if signed is None else replace(sent, identity=signed)
+        return fallback.parted(sent, chain, call.spare)
 
     async def _clean(self, call: Call, place: Place, prompt: Prompt, rules: Rules) -> CleanPrompt:
         """Look through the request as the caller's policies say, and redact it. Raises Refused."""
@@ -601,27 +605,28 @@ class Pipeline:
         """A piece of an answer as the surface that was called has it."""
         if call.lookup is not None:
             call.lookup.feed(chunk)
-        if call.answer is None:
+        answer, meter = call.answer, call.meter
+        if answer is None:
             call.answer_ended = end and call.translated is not None
             return UNCHANGED
-        if isinstance(call.answer, answers.LeasedStream):
-            emit = await self._leased(call, call.answer, chunk, end)
+        if isinstance(answer, answers.LeasedStream):
+            emit = await self._leased(call, answer, chunk, end)
         else:
             try:
-                is_stream = isinstance(call.answer, answers.Stream)  # of which there may be hundreds of pieces
-                out = call.answer.feed(chunk, end) if is_stream else await self._fed(call, call.answer, chunk, end)
+                is_stream = isinstance(answer, answers.Stream)  # of which there may be hundreds of pieces
+                out = answer.feed(chunk, end) if is_stream else await self._fed(call, answer, chunk, end)
             except DetectionFailed:
-                emit = relay.unread(call, call.answer)
+                emit = relay.unread(call, answer)
             else:
                 emit = UNCHANGED if out is None else Emit(out)
-                if call.texts is not None and not isinstance(call.answer, answers.Opaque):
-                    emit = relay.spoken(call, call.answer, emit)
+                if call.texts is not None and not isinstance(answer, answers.Opaque):
+                    emit = relay.spoken(call, answer, emit)
         if call.gate is not None or self._breaks_off:
             emit = await self._held_up(call, emit, chunk, end)
         call.answer_ended = end or emit.last
-        if call.first_token is None and call.stream and call.meter is not None and call.meter.spoken:
+        if call.first_token is None and call.stream and meter is not None and meter.spoken:
             call.first_token = time.monotonic()
-        if call.meter is not None and (made := call.meter.made_ids()):
+        if meter is not None and (made := meter.made_ids()):
             await self._remember(call, made)
         return emit
 

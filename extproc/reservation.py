@@ -19,7 +19,7 @@ from extproc.limits.hold import Hold
 from extproc.limits.limit import Limit, Measure
 from extproc.limits.sums import Kind, Sums
 from extproc.limits.thresholds import Thresholds
-from extproc.model import Caller, Cap, Cause, Chain, CleanPrompt, Prompt, PublicModel
+from extproc.model import Caller, Cap, Catalogue, Cause, Chain, CleanPrompt, Prompt, PublicModel
 from extproc.ports import Affinity, Holds, Roster
 from extproc.refusals import MODEL_NOT_FOUND, QUOTA, Refusal, Refused
 from extproc.stages import binding, budget, fallback, route, shortage, state
@@ -49,6 +49,7 @@ class Reservations:
         self._traffic = traffic
         self._sums = Sums()
         self._kinds: dict[tuple[object, ...], tuple[Kind | None, tuple[object, ...]]] = {}
+        self._catalogue: Catalogue | None = None  # of these
         self._thresholds = Thresholds()
         self._dice = random.SystemRandom()
         self._name = f"{self._dice.getrandbits(96):024x}"  # of this worker, in the ids of its holds
@@ -268,8 +269,11 @@ class Reservations:
         What a kind is known by is kept beside it, so that its id is nobody else's.
         """
         catalogue, team, own, model = call.catalogue, caller.team, caller.limits, chain.model
+        if catalogue is not self._catalogue:  # of another configuration nothing is kept
+            self._catalogue = catalogue
+            self._kinds.clear()
         by = (
-            *(id(catalogue), id(team), id(own), id(model), call.priority, call.low_route),
+            *(id(team), id(own), id(model), call.priority, call.low_route),
             *(caller.lineage, caller.key_id, caller.user, caller.service_account, caller.environment),
         )
         known = self._kinds.get(by)
@@ -281,7 +285,7 @@ class Reservations:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
             kind = None if budget.goes_by_backend(declared) else Kind(limits)
-            self._kinds[by] = kind, (catalogue, team, own, model)
+            self._kinds[by] = kind, (team, own, model)
             return kind, limits
         return None, limits
 

@@ -56,17 +56,13 @@ class Times:
 
     def note(self, stage: Stage, began: float) -> None:
         """A piece of a stage that began then ends now."""
-        ended = self.clock()
-        if stage not in self._noted:
-            self._noted[stage] = [began, ended, ended - began]
+        ended, noted = self.clock(), self._noted
+        if stage in noted:
+            pieces = noted[stage]
+            pieces[1] = ended
+            pieces[2] += ended - began
         else:
-            self.add(stage, began, ended)
-
-    def add(self, stage: Stage, began: float, ended: float) -> None:
-        """A further piece of a stage that had some before."""
-        noted = self._noted[stage]
-        noted[1] = ended
-        noted[2] += ended - began
+            noted[stage] = [began, ended, ended - began]
 
     def ended(self, stage: Stage) -> float | None:
         """When the last piece of a stage so far ended; None where there is none."""
@@ -100,10 +96,11 @@ class _Running:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
     ) -> None:
-        times, began = self._times, self._began
-        ended = times.clock()
-        stage, noted = self._stage, times._noted
-        if stage not in noted:
-            noted[stage] = [began, ended, ended - began]
+        times, stage, began = self._times, self._stage, self._began
+        ended, noted = times.clock(), times._noted
+        if stage in noted:
+            pieces = noted[stage]
+            pieces[1] = ended
+            pieces[2] += ended - began
         else:
-            times.add(stage, began, ended)
+            noted[stage] = [began, ended, ended - began]

@@ -161,8 +161,9 @@ def of_streams(found: Json) -> Iterator[Figure]:
     for one in found:
         plan, seen, told = one["load"], one["seen"], _said(not one["missed"])
         if plan["rate"]:
-            asked = plan["streams"] * plan["rate"]
-            note = f"{seen['per_second']:,.0f} of {asked:,.0f} events/s"
+            due, sent = streams.Load(**plan).due, plan["streams"] * plan["rate"]
+            joined = f", which {sent:,.0f} become where text waits for its rest" if due < sent else ""
+            note = f"{seen['per_second']:,.0f} of {due:,.0f} events/s{joined}"
             name = f"{plan['name']}: longest gap that was added"
             yield Figure(6, name, seen["added_ms"], "ms", f"≤ {streams.GAP_MS:g} ms at that rate", told, note=note)
             for what, cost in (("the worker", one["worker_us"]), ("Envoy", one["envoy_us"])):

@@ -46,6 +46,7 @@ _SENT = re.compile(rb'"system_fingerprint":"t(\d+)"')
 _CATCH_UP = 60  # seconds for readers that read again
 _KEPT = 64  # bytes of the end of a piece that may hold the beginning of a time
 _PROMPT = "Please tell ann.lee@example.com and +41 44 668 18 00 in a few words what a gateway does for the calls. "
+_ALONE = 13 / 22  # of a number and the words of the prompt; the number, the address and the phone number are joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Load:
     """So many streams for so many seconds. `rate` is events a second of each; 0: it says three words and is silent.
 
     `looks`: redaction of the answer, with placeholders taken back. `unread`: kilobytes that each reader leaves unread.
+    `alone`: share of the events that come by themselves; text that may be the beginning of a value waits for the rest.
     """
 
     name: str
@@ -61,6 +63,12 @@ class Load:
     seconds: float
     looks: bool = False
     unread: int = 0
+    alone: float = 1.0
+
+    @property
+    def due(self) -> float:
+        """Events a second that come of all streams where nothing is late."""
+        return self.streams * self.rate * self.alone
 
     @property
     def most_kib(self) -> int:
@@ -69,7 +77,7 @@ class Load:
 
 
 LOADS = (
-    Load("512 streams, 20 events/s, restored and redacted", 512, 20, 15, looks=True),
+    Load("512 streams, 20 events/s, restored and redacted", 512, 20, 15, looks=True, alone=_ALONE),
     Load("2,000 streams, 4 events/s, usage only", 2000, 4, 15),
     Load("2,000 idle streams", 2000, 0, 5),
     Load("64 readers that do not read 1 MB", 64, 0, 6, unread=1024),
@@ -253,8 +261,8 @@ class Found:
     def missed(self) -> list[str]:
         """What of the targets was, in words."""
         found = [f"{self.seen.failed} streams failed {self.seen.told!r}"] if self.seen.failed else []
-        if self.load.rate and self.seen.per_second < 0.9 * self.load.streams * self.load.rate:
-            found.append(f"{self.seen.per_second:.0f} events/s came, of {self.load.streams * self.load.rate:.0f}")
+        if self.seen.per_second < 0.9 * self.load.due:
+            found.append(f"{self.seen.per_second:.0f} events/s came, of {self.load.due:.0f}")
         if self.seen.gaps:
             found.append(f"{self.seen.gaps} gaps of over {GAP_MS:.0f} ms that the backend did not make")
         if self.worker_kib + self.envoy_kib > self.load.most_kib:

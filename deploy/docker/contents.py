@@ -6,6 +6,7 @@
 """
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from importlib.metadata import Distribution, distributions
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 TOOLS = frozenset({"setuptools", "wheel"})
 """What builds our wheel, with what they need themselves."""
@@ -51,6 +53,12 @@ def keep_records(lib: Path) -> None:
             record.write_text(text.getvalue(), "utf-8")
 
 
+def _sha256(archive: dict[str, Any]) -> str:
+    """Of an archive; of one that lies on this machine a pip before 23.1 does not tell it."""
+    told = archive["archive_info"].get("hashes", {}).get("sha256")
+    return told or hashlib.sha256(Path(unquote(urlsplit(archive["url"]).path)).read_bytes()).hexdigest()
+
+
 def billed(bill: dict[str, Any], lib: Path, report: dict[str, Any]) -> dict[str, Any]:
     """The bill with what was installed last; `bill` may be empty. Of the archives it has the hashes."""
     found = {normal(one.name): one for one in distributions(path=[str(lib)])}
@@ -58,7 +66,7 @@ def billed(bill: dict[str, Any], lib: Path, report: dict[str, Any]) -> dict[str,
     about = bill.get("metadata", {})
     for entry in report["install"]:
         name = normal(entry["metadata"]["name"])
-        component = _component(found[name], entry["download_info"]["archive_info"]["hashes"]["sha256"])
+        component = _component(found[name], _sha256(entry["download_info"]))
         if name == OWN:
             about = {"component": {**component, "type": "application"}}
         else:

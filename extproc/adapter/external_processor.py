@@ -91,7 +91,8 @@ class ExternalProcessor:
                     body = request.response_body
                     order = await self._pipeline.response_body(call, body.body, body.end_of_stream)
                     if isinstance(order, Emit):
-                        await replies.write(codec.emit(order) + self._logged(call, body.end_of_stream))
+                        logged_too = self._logged(call, body.end_of_stream) if call.catalogue.logs_calls else b""
+                        await replies.write(codec.emit(order) + logged_too)
                     elif isinstance(order, Reply):
                         await replies.write(self._reply(call, order))
                     continue

@@ -27,7 +27,7 @@ class Console:
                 if record
                 else orjson.dumps({"kind": "log", "source": name, "text": line.decode("utf-8", "replace")}).decode()
             )
-            print(text, flush=True)
+            _say(text)
         elif record is None:
             self._print(name, line.decode("utf-8", "replace"))
         elif _is_call(record):
@@ -40,9 +40,15 @@ class Console:
         if self._colour:
             name = typer.style(f"{name:<9}", fg=_COLOURS.get(name.partition("-")[0], "green"))
             text = typer.style(text, fg="yellow") if bad else text
-            print(f"{name} {text}", flush=True)
+            _say(f"{name} {text}")
         else:
-            print(f"{name:<9} {text}", flush=True)
+            _say(f"{name:<9} {text}")
+
+
+def _say(line: str) -> None:
+    """In one piece: where nothing is buffered, `print` writes the end of a line apart, and workers write there, too."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def printable(text: str) -> str:

@@ -132,12 +132,22 @@ def asks_usage(prompt: Prompt, chain: Chain, place: Place) -> bool:
     )
 
 
-def body_route(
-    clean: CleanPrompt, chain: Chain, place: Place, query: str, remove: tuple[str, ...], cap: int | None = None
+def body_route(  # noqa: PLR0913 - a route is made once: to change it would cost as much again
+    clean: CleanPrompt,
+    chain: Chain,
+    place: Place,
+    query: str,
+    remove: tuple[str, ...],
+    cap: int | None = None,
+    *,
+    asking: tuple[tuple[str, str], ...] = (),
+    first_byte: float | None = None,
+    identity: str | None = None,
 ) -> Route:
     """The route of a call with a JSON body: only the spans that must change are changed.
 
-    `cap`: the bound on the output that the request shall say, in tokens; None leaves what it says.
+    `cap`: the bound on the output that the request shall say, in tokens; None leaves what it says. The others: see
+    Route.
     """
     prompt = clean.prompt
     ask = prompt.usage_edit if asks_usage(prompt, chain, place) else None
@@ -147,13 +157,17 @@ def body_route(
     body = json_spans.splice(prompt.body, edits) if edits else None
     named = chain.model.name if write is not None else prompt.model
     at, to = _model_position(prompt, edits, write, chain.model.name)
+    tried = legs(chain, place, query, named, prompt.stream)
     return Route(
-        legs=legs(chain, place, query, named, prompt.stream),
+        legs=tried,
         remove=remove,
         body=body,
         length=len(prompt.body if body is None else body),
         at=at,
         to=to,
+        identity=identity,
+        asking=asking if any(leg.translate for leg in tried) else (),
+        first_byte=first_byte,
     )
 
 

@@ -189,8 +189,9 @@ def lacks(model: PublicModel, place: Place, clean: CleanPrompt, team: Team | Non
     if not wanted:
         return {}
     try:
-        body = clean.prompt.body
-        request = orjson.loads(json_spans.splice(body, clean.edits) if clean.edits else body)
+        request = clean.prompt.plain
+        if request is None or clean.edits:
+            request = orjson.loads(json_spans.splice(clean.prompt.body, clean.edits))
     except ValueError:  # the readers of surfaces are more patient
         return dict.fromkeys(wanted, Field("", "It has characters that only backends of its own dialect take."))
     return {dialect: direction.refused(request) for dialect, direction in wanted.items()}

@@ -60,7 +60,8 @@ def relayed(call: Call, order: Relay) -> Relay:
         return replace(order, resized=True)
     # Once a body flows, the head has gone out, and no error can take its place.
     mode = BodyMode.PARTIAL if order.mode is BodyMode.STREAMED else order.mode
-    return replace(order, mode=mode, resized=True, headers=(*order.headers, ("content-type", _JSON.decode())))
+    headers = (*order.headers, ("content-type", _JSON.decode()))
+    return Relay(mode, resized=True, headers=headers, limited=order.limited, silence=order.silence)
 
 
 def cut(call: Call, passed: bytes) -> Emit:

@@ -7,9 +7,9 @@ from operator import attrgetter
 
 from extproc.cache.lookup import Lookup
 from extproc.cache.policy import CachePolicy, CacheRules
-from extproc.call import Call
+from extproc.call import Call, Inspection
 from extproc.model import Outcome, UsageSource
-from extproc.redaction.policy import Mode
+from extproc.redaction.policy import Mode, RedactionPolicy
 from extproc.telemetry import genai, metrics
 from extproc.telemetry.standings import NOTHING, Standings
 from extproc.telemetry.tally import count
@@ -85,9 +85,8 @@ def _count_inspection(call: Call) -> None:
     if rules.redaction is not None:
         policy = rules.redaction.policy
         count(metrics.POLICY_CALLS, "redaction", policy.name)
-        for direction, found in (("input", seen.found), ("output", seen.said)):
-            for entity, amount in found.items():
-                count(metrics.REDACTIONS, policy.name, entity, direction, policy.mode, amount=amount)
+        if seen.found or seen.said:
+            _count_found(policy, seen)
     if rules.guardrails is not None:
         count(metrics.POLICY_CALLS, "guardrail", rules.guardrails.name)
     if seen.restored:
@@ -98,6 +97,12 @@ def _count_inspection(call: Call) -> None:
         count(metrics.VERDICTS, verdict.guardrail, verdict.rule, verdict.action, verdict.mode)
     for what in seen.failed:
         count(metrics.SCREENING_FAILED, what)
+
+
+def _count_found(policy: RedactionPolicy, seen: Inspection) -> None:
+    for direction, found in (("input", seen.found), ("output", seen.said)):
+        for entity, amount in found.items():
+            count(metrics.REDACTIONS, policy.name, entity, direction, policy.mode, amount=amount)
 
 
 def _count_routing(call: Call, outcome: Outcome, model: str) -> None:

@@ -1,6 +1,10 @@
 """The lines that a person sees."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -111,3 +115,16 @@ def test_an_answer_that_was_kept_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert "would be from the cache, 7 s old" in _call(capsys, cache={"result": "miss", "shadow": True, "age": 7})
     for cache in ({"result": "miss"}, {"result": "bypass", "reason": "stored"}, 5, None):
         assert "cache" not in _call(capsys, cache=cache)
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+def test_a_line_is_written_in_one_piece_even_where_python_buffers_nothing(as_json: bool) -> None:
+    """Workers write to the same place: what they say would stand between a line and its end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # what is written at once is read at once
+    with ours, theirs:
+        script = f"from extproc.cli.console import Console; Console({as_json}).line('envoy', b'it is up')"
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        subprocess.run([sys.executable, "-c", script], stdout=theirs.fileno(), env=environ, check=True, timeout=60)
+        line = ours.recv(4096)
+    assert b"it is up" in line
+    assert line.endswith(b"\n")

@@ -1,4 +1,4 @@
-"""A chat's meter leaps over what it has read before: it must count as if it had read all of it."""
+"""A chat's meter need not parse what is a mere piece of text: it must count as if it had."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.dialects import meters
+from extproc.dialects import meters, pieces
 from extproc.dialects.meters import ChatMeter
 
 COMMON = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
@@ -31,7 +31,7 @@ def state(events: list[bytes]) -> list[Any]:
 
 
 def read_all(events: list[bytes]) -> list[Any]:
-    with mock.patch.object(meters, "_only_says", return_value=False):
+    with mock.patch.object(pieces, "chat", return_value=None):
         return state(events)
 
 
@@ -87,8 +87,7 @@ def test_whatever_stands_between_the_same_bytes(between: bytes) -> None:
     assert state(told) == read_all(told)
 
 
-def test_it_reads_only_the_first_of_events_that_are_alike() -> None:
+def test_it_parses_no_event_that_only_says_something() -> None:
     meter = ChatMeter()
-    meter.event(raw(chunk({"content": "a"})))
     with mock.patch.object(meters, "_load", side_effect=AssertionError):
         assert not meter.event(raw(chunk({"content": "b, and more"})))

@@ -105,6 +105,14 @@ class TestOfACall:
         assert self.found(reservations, (of_one,), chain=Chain(MODEL, (TWO,))) == (None, ())
         assert self.found(reservations, LIMITS) == (None, LIMITS)
 
+    def test_nothing_is_kept_of_another_configuration(self, reservations: Reservations) -> None:
+        first, _ = self.found(reservations, LIMITS[:3])
+        assert self.found(reservations, LIMITS[1:3])[1] == LIMITS[1:3]
+        assert len(reservations._kinds) == 1
+        again, limits = self.found(reservations, LIMITS[:3])
+        assert limits == LIMITS[:3]
+        assert again is not first
+
     def test_there_are_not_more_and_more(self, reservations: Reservations, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("extproc.reservation._MOST_KINDS", 3)
         for number in range(20):

@@ -105,6 +105,11 @@ def test_text_around_moves_a_finding_and_nothing_else(detector: Detector) -> Non
     assert [(f.start - len(lead), f.end - len(lead), f.entity) for f in detector.findings(lead + text)] == before
 
 
+def test_what_begins_only_behind_what_nobody_sees_is_found() -> None:
+    """Without it, the digits before are of another number, of which no pattern knows."""
+    assert of(["US_SSN"]).findings("9\u200b536-22-1234") == [Finding(2, 13, "US_SSN", 0.5)]
+
+
 @pytest.mark.parametrize("unseen", ["\u200b", "\u2060", "\u00ad", "\ufeff", "\u3164"])
 def test_what_nobody_sees_parts_no_value_and_hides_none(unseen: str, detector: Detector) -> None:
     text = f"card{unseen}4111{unseen}1111 1111 1111{unseen}now, b{unseen}ob@example.com"
