@@ -63,7 +63,10 @@ def _ways(figures: Json) -> Iterator[Series]:
 
 
 def page(text: str, whole: Json) -> str:
-    """The page with what is between its marks written anew."""
+    """The page with what is between its marks written anew. Raises ValueError for a short run, which is not shown."""
+    quick = [name for name, entry in whole.items() if entry.get("quick")]
+    if quick:
+        raise ValueError(f"measured by a short run, to see that it works: {', '.join(quick)}")
     blocks = {"summary": summary, "targets": targets, "others": others, "parts": parts}
     for name, write in blocks.items():
         mark = f"<!-- make figures: {name} -->\n"

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import statistics
 import sys
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from protos.access_log_pb2 import StreamAccessLogsMessage
 from protos.ext_proc_pb2 import ProcessingRequest
 
 _ID = 36  # characters of a request id
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")  # as Envoy tells when a call began
 _MEMORY = "memory://"
 
 
@@ -103,7 +106,7 @@ class _Stream:
 
 
 class _Calls:
-    """Calls of one kind, no two of which are the same."""
+    """Calls of one kind, no two of which are the same, and which Envoy has begun just now."""
 
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
@@ -112,10 +115,13 @@ class _Calls:
     def one(self) -> Recorded:
         self._made += 1
         request_id, word = b"%0*d" % (_ID, self._made), load.word(self._made)
-        old_id = self._recorded.request_id.encode()
+        old_id, now = self._recorded.request_id.encode(), datetime.now(UTC).isoformat(timespec="microseconds").encode()
+
+        def one_anew(message: bytes) -> bytes:
+            return _TIME.sub(now, message.replace(old_id, request_id).replace(load.WORD, word, 1))
 
         def anew(messages: Sequence[bytes]) -> list[bytes]:
-            return [message.replace(old_id, request_id).replace(load.WORD, word, 1) for message in messages]
+            return [one_anew(message) for message in messages]
 
         told = self._recorded
         return Recorded(request_id.decode(), anew(told.call), anew(told.logs), anew(told.attempt), told.metadata)

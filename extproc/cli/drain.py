@@ -173,8 +173,8 @@ async def kept(state: State, times: Times, tell: Tell) -> None:
 
 
 def readied(state: State) -> None:
-    """Be ready again."""
-    for mark in (state.draining, state.closed, state.over, state.drained):
+    """Be ready again. Workers may look in between: nobody is let in whose stream would be broken off."""
+    for mark in (state.draining, state.over, state.closed, state.drained):
         mark.unlink(missing_ok=True)
 
 

@@ -26,7 +26,7 @@ from extproc.ledger.compose import alerter_of, consumer_of, retention_of
 from extproc.ledger.consumer import Consumer
 from extproc.secrets.keeper import Keeper
 from extproc.secrets.named import tokens_of
-from extproc.stores import sql
+from extproc.stores import spool, sql
 from extproc.stores.ports import SchemaAhead, SchemaBehind, StoreUnavailable
 from extproc.stores.retention import ERASED, Erased
 from extproc.telemetry import metrics
@@ -220,6 +220,7 @@ class Books:
         self._consumer, *others = _parts(gateway, self._stores)
         self._parts = [self._consumer, *others]
         self._threads = _started(self._parts)
+        self._spools = gateway.state_dir / spool.FOLDER
 
     def close(self) -> None:
         """Write what waits, for a while. Blocks."""
@@ -228,9 +229,14 @@ class Books:
             self._stores.close()
 
     @property
-    def behind(self) -> tuple[int, str]:
-        """How many events the ledger lacks at the end that are on this machine alone, and in which folder."""
-        return (0, "") if self._consumer is None else self._consumer.behind
+    def behind(self) -> tuple[int | None, str]:
+        """How many events the ledger lacks after `close` that are on this machine alone, and in which folder.
+
+        None where nobody can say: the consumer hangs, or has failed, or cannot read that folder.
+        """
+        if self._consumer is None:
+            return 0, ""
+        return self._consumer.behind or (None, str(self._spools))
 
 
 class _Part(Protocol):

@@ -165,10 +165,11 @@ class LeftBehind(Exception):
 def check_closed(books: Books) -> None:
     """Raises LeftBehind where the books of a gateway that has ended lack something that is on this machine alone."""
     count, folder = books.behind
-    if count:
+    if count != 0:
+        lacking = "Some events of calls may not be" if count is None else f"{count} events of calls are not"
         raise LeftBehind(
-            f"{count} events of calls are not in the ledger. They stay in {folder}, and the next start that finds that "
-            "folder writes them: keep it. With a volume that ends with its pod they are lost."
+            f"{lacking} in the ledger. They stay in {folder}, and the next start that finds that folder writes them: "
+            "keep it. With a volume that ends with its pod they are lost."
         )
 
 

@@ -60,8 +60,9 @@ class Consumer:
         self._currency = currency
         self._told = told
         self._webhooks = webhooks
-        self.behind = 0, ""
-        """How many events stay behind at the end of `run` that are on this machine alone, and in which folder."""
+        self.behind: tuple[int, str] | None = None
+        """How many events stay behind at the end of `run` that are on this machine alone, and in which folder. None
+        before, and where nobody can say."""
         self._stopping = threading.Event()
         self._had = 0  # events in the last step
         self._pause = _PAUSE_S[0]
@@ -84,8 +85,7 @@ class Consumer:
                 self._stopping.wait(self._next_pause())
             elif not self._had and not self._is_to_mend():
                 self._stopping.wait(_LOOK_S)
-        if not self._finished():
-            self._tell_of_the_rest()
+        self.behind = (0, "") if self._finished() else self._rest()
         self._bus.close()
 
     def _finished(self) -> bool:
@@ -94,23 +94,28 @@ class Consumer:
         self._bus.finish()
         while time.monotonic() - began < (_ALONE_S if self._bus.is_alone else _DRAIN_S):
             if not self._is_well():
-                if not self._left()[0]:
+                left = self._left()
+                if left and not left[0]:
                     return True
                 time.sleep(_SOON_S)
             elif not self._had:
                 return True
         return not self._bus.is_alone
 
-    def _tell_of_the_rest(self) -> None:
-        self.behind = left, where = self._left()
-        if left:
-            log.error("the ledger did not take all in time: %d events stay in %s", left, where)
+    def _rest(self) -> tuple[int, str] | None:
+        left = self._left()
+        if left is None:
+            log.error("the ledger may not have all: what waits for it cannot be read")
+        elif left[0]:
+            log.error("the ledger did not take all in time: %d events stay in %s", *left)
+        return left
 
-    def _left(self) -> tuple[int, str]:
+    def _left(self) -> tuple[int, str] | None:
+        """None where nobody can say."""
         try:
             return self._bus.left()
         except BusUnavailable:
-            return 0, ""  # and nobody can say what was there
+            return None
 
     def _is_well(self) -> bool:
         """Whether a step could be taken."""

@@ -33,7 +33,7 @@ _PASS = frozenset(
 )
 _LONGEST_KEPT = 1024  # characters of names: what a caller chooses must not fill the memory
 _FREE = frozenset({"accept", "content-type", "idempotency-key", "openai-beta", "user-agent", "x-client-request-id"})
-OWN = frozenset({"idempotency-key", "x-client-request-id"})
+OWN = frozenset({"idempotency-key", "x-client-request-id", "x-ms-client-request-id"})
 """Those that a provider sees, and that are each call's own."""
 _FREE_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")
 _PASS_PREFIXES = (":", "anthropic-", "x-stainless-", "x-claude-code-", "x-ms-client-")

@@ -67,7 +67,12 @@ class Heads:
         return read(headers, self.catalogue)
 
     def keep(self, headers: Headers, head: Head) -> None:
-        """Know it when it comes again. For heads of callers who are known, and that hold nothing personal."""
+        """Know it when it comes again. For heads of callers who are known, in which their redaction found nothing.
+
+        One that names an item by its id does not come again.
+        """
+        if head.place is not None and head.place.item is not None:
+            return
         names = tuple(headers.first)
         matters = [name for name in names if name in _READ or (forward.is_free(name) and name not in forward.OWN)]
         size = sum(map(len, names)) + sum([len(headers.first[name]) for name in matters])

@@ -59,10 +59,11 @@ class Standings:
         for stake, reading in stood:
             place = stake.limit.title, stake.values
             look = self._looks.get(place)
-            if look is None:
+            if look is None or look.stake.limit is not stake.limit:
                 if not _is_shown(stake.limit):
                     continue
-                look = self._looks[place] = _Look(stake, 0, at, 0, deque(), 0)
+                if look is None:
+                    look = self._looks[place] = _Look(stake, 0, at, 0, deque(), 0)
             if at >= look.at:
                 look.look(stake, reading, at)
             if units := booked.get(stake.draw.counter.key):

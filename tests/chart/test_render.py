@@ -331,6 +331,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("the tag latest of Envoy", MINIMAL, {"envoy.image.tag": "latest"}, "envoy.image.tag: latest"),
     ("a drain of days", MINIMAL, {"drain.timeout": "25h"}, "drain.timeout: at most 86400 seconds"),
     ("a time of no unit that is known", MINIMAL, {"drain.timeout": "10min"}, "drain.timeout"),
+    ("a time that templates take for an octal one", MINIMAL, {"drain.timeout": "08m"}, "drain.timeout"),
+    ("a notice that they do", MINIMAL, {"drain.notice": "010s"}, "drain.notice"),
     ("a digest that is none", MINIMAL, {"image.digest": "sha256:1234"}, "digest"),
     ("no image", MINIMAL, {"image.repository": ""}, "image.repository: name the image"),
     ("no backends", MINIMAL, {"config.backends": None}, "backends"),

@@ -179,6 +179,22 @@ def test_a_database_that_stays_away_is_given_up_and_what_stays_is_told(
     assert consumer.behind == (2, str(tmp_path / "spool"))
 
 
+def test_what_stays_and_cannot_be_counted_is_not_taken_for_nothing(
+    stores: sql.Stores, log: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def left(_: SpoolBus) -> tuple[int, str]:
+        raise BusUnavailable("the spool cannot be read")
+
+    monkeypatch.setattr(module, "_ALONE_S", 0.5)
+    monkeypatch.setattr(SpoolBus, "left", left)
+    consumer = Consumer(SpoolBus(tmp_path / "spool"), Failing(stores.ledger, times=1_000_000))
+    consumer.stop()
+    write(log, call("w.1"))
+    consumer.run()
+    assert consumer.behind is None
+    assert "the ledger may not have all" in caplog.text
+
+
 @pytest.mark.parametrize("with_redis", [False, True])
 def test_what_the_store_of_the_counters_never_took_is_written_in_the_end(
     stores: sql.Stores, log: Spool, tmp_path: Path, with_redis: bool

@@ -255,6 +255,26 @@ async def test_a_drain_ends_when_its_time_is_up(
     assert told == [False, True, False], "streams that run are ended, until the gateway is ready again"
 
 
+def test_a_worker_that_looks_as_marks_go_lets_in_nobody_whose_stream_it_would_break_off(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink_and_look(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        presence.show()
+        seen.append((admission.closed, told[-1]))
+
+    for mark in (state.draining, state.closed, state.over, state.drained):
+        mark.touch()
+    admission, told, seen = Admission(), list[bool](), list[tuple[bool, bool]]()
+    presence = Presence(state.worker_socket(0), admission, told.append)
+    assert (admission.closed, told[-1]) == (True, True)
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", unlink_and_look)
+    readied(state)
+    assert (False, True) not in seen
+    assert seen[-1] == (False, False)
+
+
 async def test_two_who_drain_at_once_do_it_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     there, said = envoy(state, monkeypatch, 1, 1, 0), list[str]()
     both = await asyncio.gather(*(drained(state, Times(0.01, 60), said.append) for _ in range(2)))

@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from extproc.cli import app, ledger
+from extproc.cli import app, ledger, running
 from extproc.config.loader import load
 from extproc.config.schema import Gateway
+from extproc.ledger.consumer import Consumer
 from extproc.ledger.events import read
 from extproc.stores import spool, sql
 from extproc.stores.spool import Settlement
@@ -411,6 +413,29 @@ def test_a_gateway_writes_it_until_it_is_stopped(folder: sql.Stores) -> None:
     assert books.behind == (0, "")
     log.close()
     assert len(folder.ledger.call("w.9")) == 1
+
+
+def test_a_gateway_whose_ledger_hangs_in_the_end_does_not_say_that_all_is_written(
+    folder: sql.Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_: Consumer) -> int:
+        hangs.set()
+        goes_on.wait()
+        return 0
+
+    hangs, goes_on = Event(), Event()
+    monkeypatch.setattr(Consumer, "step", hang)
+    monkeypatch.setattr(ledger, "_STOP_PATIENCE", 0.1)
+    gateway = load(Path("gateway.yaml"), {})
+    books = ledger.Books(gateway)
+    try:
+        assert hangs.wait(30)
+        books.close()
+        with pytest.raises(running.LeftBehind, match=r"^Some events of calls may not be in the ledger\.") as told:
+            running.check_closed(books)
+        assert f"They stay in {gateway.state_dir / spool.FOLDER}, " in str(told.value)
+    finally:
+        goes_on.set()
 
 
 class TestErase:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from extproc.headers import Headers
 from extproc.model import Catalogue
-from extproc.stages import heads
+from extproc.stages import forward, heads
 from extproc.stages.heads import Heads
 from extproc.surfaces import Face, Surface
 from tests.support.playbook import catalogue
@@ -58,6 +58,19 @@ def test_what_each_call_has_of_its_own_makes_no_other_head() -> None:
     assert kept(known, ALWAYS | {"x-request-id": b"2", "authorization": b"b", "idempotency-key": b"j"}) is one
     assert one.has_own
     assert "authorization" in one.stripped
+
+
+@pytest.mark.parametrize("name", sorted(forward.OWN))
+def test_an_id_that_a_client_makes_for_each_call_makes_no_other_head(name: str) -> None:
+    known = Heads(CATALOGUE)
+    assert kept(known, ALWAYS | {name: b"1"}) is kept(known, ALWAYS | {name: b"2"})
+
+
+def test_one_that_names_an_item_is_not_kept() -> None:
+    known = Heads(CATALOGUE)
+    for number in range(10):
+        kept(known, ALWAYS | {":path": b"/v1/responses/resp_%d" % number})
+    assert not known._known
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,14 @@ class Recorder:
 
     def create_table(self, name: str, *columns: sa.Column[Any], **_: object) -> sa.Table:
         self._made.add(name)
-        return sa.Table(name, sa.MetaData(), *columns)
+        table = sa.Table(name, sa.MetaData(), *columns)
+        self.faults += [f"foreign key of {name}" for key in table.foreign_key_constraints if self._holds_up(key)]
+        return table
+
+    def _holds_up(self, key: sa.ForeignKeyConstraint) -> bool:
+        """Whether rows of a table that is there could not be deleted by who does not know of those that name them."""
+        named = key.elements[0].target_fullname.rpartition(".")[0]
+        return named not in self._made and key.ondelete not in ("CASCADE", "SET NULL")
 
     def bulk_insert(self, table: sa.Table, _rows: Sequence[object]) -> None:
         if table.name not in self._made:
@@ -81,6 +88,10 @@ def test_what_contracts_is_lived_with_by_a_version_that_there_was_and_by_none_ol
         lambda op: op.add_column("calls", sa.Column("x", sa.Integer, nullable=False)),
         lambda op: op.add_column("calls", sa.Column("x", sa.Integer, unique=True)),
         lambda op: op.add_column("calls", sa.Column("x", sa.Integer, sa.ForeignKey("keys.id"))),
+        lambda op: op.create_table("x", sa.Column("key", sa.String, sa.ForeignKey("keys.id"))),
+        lambda op: op.create_table(
+            "x", sa.Column("a"), sa.ForeignKeyConstraint(["a"], ["keys.id"], ondelete="RESTRICT")
+        ),
         lambda op: op.create_index("x", "calls", ["team"], unique=True),
         lambda op: op.drop_column("calls", "team"),
         lambda op: op.drop_index("calls_request_id", "calls"),
@@ -88,9 +99,22 @@ def test_what_contracts_is_lived_with_by_a_version_that_there_was_and_by_none_ol
         lambda op: op.bulk_insert(sa.table("calls"), []),
         lambda op: op.batch_alter_table("calls").__enter__().alter_column("team"),
     ],
-    ids=["needed", "unique", "foreign", "unique-index", "drop", "drop-index", "execute", "rows", "alter"],
+    ids=[
+        *("needed", "unique", "foreign", "table-foreign", "table-restrict", "unique-index"),
+        *("drop", "drop-index", "execute", "rows", "alter"),
+    ],
 )
 def test_that_test_sees_what_does_not_only_add(step: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
     made = SimpleNamespace(op=None)
     made.upgrade = lambda: step(made.op)
     assert len(faults(made, monkeypatch)) == 1
+
+
+def test_a_table_whose_rows_go_with_those_that_they_name_only_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def upgrade() -> None:
+        named = sa.ForeignKey("keys.id", ondelete="CASCADE")
+        made.op.create_table("x", sa.Column("id", sa.Integer, primary_key=True), sa.Column("key", sa.String, named))
+        made.op.create_table("y", sa.Column("x", sa.Integer, sa.ForeignKey("x.id")))
+
+    made = SimpleNamespace(op=None, upgrade=upgrade)
+    assert not faults(made, monkeypatch)

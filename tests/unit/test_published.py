@@ -1,5 +1,6 @@
 """What is published: a part that fails takes nothing from the others, and the page says what the file says."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,9 +12,23 @@ from typing import Any
 
 import pytest
 
-from loadtest import compare, figures, overload, published, readings, soak, stalls, streams, waits, workers
+from loadtest import (
+    bench_usage,
+    compare,
+    figures,
+    load,
+    overload,
+    published,
+    readings,
+    soak,
+    stalls,
+    streams,
+    waits,
+    workers,
+)
 from loadtest.figures import Sample
 from loadtest.readings import MET, MISSED, NOT_TOLD, PARTS, ROWS, Figure, Part
+from loadtest.setups import StartError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +71,11 @@ REPORTS: Mapping[str, Any] = {
     "pii": {"rows": [CLEAN], "hostile": [{"name": "x", "times": {"1000": 1, "1000000": 2}, "exponent": 1.3}]},
     "streams": [{**asdict(one), "missed": one.missed} for one in (STREAM, LATE, IDLE)],
     "cost": {"json": {"null": [30.0, 40.0], "governed": [600.0, 700.0]}},
+    "usage": {
+        "workloads": bench_usage.TURNS.report(
+            {kind: [{"B": sample(100.0, 500.0), "told": sample(90.0, 300.0)}] for kind in ("json", "sse")}
+        )
+    },
     "overload": {
         "capacity": 100.0,
         "targets": [{**asdict(one), "met": one.met} for one in overload.targets(100.0, OVER, 9.0)],
@@ -76,6 +96,7 @@ SAID: Mapping[str, list[str]] = {
     "pii": [MET, MET, MISSED],
     "streams": [MET, MISSED, MET],
     "cost": [],
+    "usage": [],
     "overload": [MET, MET, MET, MISSED],
     "stalls": [MET, MISSED],
     "workers": [MET, MET],
@@ -112,12 +133,37 @@ def test_a_part_has_options_that_its_bench_knows(part: Part) -> None:
     assert found is not None
     assert found.origin is not None
     source = Path(found.origin).read_text()
+    if "loadtest.turns import Turns, main" in source:  # whose command line it has
+        source = (ROOT / "loadtest/turns.py").read_text()
     assert all(f'"{word}"' in source for word in (*part.words, *part.quick, "--json") if word.startswith("--"))
 
 
-def test_the_worker_of_a_soak_is_looked_at_by_itself() -> None:
-    grown = [soak.Growth(soak.RESIDENT, 250.0, 274.0, 300.0)]
-    assert soak.of_a_worker(grown) == 137.0
+class Resident:
+    """A process with so many MiB."""
+
+    def __init__(self, mib: int) -> None:
+        self.rss = mib * 2**20
+
+    def memory_info(self) -> "Resident":
+        return self
+
+
+def test_the_largest_worker_of_a_soak_is_looked_at_by_itself() -> None:
+    workers_seen: Any = [Resident(290), Resident(100)]
+    looks = soak.Looks()
+    looks.add({soak.RESIDENT: soak.resident(workers_seen)})
+    assert soak.of_a_worker(soak.growth(looks)) == 290.0
+
+
+def test_two_trips_in_one_round_miss_the_target_and_are_counted() -> None:
+    rounds = [waits.Round({"A": 1.0, "B": 2.0, "C": 4.0}, 34.0, 1, after) for after in (1, 1, 2)]
+    before, after, *_ = readings.of_waits(waits.report(rounds))
+    assert (before.verdict, after.verdict) == (MET, MISSED)
+    assert "more than 1 in 1 of 3 rounds" in after.note
+
+
+def test_what_litellm_takes_of_cpu_stands_beside_its_calls() -> None:
+    assert "LiteLLM ÷ ours: 1.0;" in next(readings.of_compare(REPORTS["compare"])).note
 
 
 # ---- running ----
@@ -161,14 +207,75 @@ def test_a_part_that_fails_says_why(part: Part, text: str, why: str) -> None:
 
 def test_parts_take_nothing_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "published.json"
+    of_today, other = {"command": published.shown(part_of("pii"), quick=True)}, {"command": "pii, otherwise"}
     published.write(file, {"bench": {"seconds": 5.0, "figures": []}, "waits": {"seconds": 1.0, "problem": "x"}})
+    published.write(file, json.loads(file.read_text()) | {"pii": of_today, "soak": other})
     entry = {"seconds": 2.0, "figures": []}
     monkeypatch.setattr(published, "measured", lambda *_: (entry, {"whole": True}))
     published.run([part_of("waits"), part_of("bench")], file, quick=True)
     kept = json.loads(file.read_text())
-    assert list(kept) == ["bench", "waits"]
+    assert kept.pop("pii") == of_today
+    assert list(kept) == ["bench", "waits"], "what was measured with other options is no figure of today's command"
     assert all(one["figures"] == [] and one["seconds"] == 2.0 and one["quick"] for one in kept.values())
     assert json.loads((tmp_path / "bench.json").read_text()) == {"whole": True}
+
+
+def test_a_commit_has_a_plus_for_what_a_run_does_not_write_itself(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.com")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    written, code = [tmp_path / name for name in ("docs/performance.md", "loadtest/results/x.json")], tmp_path / "x.py"
+    for file in (*written, code):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("before")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "x")
+    for file in written:
+        file.write_text("after")
+    clean = published.commit(tmp_path)
+    assert clean
+    assert "+" not in clean
+    code.write_text("after")
+    assert published.commit(tmp_path) == f"{clean}+"
+
+
+def test_the_commit_is_that_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter(["clean", "clean+"])
+    monkeypatch.setattr(published, "commit", lambda: next(told))
+    monkeypatch.setattr(published, "measured", lambda *words: ({"seconds": 2.0, "figures": [], "of": words[-1]}, None))
+    whole = published.run([part_of("waits"), part_of("bench")], tmp_path / "published.json", quick=True)
+    assert [entry["of"] for entry in whole.values()] == ["clean", "clean"]
+
+
+@pytest.mark.parametrize(("slow", "lasted"), [(0, [2.5]), (1, [2.5, 10.0])], ids=["in time", "too slow at first"])
+def test_a_peer_that_answers_nothing_in_its_time_gets_more(
+    slow: int, lasted: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def loaded(_port: int, seconds: float, *_: object) -> load.Load:
+        asked.append(seconds)
+        if len(asked) <= slow:
+            raise compare._TooSlow("x")
+        return load.Load(10, 12, seconds, 0.1, 0.2, 0.1)
+
+    monkeypatch.setattr(compare, "_loaded", loaded)
+    plan = argparse.Namespace(seconds=2.5, concurrency=1)
+    assert compare._measured(compare.Peer("x", 1), plan, "json").calls_per_second == 10 / lasted[-1]
+    assert asked == lasted
+
+
+@pytest.mark.parametrize("why", sorted(load.TOO_SLOW))
+def test_a_load_that_says_that_it_was_too_slow_is_known(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "python", lambda *_: program(f"raise SystemExit({why!r})"))
+    with pytest.raises(compare._TooSlow):
+        compare._loaded(1, 1.0, 1, ())
+    monkeypatch.setattr(compare, "python", lambda *_: program("raise SystemExit('the answer was not a 200')"))
+    with pytest.raises(StartError) as found:
+        compare._loaded(1, 1.0, 1, ())
+    assert not isinstance(found.value, compare._TooSlow)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +317,16 @@ def test_the_table_has_targets_first_and_what_failed_last() -> None:
 
 
 # ---- the page ----
+
+
+def test_the_page_shows_no_short_run() -> None:
+    text = (ROOT / "docs/performance.md").read_text()
+    program_text = (
+        "import sys; sys.path.insert(0, 'docs'); import measured; "
+        "measured.page(sys.stdin.read(), {'waits': {'quick': True, 'figures': []}})"
+    )
+    done = subprocess.run(program(program_text), cwd=ROOT, input=text, capture_output=True, text=True, check=False)
+    assert "measured by a short run, to see that it works: waits" in done.stderr
 
 
 def test_the_page_and_the_picture_say_what_was_found() -> None:

@@ -170,3 +170,13 @@ def test_a_dearer_envoy_gets_more_cores_and_never_fewer_pods() -> None:
 def test_a_pod_without_a_core_for_each_is_told(cores: int, workers: int | None) -> None:
     with pytest.raises(ValueError, match="cores"):
         simulate.plan(COSTS, DEMAND, Layout(cores=cores, workers=workers))
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(3, 2), (4, 2), (6, 4), (8, 5)], ids=str)
+def test_the_docs_say_how_the_measured_costs_share_out_a_pod(cores: int, workers: int) -> None:
+    costs = simulate.costs_of(simulate.COSTS)
+    for demand, layout in simulate.SCENARIOS.values():
+        assert simulate.plan(costs, demand, replace(layout, cores=cores)).workers == workers
+    capacity = (Path(__file__).resolve().parents[2] / "docs/capacity.md").read_text()
+    says = f"{workers} workers and 1 of three" if cores == 3 else f"{workers} and {cores - workers} of "
+    assert says in capacity, "docs/capacity.md and the sizing of docs/kubernetes.md say it otherwise"

@@ -214,3 +214,17 @@ def test_a_policy_counts_the_calls_that_it_applied_to_whatever_it_said() -> None
     for (kind, policy), value in before.items():
         grown = (shown("sluice_policy_calls_total", kind=kind, policy=policy) or 0) - value
         assert grown == (2 if kind == "cache" else 4), policy
+
+
+def test_a_limit_that_counts_open_calls_from_now_on_is_no_sum_any_more() -> None:
+    """By a new configuration, while what was noted of the old one has not ended."""
+    standings, before = Standings(), monthly("became-concurrent")
+    standings.note([(stake(before), Reading(400, HOUR))], 1_000)
+    standings.show(1_001)
+    metrics.publish()
+    was = used("became-concurrent")
+    after = limit("became-concurrent", measure=Measure.CONCURRENT)
+    standings.note([(stake(after), Reading(900, HOUR))], 2_000)
+    standings.show(2_001)
+    metrics.publish()
+    assert used("became-concurrent") == was is not None

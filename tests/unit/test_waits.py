@@ -7,6 +7,7 @@ import pytest
 
 from extproc.stores.redis import answers, counters
 from loadtest import waits
+from loadtest.setups import StartError
 from loadtest.waits import Relay, Round
 
 
@@ -38,14 +39,24 @@ def test_what_goes_before_any_reply_is_one_trip(moments: Sequence[float], began:
     assert waits.trips([(moment, said("look")) for moment in moments], 0.03) == list(began)
 
 
+def seen(before: int, after: int) -> Round:
+    return Round({"A": 1.0, "B": 2.0, "C": 4.0}, 34.0, before, after)
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "met"), [(1, 1, True), (0, 1, True), (2, 1, False), (1, 2, False)], ids=str
+    ("before", "after", "met"), [(1, 1, True), (2, 1, False), (1, 2, False)], ids=["none more", "before", "after"]
 )
-def test_one_trip_more_is_told(before: int, after: int, met: bool) -> None:
-    found = waits.report([Round({"A": 1.0, "B": 2.0, "C": 4.0}, 34.0, before, after)] * 3)
+def test_one_trip_more_is_told_though_it_comes_in_one_round_alone(before: int, after: int, met: bool) -> None:
+    found = waits.report([seen(1, 1), seen(1, 1), seen(before, after)])
     assert (found["waited"]["median"], found["added_ms"]["median"]) == (1.0, 3.0)
     assert waits.met(found) is met
     assert ("MISSED" in waits.text(found)) is not met
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 0), (0, 0)], ids=["before", "after", "neither"])
+def test_rounds_that_saw_nothing_are_no_measurement(before: int, after: int) -> None:
+    with pytest.raises(StartError, match="nothing of them was seen"):
+        waits.report([seen(before, after)] * 3)
 
 
 async def test_a_relay_keeps_replies_back_and_notes_what_it_was_asked() -> None:

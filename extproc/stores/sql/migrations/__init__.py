@@ -10,7 +10,7 @@ Alembic is loaded by who needs it: that takes a tenth of a second, which no work
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,6 +56,7 @@ def ready(url: str, migrate: bool) -> bool:
 def upgrade(url: str) -> bool:
     """Run what is missing; safe when several processes start at once. Returns and raises as `ready`."""
     from alembic import command
+    from alembic.migration import MigrationContext
     from alembic.util import CommandError
 
     engine = connect(url)
@@ -63,8 +64,11 @@ def upgrade(url: str) -> bool:
         with _alone(url), transaction(engine) as connection:
             config = _config()
             config.attributes["connection"] = connection
+            revision = MigrationContext.configure(connection).get_current_revision
+            found = revision()
             command.upgrade(config, "head")
-            _keep_oldest(connection)
+            if revision() != found:
+                _keep_oldest(connection)
     except CommandError:  # its revision is unknown here
         return check_current(url)
     finally:
@@ -77,7 +81,7 @@ def schema(url: str) -> Schema:
     scripts = _scripts()
     known = [script.revision for script in scripts.walk_revisions()]
     newest = known[0]
-    found, oldest = _found(url)
+    found, oldest = _found(url, known)
     if found is None:
         return Schema(None, newest, True)
     if found not in known:
@@ -95,8 +99,11 @@ def check_current(url: str) -> bool:
     return not stands.is_known
 
 
-def _found(url: str) -> tuple[str | None, str | None]:
-    """The revision of a database, and the oldest one whose versions can live with it, where it says so."""
+def _found(url: str, known: Collection[str]) -> tuple[str | None, str | None]:
+    """The revision of a database, and the oldest one whose versions can live with it, where the first is not known.
+
+    Where it is known nothing else is read: who has no right to the table that tells needs none.
+    """
     from alembic.migration import MigrationContext
 
     if _is_missing(url):  # a connection would make the file
@@ -104,7 +111,8 @@ def _found(url: str) -> tuple[str | None, str | None]:
     engine = connect(url)
     try:
         with transaction(engine) as connection:
-            return MigrationContext.configure(connection).get_current_revision(), _kept_oldest(connection)
+            found = MigrationContext.configure(connection).get_current_revision()
+            return found, None if found is None or found in known else _kept_oldest(connection)
     finally:
         engine.dispose()
 
