@@ -328,8 +328,9 @@ class _Part(Protocol):
     async def close(self) -> None: ...
 
 
-async def _told(roster: Roster, parts: Iterable[_Part]) -> None:
-    """Close the parts, and write down the last of what waits to be."""
+async def _told(roster: Roster, holds: Holds, parts: Iterable[_Part]) -> None:
+    """Book what calls have used, close the parts, and write down the last of what waits to be."""
+    await holds.close(_BOOK_WAIT)
     for part in parts:
         await part.close()
     with contextlib.suppress(StoreUnavailable):
@@ -394,6 +395,5 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: Later,
     )
     await _served(server, stopping, gateway.timeouts.drain.total_seconds(), pipeline)
     await _ended(background)
-    await holds.close(_BOOK_WAIT)
-    await _told(roster, (cache, cooler, shadows, screening, exports))
+    await _told(roster, holds, (cache, cooler, shadows, screening, exports))
     stores.close()
