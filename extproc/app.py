@@ -317,9 +317,9 @@ def _server(
     )
 
 
-def _not_ready(roster: Roster, stopping: asyncio.Event, draining: Path) -> str | None:
+def _not_ready(roster: Roster, stopping: asyncio.Event, admission: Admission, draining: Path) -> str | None:
     """`draining`: is there while the gateway is drained, and this worker serves on."""
-    if stopping.is_set() or draining.exists():
+    if stopping.is_set() or draining.exists() or admission.closed:
         return "draining"
     return None if roster.loaded else "the keys are not known"
 
@@ -368,7 +368,7 @@ async def run_worker(revision: Revision, socket: str, first: bool, later: Later,
     pipeline = Pipeline(
         catalogue=lambda: current.catalogue,
         roster=roster,
-        not_ready=lambda: _not_ready(roster, stopping, Path(socket).with_name(DRAINING)),
+        not_ready=lambda: _not_ready(roster, stopping, admission, Path(socket).with_name(DRAINING)),
         affinity=ThreadedAffinity(stores.affinity),
         health=cooler.health,
         holds=holds,
