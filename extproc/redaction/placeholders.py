@@ -20,7 +20,6 @@ LONGEST = 96
 """Characters of a placeholder in its longest spelling, at most."""
 MARKS = "_<&\\"
 """No placeholder can be written without one of these."""
-MARK = re.compile(f"[{re.escape(MARKS)}]")
 _LONGEST_NAME = 40
 _DIGITS = 7
 _SPELLINGS = 26 + 26 * 26  # that two letters can tell apart
@@ -37,6 +36,11 @@ _OPEN = r"(?:<|&lt;|\\u003[cC])"
 _OPEN_UNESCAPED = r"(?:<|&lt;|(?<!\\)\\u003[cC])"
 _CLOSE = r"(?:>|&gt;|\\u003[eE])"
 _AT_WORD = r"(?:(?<![A-Za-z0-9_])|(?<=\\[bfnrt]))"  # an escape of JSON is no part of the word behind it
+
+
+def is_marked(text: str) -> bool:
+    """Whether it has one of MARKS. Each is looked for by itself, as C does that fastest, in texts of any length."""
+    return "_" in text or "<" in text or "&" in text or "\\" in text
 
 
 @dataclass(frozen=True, slots=True)

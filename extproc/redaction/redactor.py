@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from extproc.redaction.changes import Change
-from extproc.redaction.placeholders import MARK, Placeholders, canonical, placeholder_name
+from extproc.redaction.placeholders import Placeholders, canonical, is_marked, placeholder_name
 from extproc.redaction.policy import Action, Mode, RedactionPolicy
 
 OMISSION = "…"
@@ -53,7 +53,8 @@ class Redactor:
 
         The findings are in order and do not overlap. None is changed in shadow mode.
         """
-        if not findings and self._placeholders is None:
+        literal = self._placeholders if self._placeholders is not None and is_marked(text) else None
+        if not findings and literal is None:
             return []
         result: list[Change] = []
         at = lead
@@ -63,10 +64,10 @@ class Redactor:
                 continue
             replacement = self._replacement(finding.entity, text[start : finding.end])
             if replacement is not None:
-                result += self._literals(text, at, start)
+                result += _literals(literal, text, at, start)
                 result.append(Change(start, finding.end, replacement))
                 at = finding.end
-        result += self._literals(text, at, len(text))
+        result += _literals(literal, text, at, len(text))
         return [] if self.is_shadow else result
 
     def _replacement(self, entity: str, value: str) -> str | None:
@@ -90,12 +91,12 @@ class Redactor:
         text = f"{entity}\0{canonical(entity, value)}".encode()
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()[:16]
 
-    def _literals(self, text: str, start: int, end: int) -> list[Change]:
-        """Placeholders that the caller typed: whatever could be read as one, in whatever stands around it later."""
-        placeholders = self._placeholders
-        if placeholders is None or MARK.search(text) is None:
-            return []
-        return [
-            Change(*found.span(), placeholders.literal(found[0]))
-            for found in placeholders.grammar.lookalike.finditer(text, start, end)
-        ]
+
+def _literals(placeholders: Placeholders | None, text: str, start: int, end: int) -> list[Change]:
+    """Placeholders that the caller typed: whatever could be read as one, in whatever stands around it later."""
+    if placeholders is None:
+        return []
+    return [
+        Change(*found.span(), placeholders.literal(found[0]))
+        for found in placeholders.grammar.lookalike.finditer(text, start, end)
+    ]

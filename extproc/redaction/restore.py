@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from extproc.edits import Edit
 from extproc.redaction import positions
 from extproc.redaction.changes import Change, apply
-from extproc.redaction.placeholders import LONGEST, MARK, MARKS, Placeholders, key_of
+from extproc.redaction.placeholders import LONGEST, MARKS, Placeholders, is_marked, key_of
 from extproc.redaction.positions import Kind, Position, decoded, escaped, holds_json
 
 _JSON_TEXTS = frozenset((b"arguments", b"partial_json"))
@@ -105,7 +105,7 @@ class Restorer:
         """The mentions that begin from start to before end."""
         placeholders = self._placeholders
         result: list[Change] = []
-        if MARK.search(text) is None:
+        if not is_marked(text):
             return result
         at = start
         while at < end and (found := placeholders.grammar.mention.search(text, at)) and found.start() < end:
